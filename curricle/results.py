@@ -1,0 +1,104 @@
+"""Every measured number as a row, in Parquet files that DuckDB (or anything else) reads in place.
+
+Three tables. They are the schema that others' runs are brought in by, so a column is added rarely and never changes
+its meaning.
+
+`runs`         one row for each stage of each strategy and seed: which run stands there (strategies may share a run)
+`evaluations`  one row for each item that was scored at an evaluation point: a problem, or a held-out document
+`steps`        one row for each training step of each run
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from curricle.store import whole_file
+
+RUNS = pa.schema(
+    [
+        ("study", pa.string()),
+        ("strategy", pa.string()),
+        ("baseline", pa.bool_()),  # the strategy that the others are measured against
+        ("seed", pa.int64()),
+        ("position", pa.int64()),  # 0 for the first stage
+        ("stage", pa.string()),
+        ("kind", pa.string()),  # pretrain | instruct
+        ("run", pa.string()),  # stage/fingerprint
+        ("budget_tokens", pa.int64()),
+        ("tokens_before", pa.int64()),  # trained on by the earlier stages of the strategy
+        ("training_flops", pa.float64()),
+        ("wall_seconds", pa.float64()),  # training only, evaluation apart
+    ]
+)
+EVALUATIONS = pa.schema(
+    [
+        ("run", pa.string()),
+        ("stage", pa.string()),
+        ("seed", pa.int64()),
+        ("tokens", pa.int64()),  # of this stage, when it was scored; 0 is the model before any training
+        ("final", pa.bool_()),  # the stage's end
+        ("benchmark", pa.string()),  # a benchmark's name, or a source's for its held-out text
+        ("kind", pa.string()),  # problems | held-out
+        ("item", pa.string()),  # the problem's or document's id: the same in every run
+        ("nats", pa.float64()),  # −ln p of the reference solution, or of the held-out text
+        ("target_tokens", pa.int64()),  # tokens that these nats are summed over
+        ("bytes", pa.int64()),  # UTF-8 bytes of the same text
+        ("correct", pa.bool_()),  # null for held-out text
+        ("prompt", pa.string()),
+        ("output", pa.string()),
+        ("answer", pa.string()),  # as read from the output; null where none could be read
+        ("expected", pa.string()),
+        ("reason", pa.string()),  # why the verdict is what it is
+    ]
+)
+STEPS = pa.schema(
+    [
+        ("run", pa.string()),
+        ("stage", pa.string()),
+        ("seed", pa.int64()),
+        ("step", pa.int64()),
+        ("tokens", pa.int64()),
+        ("loss_nats", pa.float64()),  # mean over the batch's target tokens
+        ("grad_norm", pa.float64()),  # before clipping
+        ("lr", pa.float64()),
+        ("tokens_per_second", pa.float64()),
+    ]
+)
+SCHEMAS = {"runs": RUNS, "evaluations": EVALUATIONS, "steps": STEPS}
+
+
+def write_rows(path: Path, rows: Iterable[dict[str, Any]], schema: pa.Schema) -> None:
+    """Write rows as one Parquet file, whole or not at all. A row with a column that the schema lacks is an error."""
+    rows = list(rows)
+    for row in rows[:1]:
+        unknown = set(row) - set(schema.names)
+        if unknown:
+            raise KeyError(f"columns {sorted(unknown)} are not in the schema")
+    with whole_file(path) as file:
+        pq.write_table(pa.Table.from_pylist(rows, schema), file, compression="zstd")
+
+
+class Results:
+    """A folder of result rows. `sql` sees the tables `runs`, `evaluations` and `steps`."""
+
+    def __init__(self, folder: str | Path):
+        import duckdb
+
+        self.folder = Path(folder)
+        self._connection = duckdb.connect(":memory:")
+        for name in SCHEMAS:
+            file = self.folder / f"{name}.parquet"
+            if not file.exists():
+                raise FileNotFoundError(f"{file}: no such results; `curricle run` writes them")
+            self._connection.read_parquet(str(file)).create_view(name)
+
+    def sql(self, query: str, parameters: list[Any] | dict[str, Any] | None = None) -> list[dict[str, Any]]:
+        """Rows of a query as dictionaries."""
+        cursor = self._connection.cursor().execute(query, parameters)
+        names = [column[0] for column in cursor.description]
+        return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]

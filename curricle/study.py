@@ -1,0 +1,470 @@
+"""What a user writes: a question, the strategies that compete to answer it, and what they are made of.
+
+Every value here is frozen and checked when it is made. A study comes from YAML (`load_study`) or from these
+constructors; both give the same value. Nothing in this file reads data: it promises that names resolve, that numbers
+are in range and that the study can be compiled, and says otherwise in one sentence that names the field.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import pydantic
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, PrivateAttr, Tag
+
+from curricle.shapes import PRESETS
+
+
+class Refused(ValueError):
+    """Input that is refused before anything expensive starts. The text names the field, the value and the way out."""
+
+
+SUFFIXES = {"k": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
+COUNT = re.compile(r"(\d+(?:\.\d+)?)([kMBT]?)")
+
+
+def parse_count(value: object) -> object:
+    """`'2.5M'` → 2500000. Suffixes are decimal; integers pass; anything else is left for pydantic to refuse."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if not isinstance(value, str):
+        return value
+    match = COUNT.fullmatch(value.strip().replace("_", ""))
+    if not match:
+        raise ValueError(f"{value!r} is not a count; write a whole number, or one with k, M, B or T, such as 400k")
+    count = float(match[1]) * SUFFIXES.get(match[2], 1)
+    if not count.is_integer():
+        raise ValueError(f"{value!r} is not a whole number of tokens")
+    return int(count)
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The end of an error message: the word that was probably meant, or all that are allowed."""
+    words = [str(k) for k in known]
+    close = difflib.get_close_matches(str(word), words, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(words)) or 'none'}"
+
+
+Count = Annotated[
+    int,
+    BeforeValidator(parse_count),
+    Field(ge=1),
+    pydantic.WithJsonSchema(
+        {"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": r"^\d+(\.\d+)?[kMBT]?$"}]}
+    ),
+]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+def one_or_many(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(one_or_many), Field(min_length=1)]
+
+
+class Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _known_fields_only(cls, data: object) -> object:
+        if isinstance(data, Mapping):
+            for key in data:
+                if key not in cls.model_fields:
+                    raise ValueError(f"unknown field {key!r}; {nearest(str(key), cls.model_fields)}")
+        return data
+
+
+# ---- sources: a named supply of documents -----------------------------------------------------------------------
+
+
+class Files(Frozen):
+    """Documents in files: JSON lines (plain, .gz, .zst), Parquet, or one plain text a file. Globs are expanded."""
+
+    files: Names
+    """Paths or globs, relative to the study's file; `~` and `$NAME` are expanded."""
+    text: str = "text"
+    """The field that holds the text (for instruction rows, the answer)."""
+    prompt: str | None = None
+    """The field that holds what comes before the text and carries no loss in an `instruct` stage."""
+    group: str | None = None
+    """The field whose value is never split between training and held-out text; the default is the first of `repo`,
+    `host`, `package`, the host of `url`, and the file."""
+    max_bad_share: Share = 0.01
+    """The share of lines that may be unreadable before the study stops."""
+    licence: str | None = None
+
+
+class Hub(Frozen):
+    """A Hugging Face data set, streamed (needs the `hub` extra); a local data set's folder works as well."""
+
+    hub: str
+    config: str | None = None
+    split: str = "train"
+    revision: str | None = None
+    text: str = "text"
+    prompt: str | None = None
+    group: str | None = None
+    documents: Count | None = None
+    """Stop after so many documents; all of them when left out."""
+    licence: str | None = None
+
+
+class Installed(Frozen):
+    """Text that every machine has: Python code without its docstrings, or the English prose beside it."""
+
+    installed: Literal["code", "prose"]
+    packages: Names = ("python",)
+    """`python` is the standard library; any other name is an installed distribution."""
+
+
+class Generated(Frozen):
+    """Mathematics problems without end, from seeded generators; the held-out problems never occur in training."""
+
+    generated: Names
+    worked: bool = True
+    """Write the solution out step by step; otherwise only the answer."""
+
+
+class Declared(Frozen):
+    """A source that is only described. It can be planned and not run."""
+
+    declared: Count
+    """Tokens that the source is stated to hold."""
+    reference: str
+    """Where that number stands."""
+
+
+SOURCE_KINDS: dict[str, type[Frozen]] = {
+    "files": Files,
+    "hub": Hub,
+    "installed": Installed,
+    "generated": Generated,
+    "declared": Declared,
+}
+
+
+def _kind_by_key(kinds: Mapping[str, type[Frozen]], noun: str) -> Any:
+    """A discriminator: the key that is present says which kind of thing was written."""
+
+    def kind(value: Any) -> str | None:
+        if isinstance(value, Frozen):
+            return next((f"kind:{k}" for k, cls in kinds.items() if isinstance(value, cls)), None)
+        found = [k for k in kinds if isinstance(value, Mapping) and k in value]
+        return f"kind:{found[0]}" if len(found) == 1 else None
+
+    return Discriminator(
+        kind,
+        custom_error_type=f"{noun}_kind",
+        custom_error_message=f"a {noun} has exactly one of the fields {', '.join(kinds)}",
+    )
+
+
+Source = Annotated[
+    Annotated[Files, Tag("kind:files")]
+    | Annotated[Hub, Tag("kind:hub")]
+    | Annotated[Installed, Tag("kind:installed")]
+    | Annotated[Generated, Tag("kind:generated")]
+    | Annotated[Declared, Tag("kind:declared")],
+    _kind_by_key(SOURCE_KINDS, "source"),
+]
+
+
+# ---- benchmarks ---------------------------------------------------------------------------------------------------
+
+
+class GeneratedBenchmark(Frozen):
+    """Held-out problems of the generators: the share of all problems that training never sees."""
+
+    generated: Names
+    problems: Count = 200
+    max_new_tokens: Count = 96
+
+
+class FileBenchmark(Frozen):
+    """GSM8K or MATH from a JSON-lines file, few-shot with worked solutions."""
+
+    file: str
+    format: Literal["gsm8k", "math"]
+    problems: Count | None = None
+    """The first so many problems in an order shuffled once; all of them when left out."""
+    shots: Annotated[int, Field(ge=0, le=4)] = 4
+    max_new_tokens: Count = 256
+
+
+BENCHMARK_KINDS: dict[str, type[Frozen]] = {"generated": GeneratedBenchmark, "file": FileBenchmark}
+Benchmark = Annotated[
+    Annotated[GeneratedBenchmark, Tag("kind:generated")] | Annotated[FileBenchmark, Tag("kind:file")],
+    _kind_by_key(BENCHMARK_KINDS, "benchmark"),
+]
+
+
+# ---- model, tokenizer, recipe, stage ------------------------------------------------------------------------------
+
+
+class Model(Frozen):
+    """The model every strategy starts from: a preset with random weights, or a checkpoint."""
+
+    preset: str | None = None
+    """A shape by name. Beside a checkpoint that is not on this disk, it states that checkpoint's shape."""
+    checkpoint: str | None = None
+    """A folder in the Hugging Face format, or a hub id."""
+    revision: str | None = None
+    context: Count = 256
+    """Tokens in a training row."""
+
+    @pydantic.model_validator(mode="after")
+    def _names_something(self) -> Self:
+        if self.preset is None and self.checkpoint is None:
+            raise ValueError(f"name a preset ({', '.join(PRESETS)}) or a checkpoint")
+        if self.preset is not None and self.preset not in PRESETS:
+            raise ValueError(f"unknown preset {self.preset!r}; {nearest(self.preset, PRESETS)}")
+        return self
+
+
+class Tokenizer(Frozen):
+    """Trained here on the study's sources (`bpe`), or read from a folder (`path`); exactly one of the two."""
+
+    bpe: Annotated[int, Field(ge=300, le=2**17)] | None = None
+    """Vocabulary of a byte-level BPE trained on a sample of every source. Digits are single tokens."""
+    sample_bytes: Count = 2_000_000
+    """Bytes of the sample that the BPE is trained on, an equal part from each source."""
+    path: str | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _one_of_two(self) -> Self:
+        if (self.bpe is None) == (self.path is None):
+            raise ValueError("give exactly one of bpe (train one here) and path (a folder with tokenizer.json)")
+        return self
+
+
+class Recipe(Frozen):
+    """How a stage's weights are moved. The default is what learned fastest here (docs/LOG.md)."""
+
+    optimizer: Literal["muon", "adamw"] = "muon"
+    """`muon` moves the matrices by Muon and the rest by AdamW; both read `learning_rate` (updates of equal size)."""
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 8e-3
+    schedule: Literal["constant", "multistep", "cosine", "wsd"] = "constant"
+    """After the warm-up: flat; ×0.316 at 80 % and ×0.1 at 90 %; a half cosine to 10 %; flat, then straight to 0."""
+    warmup_share: Share = 0.02
+    decay_share: Share = 0.2
+    """The last part of a `wsd` schedule, in which the rate falls to 0."""
+    batch_tokens: Count = 4096
+    micro_batch_tokens: Count | None = None
+    """Tokens held in memory at once; the batch is accumulated from such parts."""
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.1
+    betas: tuple[float, float] = (0.9, 0.95)
+    clip: Annotated[float, Field(gt=0)] = 1.0
+    precision: Literal["fp32", "bf16"] = "fp32"
+
+
+class Stage(Frozen):
+    """One training phase: a mixture, a budget, a recipe."""
+
+    kind: Literal["pretrain", "instruct"] = "pretrain"
+    """`instruct` puts the loss on the answers only."""
+    mixture: dict[str, Annotated[float, Field(ge=0)]] = Field(min_length=1)
+    """Weights over sources, as shares of tokens; they sum to 1."""
+    budget_tokens: Count
+    evaluate_at: tuple[Count, ...] = ()
+    """Tokens of this stage after which to evaluate; its end always is."""
+    recipe: Recipe | None = None
+    """What differs from the study's recipe."""
+
+    @pydantic.model_validator(mode="after")
+    def _sums_to_one(self) -> Self:
+        total = sum(self.mixture.values())
+        if abs(total - 1) > 1e-6:
+            raise ValueError(f"mixture: the weights sum to {total:g}; they must sum to 1")
+        late = [t for t in self.evaluate_at if t > self.budget_tokens]
+        if late:
+            raise ValueError(f"evaluate_at: {late[0]:,} lies past budget_tokens = {self.budget_tokens:,}")
+        return self
+
+    @property
+    def points(self) -> tuple[int, ...]:
+        """Tokens at which the stage is evaluated, in order, its end included."""
+        return tuple(sorted({*self.evaluate_at, self.budget_tokens}))
+
+
+class HeldOut(Frozen):
+    """How much text of each source is kept from training, and how much of it is scored."""
+
+    share: Annotated[float, Field(gt=0, le=0.5)] = 0.05
+    """Share of the source's bytes, taken in whole groups (packages, repositories, hosts)."""
+    scored_bytes: Count = 60_000
+    """Bytes of it on which bits per byte are measured."""
+
+
+class Study(Frozen):
+    """The question: strategies to compare, a baseline, seeds, benchmarks."""
+
+    question: str
+    model: Model
+    tokenizer: Tokenizer | None = None
+    """May be left out where the model is a checkpoint: then it is the checkpoint's own."""
+    sources: dict[str, Source] = Field(min_length=1)
+    stages: dict[str, Stage] = Field(min_length=1)
+    strategies: dict[str, Names] = Field(min_length=1)
+    """Ordered lists of stage names, each starting from the model."""
+    baseline: str
+    """The strategy that the others are measured against."""
+    benchmarks: dict[str, Benchmark] = {}
+    target: str | None = None
+    """The benchmark or source that answers the question; the first benchmark when left out."""
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = Field(default=(0, 1, 2), min_length=1)
+    recipe: Recipe = Recipe()
+    max_epochs: Annotated[float, Field(gt=0)] = 4.0
+    """No stage may pass over a source more often than this."""
+    held_out: HeldOut = HeldOut()
+    decontaminate: bool = True
+    """Remove from every source what overlaps a benchmark's problems."""
+
+    _name: str = PrivateAttr("study")
+    _path: Path | None = PrivateAttr(None)
+    _shipped: bool = PrivateAttr(False)
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def path(self) -> Path | None:
+        """The file it was read from, if any; relative paths in the study start from its folder."""
+        return self._path
+
+    def resolve(self, path: str) -> Path:
+        import os
+
+        expanded = Path(os.path.expandvars(path)).expanduser()
+        if expanded.is_absolute() or self._path is None:
+            return expanded
+        return self._path.parent / expanded
+
+    def recipe_of(self, stage: str) -> Recipe:
+        """The study's recipe with what the stage says otherwise."""
+        own = self.stages[stage].recipe
+        return self.recipe if own is None else self.recipe.model_copy(update={k: getattr(own, k) for k in own.model_fields_set})
+
+    @property
+    def answer_target(self) -> str:
+        return self.target or next(iter(self.benchmarks), None) or next(iter(self.sources))
+
+    @pydantic.model_validator(mode="after")
+    def _names_resolve(self) -> Self:
+        for name in [*self.sources, *self.stages, *self.benchmarks]:
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9 _.+-]*", name):
+                raise ValueError(f"{name!r}: a name starts with a letter or digit and holds letters, digits, ' ', '_', '.', '+', '-'")
+        for name, stage in self.stages.items():
+            for source in stage.mixture:
+                if source not in self.sources:
+                    raise ValueError(f"stages.{name}.mixture.{source}: unknown source {source!r}; {nearest(source, self.sources)}")
+        for name, steps in self.strategies.items():
+            for stage_name in steps:
+                if stage_name not in self.stages:
+                    raise ValueError(f"strategies.{name}: unknown stage {stage_name!r}; {nearest(stage_name, self.stages)}")
+        if self.baseline not in self.strategies:
+            raise ValueError(f"baseline: unknown strategy {self.baseline!r}; {nearest(self.baseline, self.strategies)}")
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"seeds: {list(self.seeds)} holds a seed twice")
+        clash = set(self.benchmarks) & set(self.sources)
+        if clash:
+            raise ValueError(f"benchmarks.{min(clash)}: a source has the same name; results could not tell them apart")
+        if self.target is not None and self.target not in {*self.benchmarks, *self.sources}:
+            raise ValueError(f"target: unknown benchmark or source {self.target!r}; {nearest(self.target, {*self.benchmarks, *self.sources})}")
+        if self.tokenizer is None and self.model.checkpoint is None:
+            raise ValueError("tokenizer: missing; a preset has no tokenizer of its own, write for example {bpe: 512}")
+        return self
+
+
+# ---- the front door -----------------------------------------------------------------------------------------------
+
+
+def load_study(path: str | Path, overrides: Iterable[str] = ()) -> Study:
+    """Read a study from YAML, or a shipped one by its name; `overrides` are `a.b.c=value`.
+
+    Raises `Refused` with one line a fault, each with the file, the field's path, the value and what is allowed.
+    """
+    file = find_study(path)
+    try:
+        tree = yaml.load(file.read_text(encoding="utf-8"), _Loader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise Refused(f"{file}: not readable as YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(tree, dict):
+        raise Refused(f"{file}: a study is a mapping of fields such as question, model and stages; found {type(tree).__name__}")
+    for override in overrides:
+        _override(tree, override)
+    try:
+        study = Study.model_validate(tree)
+    except pydantic.ValidationError as error:
+        raise Refused("\n".join(f"{file}: {line}" for line in explain(error))) from None
+    study._name, study._path, study._shipped = file.stem, file, file.parent == SHIPPED
+    return study
+
+
+SHIPPED = Path(__file__).parent / "studies"
+
+
+def find_study(path: str | Path) -> Path:
+    """The file of a study: a path, or the name of one that comes with the package."""
+    file = Path(path)
+    if file.is_file():
+        return file
+    shipped = {p.stem: p for p in SHIPPED.glob("*.yaml")}
+    name = file.stem if file.suffix in {".yaml", ".yml"} else file.name
+    if name in shipped and file.parent.name in {"", "studies"}:
+        return shipped[name]
+    if file.is_dir():
+        raise Refused(f"{file}: a folder; give the study's YAML file")
+    raise Refused(f"{file}: no such file, and no shipped study of that name; {nearest(name, shipped)}")
+
+
+class _Loader(yaml.SafeLoader):
+    """The safe loader, which also refuses a key written twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen: set[object] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def _override(tree: dict, override: str) -> None:
+    path, equals, value = override.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys):
+        raise Refused(f"--set {override}: write it as a.b.c=value, for example stages.math.budget_tokens=2M")
+    try:
+        parsed = yaml.load(value, _Loader)
+    except yaml.YAMLError:
+        raise Refused(f"--set {override}: {value!r} is not readable as YAML") from None
+    here: Any = tree
+    for depth, key in enumerate(keys[:-1]):
+        if key not in here or here[key] is None:
+            here[key] = {}
+        here = here[key]
+        if not isinstance(here, dict):
+            raise Refused(f"--set {override}: {'.'.join(keys[: depth + 1])} is a {type(here).__name__}, which has no fields")
+    here[keys[-1]] = parsed
+
+
+def explain(error: pydantic.ValidationError) -> list[str]:
+    """One line for each fault: the field's path, what is wrong, the value."""
+    lines = []
+    for fault in error.errors():
+        path = ".".join(str(part) for part in fault["loc"] if not str(part).startswith(("kind:", "function-", "constrained-")))
+        message = fault["msg"].removeprefix("Value error, ")
+        message = message[:1].lower() + message[1:]
+        value = fault.get("input")
+        shown = "" if (isinstance(value, Mapping) and not fault["type"].endswith("_kind")) or fault["type"] in {"value_error", "missing"} else f" (got {value!r})"
+        lines.append(f"{path}: {message}{shown}" if path else f"{message}{shown}")
+    return lines
