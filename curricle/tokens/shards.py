@@ -1,0 +1,148 @@
+"""Token shards on disk, in datatrove's layout, read through memory maps.
+
+`data.ds`           tokens of all documents end to end, each closed by the delimiter; 2 bytes a token below 2**16, else 4
+`data.ds.index`     8 bytes a document: where it ends, in tokens
+`data.ds.loss`      1 byte a token: whether it carries loss in an `instruct` stage (0 inside prompts)
+`data.ds.metadata`  tokenizer and token size, tokens, tokens for people
+
+A shard's folder appears whole or not at all. An endless source is a row of such folders, each a fixed chunk of its
+stream, so that asking for more tokens never changes those that were there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from curricle.corpus.documents import Document
+from curricle.store import whole_folder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+DOCUMENTS_AT_ONCE = 1024
+
+
+def encode(documents: Iterable[Document], tokenizer: PreTrainedTokenizerFast) -> Iterator[tuple[np.ndarray, int]]:
+    """(tokens of prompt, text and delimiter; tokens of the prompt) for each document.
+
+    Prompt and text are encoded apart, so that a token never spans the place where an answer begins.
+    """
+    backend, delimiter = tokenizer.backend_tokenizer, tokenizer.eos_token_id
+    source = iter(documents)
+    while batch := list(islice(source, DOCUMENTS_AT_ONCE)):
+        encoded = backend.encode_batch_fast([part for d in batch for part in (d.prompt, d.text)], add_special_tokens=False)
+        for prompt, text in zip(encoded[::2], encoded[1::2], strict=True):
+            ids = [*prompt.ids, *text.ids, delimiter]
+            yield np.asarray(ids, dtype=np.uint32), len(prompt.ids)
+
+
+def write_shard(folder: Path, documents: Iterable[Document], tokenizer: PreTrainedTokenizerFast) -> None:
+    """Tokenise documents into one shard. Memory stays bounded: tokens are written as they come."""
+    token = np.uint16 if len(tokenizer) <= 2**16 else np.uint32
+    with whole_folder(folder) as temporary:
+        end, prompts = 0, 0
+        with (
+            open(temporary / "data.ds", "wb") as data,
+            open(temporary / "data.ds.index", "wb") as index,
+            open(temporary / "data.ds.loss", "wb") as loss,
+        ):
+            for ids, prompt in encode(documents, tokenizer):
+                end += len(ids)
+                prompts += prompt
+                data.write(ids.astype(token).tobytes())
+                index.write(np.uint64(end).tobytes())
+                loss.write(b"\0" * prompt + b"\1" * (len(ids) - prompt))
+        if not prompts:
+            (temporary / "data.ds.loss").unlink()
+        size = np.dtype(token).itemsize
+        (temporary / "data.ds.metadata").write_text(f"{tokenizer.name_or_path or 'curricle'}|{size}\n{end}\n{end / 1e6:.1f}M")
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One shard, mapped. A folder of several `.ds` files, as datatrove writes them, is several shards."""
+
+    tokens: np.ndarray
+    ends: np.ndarray
+    loss: np.ndarray | None
+
+    @classmethod
+    def open(cls, data: Path) -> Shard:
+        """Map `data` (a `.ds` file). Raises `ValueError` where index and tokens do not belong together."""
+        size = int(Path(f"{data}.metadata").read_text().splitlines()[0].rsplit("|", 1)[1])
+        tokens = _map(data, np.uint16 if size == 2 else np.uint32)
+        ends = _map(Path(f"{data}.index"), np.uint64)
+        if len(tokens) != (int(ends[-1]) if len(ends) else 0):
+            raise ValueError(f"{data}: {len(tokens)} tokens, but its index ends at {ends[-1:]}")
+        loss = Path(f"{data}.loss")
+        return cls(tokens, ends, _map(loss, np.bool_) if loss.exists() else None)
+
+
+def _map(file: Path, kind: type) -> np.ndarray:
+    return np.memmap(file, kind, mode="r") if file.stat().st_size else np.zeros(0, kind)
+
+
+class Supply:
+    """All tokens of one source, as documents that can be laid out in any order.
+
+    `permuted` is False for an endless stream, whose documents are drawn afresh and need no shuffling.
+    """
+
+    def __init__(self, shards: Sequence[Shard], permuted: bool = True):
+        self.shards = tuple(shards)
+        self.permuted = permuted
+        self.tokens = sum(len(s.tokens) for s in shards)
+        self.documents = sum(len(s.ends) for s in shards)
+        lengths = [np.diff(s.ends.astype(np.int64), prepend=0) for s in shards]
+        self._lengths = np.concatenate(lengths) if lengths else np.zeros(0, np.int64)
+        self._first_document = np.cumsum([0, *(len(s.ends) for s in shards)])
+        self._order: tuple[tuple[int, int], np.ndarray, np.ndarray] | None = None
+
+    @classmethod
+    def open(cls, folders: Iterable[Path], permuted: bool = True) -> Supply:
+        return cls([Shard.open(data) for folder in folders for data in sorted(folder.glob("*.ds"))], permuted)
+
+    def rows(self, row_tokens: int) -> int:
+        """Whole rows in an epoch; each also reads the token after it, its last target."""
+        return max(0, (self.tokens - 1) // row_tokens)
+
+    def _laid_out(self, seed: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """The documents' order in an epoch, and where each ends in it. Kept for the epoch that is being read."""
+        key = (seed, epoch)
+        if self._order is None or self._order[0] != key:
+            if self.permuted:
+                order = np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(self.documents)
+            else:
+                order = np.arange(self.documents)
+            self._order = (key, order, np.cumsum(self._lengths[order]))
+        return self._order[1], self._order[2]
+
+    def read(self, row: int, row_tokens: int, seed: int) -> tuple[np.ndarray, np.ndarray, list[int]]:
+        """Row number `row`, counted over epochs: `row_tokens + 1` tokens, whether each carries loss, and the documents
+        that it touches. The same row always, whoever asks."""
+        epoch, row = divmod(row, self.rows(row_tokens))
+        if epoch and not self.permuted:
+            raise IndexError("the stream was not written out this far; prepare more of its chunks")
+        order, ends = self._laid_out(seed, epoch)
+        start, stop = row * row_tokens, (row + 1) * row_tokens + 1
+        tokens, loss = np.empty(stop - start, np.int64), np.ones(stop - start, np.bool_)
+        position, place, touched = start, int(np.searchsorted(ends, start, side="right")), []
+        while position < stop:
+            document = int(order[place])
+            which = int(np.searchsorted(self._first_document, document, side="right")) - 1
+            shard, local = self.shards[which], document - int(self._first_document[which])
+            offset = int(shard.ends[local]) - (int(ends[place]) - position)
+            length = min(stop, int(ends[place])) - position
+            into = slice(position - start, position - start + length)
+            tokens[into] = shard.tokens[offset : offset + length]
+            if shard.loss is not None:
+                loss[into] = shard.loss[offset : offset + length]
+            touched.append(document)
+            position, place = position + length, place + 1
+        return tokens, loss, touched

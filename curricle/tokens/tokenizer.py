@@ -1,0 +1,76 @@
+"""The tokenizer: a byte-level BPE trained here, or the one that belongs to a checkpoint.
+
+A document is laid out as its tokens and then one delimiter, `tokenizer.eos_token_id`; the delimiter that ends one
+document begins the next. So the first token of a document is predicted from the delimiter alone, in training and in
+evaluation alike, and every byte of a text is paid for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from curricle.store import whole_folder
+from curricle.study import Refused
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+DELIMITER = "<|endoftext|>"
+
+
+def train_bpe(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE of exactly `vocabulary` tokens or fewer. Each digit is a token: arithmetic needs to see them."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            # Runs of spaces (indentation) and newlines are words of their own, so that code is not cut into bytes.
+            pre_tokenizers.Split(Regex(r"\n+|[ \t]+(?=[ \t]\S)|[ \t]+(?=\n)"), "isolated"),
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=[DELIMITER],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token=DELIMITER, eos_token=DELIMITER, pad_token=DELIMITER, clean_up_tokenization_spaces=False
+    )
+
+
+def load(folder: Path) -> PreTrainedTokenizerFast:
+    """The tokenizer beside a checkpoint, or one that was saved here. Raises `Refused` where it has no delimiter."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise Refused(f"tokenizer: {folder} holds no tokenizer that transformers can read: {error}") from None
+    if tokenizer.eos_token_id is None:
+        raise Refused(f"tokenizer: {folder} names no end-of-text token, which documents are delimited by")
+    return tokenizer
+
+
+def save(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    with whole_folder(folder) as temporary:
+        tokenizer.save_pretrained(temporary)
+
+
+def fingerprint_of(folder: Path) -> str:
+    """Identity of a tokenizer on disk: the content of `tokenizer.json`."""
+    file = folder / "tokenizer.json"
+    if not file.exists():
+        raise Refused(f"tokenizer: {file} is not there; Curricle reads fast tokenizers")
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+
+
