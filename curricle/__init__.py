@@ -1,0 +1,1 @@
+"""Curricle: a laboratory for pre-training strategy."""

@@ -1,0 +1,168 @@
+"""What analysis hands on: an estimate with its intervals, its n, its seeds and the runs it rests on.
+
+A finding carries everything that a page or a sentence needs, so that a report can be made from findings alone. It
+promises to be plain JSON: no number in it is infinite or undefined; where there is no number there is a reason in
+words. Every interval names what it speaks about (docs/theory.md, section 0).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+THIS_STRATEGY = "this strategy"  # problems and seeds vary: would another run, on other problems, agree?
+THESE_WEIGHTS = "these weights"  # problems vary, the trained weights stay: would other problems agree?
+THESE_PROBLEMS = "these problems"  # seeds vary, the problems stay: would another run agree on them?
+KINDS = (THIS_STRATEGY, THESE_WEIGHTS, THESE_PROBLEMS)
+
+ACCURACY = "accuracy"
+BITS_PER_BYTE = "bits per byte"
+
+POINTS = "points"  # of accuracy, out of 100
+PERCENT = "%"  # relative: (P₂ − P₁)/P₁·100
+BITS = "bits per byte"
+
+Part = float | int | str | bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A confidence interval in the unit of its finding. A limit of None means unbounded on that side."""
+
+    low: float | None
+    high: float | None
+    kind: str
+    level: float = 0.95
+
+    def contains(self, value: float) -> bool:
+        return (self.low is None or self.low <= value) and (self.high is None or value <= self.high)
+
+    def scaled(self, factor: float) -> Interval:
+        """The same interval in another unit; `factor` is positive."""
+        low, high = (None if x is None else x * factor for x in (self.low, self.high))
+        return Interval(low, high, self.kind, self.level)
+
+    def clipped(self, least: float, most: float) -> Interval:
+        """Cut to what the quantity can be."""
+        low, high = (None if x is None else min(most, max(least, x)) for x in (self.low, self.high))
+        return Interval(low, high, self.kind, self.level)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One answered question. `estimate` is None exactly where `undefined` says why."""
+
+    question: str  # a slug: score, gain, stage-gain, contrast, curve, curve-contrast, held-out, forgetting, published-…
+    subject: str  # what it is about: "code first over from scratch"
+    measure: str
+    benchmark: str
+    estimate: float | None
+    unit: str
+    intervals: tuple[Interval, ...] = ()
+    p_value: float | None = None
+    test: str = ""  # which test gave the p-value, and over how many it was corrected
+    n: int = 0  # problems, or held-out documents; 0 where unknown
+    seeds: int = 1
+    runs: tuple[str, ...] = ()
+    undefined: str | None = None
+    note: str = ""
+    parts: Mapping[str, Part] = field(default_factory=dict)  # what the estimate was made of, by name
+
+    def __post_init__(self) -> None:
+        limits = [x for i in self.intervals for x in (i.low, i.high, i.level)]
+        numbers = [self.estimate, self.p_value, *limits, *self.parts.values()]
+        if any(isinstance(x, float) and not math.isfinite(x) for x in numbers):
+            raise ValueError(f"{self.question}, {self.subject}: a number is not finite; say None and why in words")
+        if (self.estimate is None) != (self.undefined is not None):
+            raise ValueError(f"{self.question}, {self.subject}: without an estimate say why; with one, do not")
+
+    def interval(self, kind: str | None = None) -> Interval | None:
+        """The interval of that kind; without one, the widest claim there is: strategy, then weights, then problems."""
+        for wanted in KINDS if kind is None else (kind,):
+            for interval in self.intervals:
+                if interval.kind == wanted:
+                    return interval
+        return None
+
+    @property
+    def resolved(self) -> bool | None:
+        """Whether 0 is left out by the interval and by the corrected test; None where there is nothing to judge by."""
+        interval = self.interval()
+        if interval is None:
+            return None
+        return not interval.contains(0.0) and (self.p_value is None or self.p_value <= 1 - interval.level)
+
+    def reversed(self) -> Finding:
+        """The same difference seen from the other side; only for what is symmetric, so not for a relative gain."""
+        if self.unit == PERCENT:
+            raise ValueError(f"{self.subject}: a relative gain cannot be turned round by its sign")
+        names = {"strategy": "against", "against": "strategy", "after": "before", "before": "after"}
+        a, b = self.parts["strategy"], self.parts["against"]
+        return replace(
+            self,
+            subject=self.subject.replace(f"{a} over {b}", f"{b} over {a}"),
+            estimate=None if self.estimate is None else -self.estimate,
+            intervals=tuple(
+                Interval(None if i.high is None else -i.high, None if i.low is None else -i.low, i.kind, i.level)
+                for i in self.intervals
+            ),
+            parts={names.get(key, key): value for key, value in self.parts.items()},
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON types, `intervals` and `runs` as lists."""
+        return {**asdict(self), "intervals": [asdict(i) for i in self.intervals], "runs": list(self.runs)}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Finding:
+        intervals = tuple(Interval(**i) for i in value["intervals"])
+        return cls(**{**value, "intervals": intervals, "runs": tuple(value["runs"])})
+
+    def sentence(self) -> str:
+        """The finding in words: subject, benchmark, estimate, intervals by kind, test, n and seeds."""
+        on = f"{self.subject}, {self.measure} on {self.benchmark}"
+        if self.estimate is None:
+            return f"{on}: undefined ({self.undefined})."
+        signed = self.is_change
+        said = [f"{on}: {number(self.estimate, self.unit, signed)}"]
+        if self.intervals:
+            said.append(f"({'; '.join(f'{i.kind} {between(i, self.unit, signed)}' for i in self.intervals)})")
+        if self.p_value is not None:
+            said.append(f"p = {self.p_value:.2g} [{self.test}]" if self.p_value >= 1e-4 else f"p < .0001 [{self.test}]")
+        size = f"n = {self.n:,}, {self.seeds} seed{'s' * (self.seeds != 1)}" if self.n else "n unknown"
+        return f"{' '.join(said)}, {size}.{' ' + self.note if self.note else ''}"
+
+    @property
+    def is_change(self) -> bool:
+        """Whether it compares two things, so that its sign matters; otherwise it is the level of one."""
+        return self.question not in {"score", "curve", "held-out"}
+
+
+def number(value: float, unit: str, signed: bool = True) -> str:
+    """A number as a person reads it: `+12.3 points`, `-0.045 bits per byte`, `+153.1 %`."""
+    shown = digits(value, unit, signed)
+    return f"{shown} {unit}"
+
+
+def digits(value: float, unit: str, signed: bool = True) -> str:
+    places = 3 if unit == BITS else 1
+    value = round(value, places) + 0.0  # no "-0.0"
+    return f"{value:+.{places}f}" if signed and value else f"{value:.{places}f}"
+
+
+def between(interval: Interval, unit: str, signed: bool = True) -> str:
+    """`+4.1 to +20.5`; an unbounded side is said in words."""
+    if interval.low is None and interval.high is None:
+        return "unbounded"
+    if interval.low is None:
+        return f"up to {digits(interval.high or 0.0, unit, signed)}, unbounded below"
+    if interval.high is None:
+        return f"from {digits(interval.low, unit, signed)}, unbounded above"
+    return f"{digits(interval.low, unit, signed)} to {digits(interval.high, unit, signed)}"
+
+
+def join(notes: Iterable[str]) -> str:
+    """Notes as sentences, each once, in order."""
+    return " ".join(dict.fromkeys(note for note in notes if note))

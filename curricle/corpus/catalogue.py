@@ -1,0 +1,335 @@
+"""What a source holds, counted once: its documents split, cleaned of test text, written down and fingerprinted.
+
+`build` reads a source as a stream and leaves a folder that exists whole or not at all: `train.jsonl.zst`,
+`held_out.jsonl.zst`, `removed.jsonl` (what was taken out, with the evidence) and `entry.json`. Held-out text is taken
+in whole groups, in an order that hashes decide, so the split depends on nothing but the groups. Memory holds the
+groups' sizes, never the corpus. `key` names the folder: it changes when the inputs do. The fingerprints of an `Entry`
+cover content only, never a path or a date.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from operator import attrgetter
+from pathlib import Path
+from typing import Any, Self
+
+from curricle.corpus import files, hub, installed, problems
+from curricle.corpus.decontamination import Contamination
+from curricle.corpus.documents import SHOWN, Document, Resolve, Tally
+from curricle.store import fingerprint, is_complete, read_json, whole_folder, write_json
+from curricle.study import Declared, Files, Generated, Hub, Installed, Refused, Source
+
+CATALOGUE_VERSION = 1  # raised by hand when what is written changes
+HELD_OUT_PROBLEMS = 400
+COPIES = "held-out text"  # documents that repeat a held-out one word for word are removed under this name
+DOCUMENTS, SPOOL = "{part}.jsonl.zst", "spool"
+
+Watch = Callable[[Iterable[Document]], Iterable[Document]]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A source as counted. Counts without a prefix are of the training documents."""
+
+    name: str
+    kind: str
+    documents: int = 0
+    bytes: int = 0
+    fingerprint: str = ""
+    held_out_documents: int = 0
+    held_out_bytes: int = 0
+    held_out_fingerprint: str = ""
+    groups: int = 0
+    """Groups of training and held-out text together."""
+    split_by: str = "group"
+    """`group`; `document`, where there is only one group; `problem`, for generated ones."""
+    removed: dict[str, int] = field(default_factory=dict)
+    """Documents removed, by the benchmark they overlapped."""
+    removed_examples: tuple[dict[str, str], ...] = ()
+    bad_lines: int = 0
+    bad_examples: tuple[str, ...] = ()
+    details: dict[str, Any] = field(default_factory=dict)
+    endless: bool = False
+    """Training documents are generated as they are wanted, and not counted here."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, value: dict[str, Any]) -> Self:
+        lists = {name: tuple(value.get(name, ())) for name in ("removed_examples", "bad_examples")}
+        return cls(**{**value, **lists})
+
+
+def kind_of(source: Source) -> str:
+    return type(source).__name__.lower()
+
+
+def key(name: str, source: Source, *, resolve: Resolve, contamination_key: str, held_out_share: float) -> str:
+    """The name of the folder that holds the source's catalogue entry; it changes when the inputs change."""
+    identity = {
+        "version": CATALOGUE_VERSION,
+        "name": name,
+        "kind": kind_of(source),
+        "source": source,
+        "inputs": _inputs(name, source, resolve),
+        "contamination": contamination_key,
+        "held_out_share": held_out_share,
+    }
+    return f"{name.replace(' ', '_')}-{fingerprint(identity)}"
+
+
+def _inputs(name: str, source: Source, resolve: Resolve) -> object:
+    """What the source reads, as cheaply as it can be told apart: names, sizes and dates of files, versions."""
+    if isinstance(source, Files):
+        return [[n, f.stat().st_size, f.stat().st_mtime_ns] for n, f in files.find_files(source, name, resolve).items()]
+    if isinstance(source, Installed):
+        python = installed.versions(Installed(installed=source.installed), name)  # it decides what parses
+        return {**installed.versions(source, name), **python}
+    if isinstance(source, Generated):
+        return {**problems.versions(), "chunk": str(problems.CHUNK)}
+    if isinstance(source, Hub) and (folder := resolve(source.hub)).is_dir():
+        found = sorted(f for f in folder.rglob("*") if f.is_file())
+        return [[f.relative_to(folder).as_posix(), f.stat().st_size, f.stat().st_mtime_ns] for f in found]
+    return None
+
+
+def build(
+    name: str,
+    source: Source,
+    folder: Path,
+    *,
+    resolve: Resolve,
+    contamination: Contamination | None,
+    contamination_key: str,
+    held_out_share: float,
+    watch: Watch = lambda documents: documents,
+) -> Entry:
+    """Read the source once and write its folder; where the folder is complete, only its entry is read."""
+    if is_complete(folder):
+        return load(folder)
+    with whole_folder(folder) as temporary:
+        if isinstance(source, Declared):
+            entry = Entry(name, "declared", details={"tokens": source.declared, "reference": source.reference})
+        elif isinstance(source, Generated):
+            entry = _generated(name, source, temporary)
+        else:
+            tally = Tally(f"sources.{name}.{kind_of(source)}", getattr(source, "max_bad_share", hub.MAX_BAD_SHARE))
+            found = watch(_read(name, source, resolve, tally))
+            entry = _split(name, kind_of(source), found, temporary, contamination, held_out_share)
+            entry = dataclasses.replace(
+                entry, bad_lines=tally.bad, bad_examples=tuple(tally.examples), details=_details(name, source)
+            )
+        entry = dataclasses.replace(entry, details={**entry.details, "contamination": contamination_key})
+        write_json(temporary / "entry.json", entry.to_dict())
+    return entry
+
+
+def load(folder: Path) -> Entry:
+    return Entry.from_dict(read_json(folder / "entry.json"))
+
+
+def documents(folder: Path, part: str = "train") -> Iterator[Document]:
+    """The documents of a built entry, `train` or `held_out`, in order."""
+    return _documents_in(folder / DOCUMENTS.format(part=part))
+
+
+def _read(name: str, source: Source, resolve: Resolve, tally: Tally) -> Iterator[Document]:
+    if isinstance(source, Files):
+        return files.file_documents(source, name, resolve, tally)
+    if isinstance(source, Hub):
+        return hub.hub_documents(source, name, resolve, tally)
+    assert isinstance(source, Installed), source
+    return installed.installed_documents(source, name)
+
+
+def _details(name: str, source: Source) -> dict[str, Any]:
+    if isinstance(source, Installed):
+        return {"versions": installed.versions(source, name), "licences": installed.licences(source)}
+    licence = getattr(source, "licence", None)
+    return {"licence": licence} if licence else {}
+
+
+def _generated(name: str, source: Generated, folder: Path) -> Entry:
+    """No training text is written: the stream is a pure function of the specification, which stands for it."""
+    problems.known(source.generated, f"sources.{name}.generated")
+    held_out = Part(folder / DOCUMENTS.format(part="held_out"))
+    with held_out.writing():
+        for document in islice(problems.held_out_documents(source, name), HELD_OUT_PROBLEMS):
+            held_out.add(document)
+    identity = {"generated": source.generated, "worked": source.worked, "chunk": problems.CHUNK, **problems.versions()}
+    return Entry(
+        name,
+        "generated",
+        fingerprint=fingerprint(identity),
+        held_out_documents=held_out.documents,
+        held_out_bytes=held_out.bytes,
+        held_out_fingerprint=held_out.fingerprint,
+        groups=len(set(source.generated)),
+        split_by="problem",
+        details={"versions": problems.versions()},
+        endless=True,
+    )
+
+
+def _split(
+    name: str,
+    kind: str,
+    found: Iterable[Document],
+    folder: Path,
+    contamination: Contamination | None,
+    held_out_share: float,
+) -> Entry:
+    """First pass: what is clean goes to a spool, and the groups are weighed. Second pass: the spool is dealt out."""
+    removed, spool = Removed(folder / "removed.jsonl"), Part(folder / SPOOL)
+    train, held_out = (Part(folder / DOCUMENTS.format(part=part)) for part in ("train", "held_out"))
+    group_bytes: Counter[str] = Counter()
+    with removed.writing():
+        with spool.writing():
+            for document in found:
+                hits = contamination.find(document.whole) if contamination else []
+                for hit in hits:
+                    removed.add(document, hit.benchmark, hit.evidence)
+                if not hits:
+                    spool.add(document)
+                    group_bytes[document.group] += size(document)
+        if spool.documents < 2:
+            lost = f", after {removed.documents:,} that overlap benchmarks" if removed.documents else ""
+            raise Refused(f"sources.{name}: documents left{lost}: {spool.documents}; it needs two, one to be held out")
+
+        by_document = len(group_bytes) == 1
+        unit = attrgetter("id" if by_document else "group")
+        weights = Counter({d.id: size(d) for d in _documents_in(spool.path)}) if by_document else group_bytes
+        chosen = held_out_units(weights, held_out_share)
+        copies: set[bytes] = set()
+        with held_out.writing():
+            for document in _documents_in(spool.path):
+                if unit(document) in chosen:
+                    held_out.add(document)
+                    copies.add(_digest(document.whole))
+        with train.writing():
+            for document in _documents_in(spool.path):
+                if unit(document) in chosen:
+                    continue
+                if _digest(document.whole) in copies:
+                    removed.add(document, COPIES, " ".join(document.whole[:200].split()))
+                else:
+                    train.add(document)
+    spool.path.unlink()
+    if not train.documents:
+        raise Refused(f"sources.{name}: all documents repeat the held-out ones; nothing is left to train on")
+    return Entry(
+        name,
+        kind,
+        documents=train.documents,
+        bytes=train.bytes,
+        fingerprint=train.fingerprint,
+        held_out_documents=held_out.documents,
+        held_out_bytes=held_out.bytes,
+        held_out_fingerprint=held_out.fingerprint,
+        groups=len(group_bytes),
+        split_by="document" if by_document else "group",
+        removed=dict(sorted(removed.by_benchmark.items())),
+        removed_examples=tuple(removed.examples),
+    )
+
+
+def held_out_units(weights: dict[str, int], share: float) -> set[str]:
+    """Whole groups in the order of their hashes until `share` of the bytes; the smallest, where each is too large.
+
+    A group that would carry the sum past three times what is wanted is passed over, and one always stays for training.
+    """
+    wanted = share * sum(weights.values())
+    chosen: set[str] = set()
+    taken = 0
+    for unit in sorted(weights, key=_digest):
+        if taken >= wanted or len(chosen) == len(weights) - 1:
+            break
+        if taken + weights[unit] <= 3 * wanted:
+            chosen.add(unit)
+            taken += weights[unit]
+    return chosen or {min(weights, key=lambda unit: (weights[unit], _digest(unit)))}
+
+
+def size(document: Document) -> int:
+    """Bytes of its text in UTF-8, prompt included."""
+    return len(document.whole.encode())
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()
+
+
+class Part:
+    """A file of documents as it is written: one JSON line each, compressed, counted and fingerprinted on the way."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.documents = 0
+        self.bytes = 0
+        self._hash = hashlib.sha256()
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        import zstandard
+
+        with self.path.open("wb") as file:
+            self._out = zstandard.ZstdCompressor(level=3).stream_writer(file, closefd=False)
+            try:
+                yield
+            finally:
+                self._out.close()
+
+    def add(self, document: Document) -> None:
+        self._out.write(document.to_json().encode() + b"\n")
+        self.documents += 1
+        self.bytes += size(document)
+        for text in (document.id, document.prompt, document.text):
+            content = text.encode()
+            self._hash.update(len(content).to_bytes(8) + content)  # the length, so that no border can move unseen
+
+    @property
+    def fingerprint(self) -> str:
+        return self._hash.hexdigest()[:16]
+
+
+class Removed:
+    """The list of removed documents as it is written: the document, what it overlapped, and the words they share."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.by_benchmark: Counter[str] = Counter()
+        self.examples: list[dict[str, str]] = []
+        self.documents = 0
+        self._last = ""
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        with self.path.open("w", encoding="utf-8") as self._out:
+            yield
+
+    def add(self, document: Document, benchmark: str, evidence: str) -> None:
+        row = {"id": document.id, "benchmark": benchmark, "evidence": evidence}
+        self._out.write(json.dumps(row, ensure_ascii=False) + "\n")
+        self.by_benchmark[benchmark] += 1
+        self.documents += document.id != self._last
+        self._last = document.id
+        if len(self.examples) < SHOWN:
+            self.examples.append(row)
+
+
+def _documents_in(path: Path) -> Iterator[Document]:
+    import zstandard
+
+    with path.open("rb") as file:
+        for line in io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(file), 2**20):
+            yield Document.from_json(line)

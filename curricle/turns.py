@@ -1,0 +1,59 @@
+"""The order in which sources take turns: whose row is sample `i`, for a mixture and nothing else.
+
+It is arithmetic on the weights alone, so the plan counts with it before any data is read, and the sampler draws by it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from fractions import Fraction
+
+import numpy as np
+
+RESOLUTION = 10**6  # weights are read to six digits, so the turns repeat after at most a million samples
+
+
+class Turns:
+    """Which source gives sample `i`, and how many of its rows came before.
+
+    The k-th row of a source with share w (k = 1, 2, …) may not come before sample ⌊(k−1)/w⌋ and must come before
+    ⌈k/w⌉; taking the earliest deadline among those allowed always succeeds, and is within one row of every share at
+    every prefix (proportionate fairness: Baruah, Cohen, Plaxton and Varvel, Algorithmica 15, 1996). Shares are
+    rational, so the turns are periodic: one period is worked out, the rest is arithmetic.
+    """
+
+    def __init__(self, weights: Mapping[str, float], samples: int):
+        """`samples` is how far the turns will be asked for; it bounds the work and changes nothing else."""
+        # Sources of weight 0 take no part; names are sorted, so that the order they were written in means nothing.
+        exact = {n: Fraction(round(w * RESOLUTION), RESOLUTION) for n, w in sorted(weights.items()) if w > 0}
+        total = sum(exact.values())
+        shares = [w / total for w in exact.values()]
+        self.names = tuple(exact)
+        self.period = math.lcm(*(s.denominator for s in shares))
+        self._per_period = np.array([int(s * self.period) for s in shares], np.int64)
+        length = min(self.period, samples)
+        self._source = np.empty(length, np.int16)
+        self._before = np.empty(length, np.int64)
+        counts = np.zeros(len(shares), np.int64)
+        # ⌊(k−1)/w⌋ and ⌈k/w⌉ for w = a/period, in whole numbers; a source of weight 0 is never due
+        a = np.maximum(self._per_period, 1)
+        never = np.iinfo(np.int64).max
+        for i in range(length):
+            due = np.where(counts * self.period // a <= i, -(-(counts + 1) * self.period // a), never)
+            due[self._per_period == 0] = never  # a weight below the resolution
+            chosen = int(np.argmin(due))
+            self._source[i], self._before[i] = chosen, counts[chosen]
+            counts[chosen] += 1
+
+    def at(self, i: int) -> tuple[int, int]:
+        """(index of the source, how many of its rows came before) for sample `i`."""
+        periods, place = divmod(i, self.period)
+        source = int(self._source[place])
+        return source, int(periods * self._per_period[source] + self._before[place])
+
+    def counts(self, samples: int) -> dict[str, int]:
+        """Rows that each source gives among the first `samples`."""
+        periods, rest = divmod(samples, self.period)
+        tail = np.bincount(self._source[:rest], minlength=len(self.names))
+        return dict(zip(self.names, (int(n) for n in periods * self._per_period + tail), strict=True))
