@@ -79,8 +79,12 @@ def write_rows(path: Path, rows: Iterable[dict[str, Any]], schema: pa.Schema) ->
         unknown = set(row) - set(schema.names)
         if unknown:
             raise KeyError(f"columns {sorted(unknown)} are not in the schema")
+    write_table(path, pa.Table.from_pylist(rows, schema))
+
+
+def write_table(path: Path, table: pa.Table) -> None:
     with whole_file(path) as file:
-        pq.write_table(pa.Table.from_pylist(rows, schema), file, compression="zstd")
+        pq.write_table(table, file, compression="zstd")
 
 
 class Results:

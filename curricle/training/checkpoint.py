@@ -47,3 +47,8 @@ def restore(folder: Path, model: torch.nn.Module, optimizers: Sequence[torch.opt
         optimizer.load_state_dict(state)
     torch.set_rng_state(torch.load(found[-1] / "rng.pt", weights_only=True))
     return int(read_json(found[-1] / "state.json")["step"])
+
+
+def clear(folder: Path) -> None:
+    """Drop all checkpoints, so that the run begins again."""
+    shutil.rmtree(folder, ignore_errors=True)

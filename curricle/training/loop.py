@@ -81,7 +81,7 @@ def train(
         while step < steps:
             began = time.perf_counter()
             lr = learning_rate(recipe, step, steps)
-            loss, norm = _step(model, optimizers, sampler.batch(step * rows, (step + 1) * rows), recipe, lr, micro_rows)
+            loss, norm = update(model, optimizers, sampler.batch(step * rows, (step + 1) * rows), recipe, lr, micro_rows)
             step += 1
             tokens = rows * sampler.row_tokens
             rate = tokens / (time.perf_counter() - began)
@@ -101,7 +101,7 @@ def train(
         metrics.close()
 
 
-def _step(
+def update(
     model: PreTrainedModel, optimizers: list[torch.optim.Optimizer], batch: Batch, recipe: Recipe, lr: float, micro_rows: int
 ) -> tuple[float, float]:
     """One update; (mean nats over the batch's targets, gradient norm before clipping)."""

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from curricle.evaluation.models import load
+from curricle.training.model import load
 from curricle.study import Refused
 
 

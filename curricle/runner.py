@@ -1,0 +1,200 @@
+"""Walks a plan: hands every run whose parent is done to a free worker, skips what is complete, gathers the rows.
+
+Interrupted at any moment, it goes on where the last whole checkpoints stand: the store is its only memory.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+
+from curricle import results as rows
+from curricle.planning import Node, Plan
+from curricle.preparation import Prepared, Watch, prepare, stock
+from curricle.results import Results
+from curricle.store import Store, read_json
+from curricle.study import Refused
+from curricle.workers import Message, Worker, asked, evaluation_file, is_done
+
+
+class Interrupted(Exception):
+    """The run was asked to stop; what was done is saved."""
+
+
+class Failed(RuntimeError):
+    """A run broke. The text names it and says what happened."""
+
+
+Show = Callable[[Message], None]
+
+
+def run(
+    plan: Plan,
+    *,
+    store: Store | str | Path = "runs/store",
+    out: str | Path | None = None,
+    workers: int | None = None,
+    watch: Watch | None = None,
+    show: Show = lambda message: None,
+    interrupted: Callable[[], bool] = lambda: False,
+) -> Results:
+    """Train and evaluate what the plan lacks, then write `out/results/*.parquet` (`runs/STUDY` by default).
+
+    `show` is told what workers say; `interrupted` is asked whether to save and stop. Raises `Refused` for a plan that
+    can only be planned, `Interrupted`, and `Failed` with the worker's own words.
+    """
+    place = store if isinstance(store, Store) else Store(store)
+    if plan.declared():
+        raise Refused(
+            f"sources.{plan.declared()[0]}: declared, with no data behind it; this study can be planned and not run"
+        )
+    prepared = prepare(plan.study, place, *([watch] if watch else []))
+    if prepared.catalogue != plan.catalogue:
+        raise Refused("the sources have changed since the plan was made; make the plan again")
+    refuse_small_disk(plan, place)
+    stock(prepared, plan, *([watch] if watch else []))
+    for message in execute(plan, prepared, workers or cores(), interrupted):
+        show(message)
+    folder = Path(out) if out is not None else Path("runs") / plan.study.name
+    return gather(plan, prepared, folder / "results")
+
+
+def cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def done(plan: Plan, prepared: Prepared) -> frozenset[str]:
+    """The plan's runs of which nothing is left to do."""
+    return frozenset(run for run, node in plan.nodes.items() if is_done(prepared, node))
+
+
+def refuse_small_disk(plan: Plan, store: Store) -> None:
+    """Weights at every point, and at any moment three checkpoints with two optimizer moments, in fp32."""
+    import shutil
+
+    store.root.mkdir(parents=True, exist_ok=True)
+    points = sum(len(n.evaluate_at) for n in plan.nodes.values())
+    wanted = 4 * plan.parameters * (points + 9 * len(plan.nodes))
+    free = shutil.disk_usage(store.root).free
+    if wanted > free:
+        raise Refused(
+            f"--store {store.root}: {free / 1e9:.1f} GB are free, and weights and checkpoints of this plan may take "
+            f"{wanted / 1e9:.1f} GB; name another folder"
+        )
+
+
+def execute(plan: Plan, prepared: Prepared, workers: int, interrupted: Callable[[], bool]) -> Iterator[Message]:
+    """Everything the workers say, until all runs are done."""
+    finished = set(done(plan, prepared))
+    waiting = [node for run, node in plan.nodes.items() if run not in finished]
+    if not waiting:
+        return
+    ahead = _work_ahead(plan)
+    waiting.sort(key=lambda node: -ahead[node.run])  # the longest chain first, so that none is left alone at the end
+    count = min(workers, len(waiting))
+    crew = [Worker(prepared, max(1, cores() // count) if count < workers else 1) for _ in range(count)]
+    stopping = False
+    try:
+        while waiting or any(worker.node for worker in crew):
+            for worker in crew:
+                if worker.node is None and not stopping:
+                    node = next((n for n in waiting if n.parent is None or n.parent in finished), None)
+                    if node is not None:
+                        waiting.remove(node)
+                        worker.start(node)
+            busy = {worker.connection: worker for worker in crew if worker.node}
+            if not busy:
+                break
+            for connection in wait(list(busy), timeout=0.2):
+                worker = busy[connection]  # type: ignore[index]
+                assert worker.node is not None
+                try:
+                    message = worker.receive()
+                except (EOFError, ConnectionResetError):
+                    raise Failed(
+                        f"{worker.node.run}: its worker was killed (out of memory?); run the study again to go on"
+                    ) from None
+                if message.kind == "failed":
+                    raise Failed(f"{message.run} failed:\n{message.text}")
+                if message.kind == "refused":
+                    raise Refused(message.text)
+                if message.kind == "done":
+                    finished.add(message.run)
+                if message.kind in {"done", "stopped"}:
+                    worker.node = None
+                yield message
+            if interrupted() and not stopping:
+                stopping = True
+                for worker in crew:
+                    worker.stop()
+    finally:
+        for worker in crew:
+            worker.close()
+    if stopping:
+        raise Interrupted(f"{len(finished)} of {len(plan.nodes)} runs are done, the rest is saved")
+
+
+def _work_ahead(plan: Plan) -> dict[str, int]:
+    """Tokens from each run to the end of its longest chain."""
+    ahead = {run: node.tokens for run, node in plan.nodes.items()}
+    for run, node in reversed(plan.nodes.items()):
+        if node.parent is not None:
+            ahead[node.parent] = max(ahead[node.parent], plan.nodes[node.parent].tokens + ahead[run])
+    return ahead
+
+
+# ---- results --------------------------------------------------------------------------------------------------------
+
+
+def gather(plan: Plan, prepared: Prepared, folder: Path) -> Results:
+    """All rows of the plan's runs, from the store, as the study's results."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    steps = {run: _steps(prepared.store, node) for run, node in plan.nodes.items()}
+    rows.write_rows(folder / "runs.parquet", _run_rows(plan, steps), rows.RUNS)
+    rows.write_rows(folder / "steps.parquet", [row for of_run in steps.values() for row in of_run], rows.STEPS)
+    tables = [
+        pq.read_table(evaluation_file(prepared, prepared.store.run_folder(run), node.tokens_at(step), name))
+        for run, node in plan.nodes.items()
+        for step in node.evaluate_at
+        for name in asked(prepared)
+    ]
+    rows.write_table(folder / "evaluations.parquet", pa.concat_tables(tables) if tables else rows.EVALUATIONS.empty_table())
+    return Results(folder)
+
+
+def _steps(store: Store, node: Node) -> list[dict[str, Any]]:
+    with open(store.run_folder(node.run) / "metrics.jsonl", encoding="utf-8") as lines:
+        return [{"run": node.run, "stage": node.stage, "seed": node.seed, **json.loads(line)} for line in lines]
+
+
+def _run_rows(plan: Plan, steps: Mapping[str, list[dict[str, Any]]]) -> Iterator[dict[str, Any]]:
+    for (strategy, seed), path in plan.paths.items():
+        before = 0
+        for position, run in enumerate(path):
+            node = plan.nodes[run]
+            yield {
+                "study": plan.study.name,
+                "strategy": strategy,
+                "baseline": strategy == plan.study.baseline,
+                "seed": seed,
+                "position": position,
+                "stage": node.stage,
+                "kind": node.kind,
+                "run": run,
+                "budget_tokens": node.tokens,
+                "tokens_before": before,
+                "training_flops": plan.training_flops(node),
+                "wall_seconds": sum(node.recipe.batch_tokens / s["tokens_per_second"] for s in steps[run]),
+            }
+            before += node.tokens
+
+
+def identities(store: Store) -> dict[str, Mapping[str, Any]]:
+    """What every run in the store is: run → identity."""
+    return {run: read_json(store.run_folder(run) / "run.json")["identity"] for run in store.runs()}
