@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import signal
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
@@ -16,8 +19,8 @@ from curricle import results as rows
 from curricle.planning import Node, Plan
 from curricle.preparation import Prepared, Watch, prepare, stock
 from curricle.results import Results
-from curricle.store import Store, read_json
-from curricle.study import Refused
+from curricle.store import Store, fingerprint, is_complete, locked, read_json, write_json
+from curricle.study import Refused, load_study
 from curricle.workers import Message, Worker, asked, evaluation_file, is_done
 
 
@@ -48,14 +51,10 @@ def run(
     can only be planned, `Interrupted`, and `Failed` with the worker's own words.
     """
     place = store if isinstance(store, Store) else Store(store)
-    if plan.declared():
-        raise Refused(
-            f"sources.{plan.declared()[0]}: declared, with no data behind it; this study can be planned and not run"
-        )
+    refuse_unrunnable(plan, place)
     prepared = prepare(plan.study, place, *([watch] if watch else []))
     if prepared.catalogue != plan.catalogue:
         raise Refused("the sources have changed since the plan was made; make the plan again")
-    refuse_small_disk(plan, place)
     stock(prepared, plan, *([watch] if watch else []))
     for message in execute(plan, prepared, workers or cores(), interrupted):
         show(message)
@@ -72,10 +71,13 @@ def done(plan: Plan, prepared: Prepared) -> frozenset[str]:
     return frozenset(run for run, node in plan.nodes.items() if is_done(prepared, node))
 
 
-def refuse_small_disk(plan: Plan, store: Store) -> None:
-    """Weights at every point, and at any moment three checkpoints with two optimizer moments, in fp32."""
-    import shutil
-
+def refuse_unrunnable(plan: Plan, store: Store) -> None:
+    """Refuse what can be planned only, and what will not fit: weights at every point, and at any moment three
+    checkpoints with two optimizer moments, in fp32."""
+    if plan.declared():
+        raise Refused(
+            f"sources.{plan.declared()[0]}: declared, with no data behind it; this study can be planned and not run"
+        )
     store.root.mkdir(parents=True, exist_ok=True)
     points = sum(len(n.evaluate_at) for n in plan.nodes.values())
     wanted = 4 * plan.parameters * (points + 9 * len(plan.nodes))
@@ -85,6 +87,24 @@ def refuse_small_disk(plan: Plan, store: Store) -> None:
             f"--store {store.root}: {free / 1e9:.1f} GB are free, and weights and checkpoints of this plan may take "
             f"{wanted / 1e9:.1f} GB; name another folder"
         )
+
+
+@contextmanager
+def asked_to_stop() -> Iterator[Callable[[], bool]]:
+    """While this is open, SIGINT and SIGTERM are noted instead of obeyed; a second SIGINT is obeyed."""
+    asked: list[int] = []
+
+    def note(number: int, frame: object) -> None:
+        if asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def execute(plan: Plan, prepared: Prepared, workers: int, interrupted: Callable[[], bool]) -> Iterator[Message]:
@@ -151,25 +171,29 @@ def _work_ahead(plan: Plan) -> dict[str, int]:
 
 
 def gather(plan: Plan, prepared: Prepared, folder: Path) -> Results:
-    """All rows of the plan's runs, from the store, as the study's results."""
+    """The rows of the plan's runs that the store has, as the study's results; runs that have not begun have none."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     steps = {run: _steps(prepared.store, node) for run, node in plan.nodes.items()}
     rows.write_rows(folder / "runs.parquet", _run_rows(plan, steps), rows.RUNS)
     rows.write_rows(folder / "steps.parquet", [row for of_run in steps.values() for row in of_run], rows.STEPS)
-    tables = [
-        pq.read_table(evaluation_file(prepared, prepared.store.run_folder(run), node.tokens_at(step), name))
+    files = [
+        evaluation_file(prepared, prepared.store.run_folder(run), node.tokens_at(step), name)
         for run, node in plan.nodes.items()
         for step in node.evaluate_at
         for name in asked(prepared)
     ]
+    tables = [pq.read_table(file) for file in files if file.exists()]
     rows.write_table(folder / "evaluations.parquet", pa.concat_tables(tables) if tables else rows.EVALUATIONS.empty_table())
     return Results(folder)
 
 
 def _steps(store: Store, node: Node) -> list[dict[str, Any]]:
-    with open(store.run_folder(node.run) / "metrics.jsonl", encoding="utf-8") as lines:
+    file = store.run_folder(node.run) / "metrics.jsonl"
+    if not file.exists():
+        return []
+    with open(file, encoding="utf-8") as lines:
         return [{"run": node.run, "stage": node.stage, "seed": node.seed, **json.loads(line)} for line in lines]
 
 
@@ -178,6 +202,8 @@ def _run_rows(plan: Plan, steps: Mapping[str, list[dict[str, Any]]]) -> Iterator
         before = 0
         for position, run in enumerate(path):
             node = plan.nodes[run]
+            if not steps[run]:
+                break
             yield {
                 "study": plan.study.name,
                 "strategy": strategy,
@@ -195,6 +221,92 @@ def _run_rows(plan: Plan, steps: Mapping[str, list[dict[str, Any]]]) -> Iterator
             before += node.tokens
 
 
+# ---- the store, looked at -------------------------------------------------------------------------------------------
+
+
 def identities(store: Store) -> dict[str, Mapping[str, Any]]:
     """What every run in the store is: run → identity."""
     return {run: read_json(store.run_folder(run) / "run.json")["identity"] for run in store.runs()}
+
+
+def reached(plan: Plan, prepared: Prepared) -> dict[str, int]:
+    """Tokens that each run of the plan has been trained on, by its metrics."""
+    return {run: (_steps(prepared.store, node) or [{"tokens": 0}])[-1]["tokens"] for run, node in plan.nodes.items()}
+
+
+def listing(store: Store) -> list[dict[str, Any]]:
+    """Every run in the store: its name, seed, tokens, whether it is complete, and the studies that refer to it."""
+    referring: dict[str, list[str]] = {}
+    for reference in _references(store):
+        for name in reference["runs"]:
+            referring.setdefault(name, []).append(reference["study"])
+    found = []
+    for run in store.runs():
+        folder = store.run_folder(run)
+        identity = read_json(folder / "run.json")["identity"]
+        found.append(
+            {
+                "run": run,
+                "seed": identity["seed"],
+                "tokens": identity["budget_tokens"],
+                "complete": is_complete(folder / "model"),
+                "studies": sorted(referring.get(run, [])),
+            }
+        )
+    return found
+
+
+def described(store: Store, name: str) -> Mapping[str, Any]:
+    """A run's identity, or a study's fields, as plain values to compare. A run may be shortened."""
+    runs = [run for run in store.runs() if run.startswith(name)] if "/" in name else []
+    if len(runs) > 1:
+        raise Refused(f"{name}: several runs begin so: {', '.join(runs[:5])}")
+    if runs:
+        return identities(store)[runs[0]]
+    return load_study(name).model_dump(mode="json")
+
+
+def remember(plan: Plan, prepared: Prepared, out: Path) -> None:
+    """Note in the store what this study needs of it, so that `clean` leaves it alone while `out` exists."""
+    used = [*prepared.corpora.values(), *prepared.shards.values()]
+    used += [prepared.stream(name, 0).parent for name, entry in prepared.entries.items() if entry.endless]
+    if isinstance(prepared.tokenizer, Path):
+        used.append(prepared.tokenizer)
+    root = prepared.store.root.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    reference = {
+        "study": plan.study.name,
+        "out": str(out.resolve()),
+        "runs": list(plan.nodes),
+        "folders": sorted(str(f.resolve().relative_to(root)) for f in used if f.resolve().is_relative_to(root)),
+    }
+    name = f"{plan.study.name}-{fingerprint(reference['out'])}.json"
+    write_json(prepared.store.root / "studies" / name, reference)
+
+
+def _references(store: Store) -> list[dict[str, Any]]:
+    """What studies need, those whose folder is gone left out."""
+    found = [read_json(file) for file in sorted((store.root / "studies").glob("*.json"))]
+    return [reference for reference in found if Path(reference["out"]).is_dir()]
+
+
+def unused(store: Store) -> dict[str, int]:
+    """What no study refers to: path in the store → bytes."""
+    references = _references(store)
+    kept = {f"runs/{run}" for reference in references for run in reference["runs"]}
+    kept |= {folder for reference in references for folder in reference["folders"]}
+    present = [f"runs/{run}" for run in store.runs()]
+    for kind in ("corpora", "tokens", "tokenizers"):
+        present += [f"{kind}/{f.name}" for f in sorted((store.root / kind).glob("[!.]*"))]
+    sizes = {}
+    for name in present:
+        if name not in kept:
+            sizes[name] = sum(f.stat().st_size for f in (store.root / name).rglob("*") if f.is_file())
+    return sizes
+
+
+def remove(store: Store, names: list[str]) -> None:
+    """Remove folders of the store; a run that is being worked on is refused."""
+    for name in names:
+        with locked(store.root / name, name) if name.startswith("runs/") else nullcontext():
+            shutil.rmtree(store.root / name)

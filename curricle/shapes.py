@@ -49,6 +49,7 @@ class Shape:
 
 # 7b is the shape of DeepSeek LLM 7B and DeepSeek-Coder-Base-v1.5 7B (arXiv 2401.02954, table 2).
 PRESETS: dict[str, Shape] = {
+    "0.4m": Shape(layers=3, hidden=96, feed_forward=256, heads=4, kv_heads=4),
     "0.5m": Shape(layers=4, hidden=96, feed_forward=256, heads=4, kv_heads=4),
     "1m": Shape(layers=4, hidden=128, feed_forward=352, heads=4, kv_heads=4),
     "3m": Shape(layers=6, hidden=192, feed_forward=512, heads=6, kv_heads=6),

@@ -249,13 +249,13 @@ class Recipe(Frozen):
 
     optimizer: Literal["muon", "adamw"] = "muon"
     """`muon` moves the matrices by Muon and the rest by AdamW; both read `learning_rate` (updates of equal size)."""
-    learning_rate: Annotated[float, Field(gt=0, le=1)] = 8e-3
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 4e-3
     schedule: Literal["constant", "multistep", "cosine", "wsd"] = "constant"
     """After the warm-up: flat; ×0.316 at 80 % and ×0.1 at 90 %; a half cosine to 10 %; flat, then straight to 0."""
     warmup_share: Share = 0.02
     decay_share: Share = 0.2
     """The last part of a `wsd` schedule, in which the rate falls to 0."""
-    batch_tokens: Count = 4096
+    batch_tokens: Count = 2048
     micro_batch_tokens: Count | None = None
     """Tokens held in memory at once; the batch is accumulated from such parts."""
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.1
@@ -318,6 +318,8 @@ class Study(Frozen):
     benchmarks: dict[str, Benchmark] = {}
     target: str | None = None
     """The benchmark or source that answers the question; the first benchmark when left out."""
+    compare: tuple[tuple[str, str], ...] = ()
+    """Pairs of strategies whose difference the question is about, beside each one's difference to the baseline."""
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = Field(default=(0, 1, 2), min_length=1)
     recipe: Recipe = Recipe()
     max_epochs: Annotated[float, Field(gt=0)] = 4.0
@@ -352,6 +354,11 @@ class Study(Frozen):
         own = self.stages[stage].recipe
         return self.recipe if own is None else self.recipe.model_copy(update={k: getattr(own, k) for k in own.model_fields_set})
 
+    def to_yaml(self) -> str:
+        """The study as it stands, overrides included, without what was left to its default."""
+        plain = self.model_dump(mode="json", exclude_unset=True)
+        return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=100, default_flow_style=None)
+
     @property
     def answer_target(self) -> str:
         return self.target or next(iter(self.benchmarks), None) or next(iter(self.sources))
@@ -371,6 +378,12 @@ class Study(Frozen):
                     raise ValueError(f"strategies.{name}: unknown stage {stage_name!r}; {nearest(stage_name, self.stages)}")
         if self.baseline not in self.strategies:
             raise ValueError(f"baseline: unknown strategy {self.baseline!r}; {nearest(self.baseline, self.strategies)}")
+        for one, other in self.compare:
+            for strategy in (one, other):
+                if strategy not in self.strategies:
+                    raise ValueError(f"compare: unknown strategy {strategy!r}; {nearest(strategy, self.strategies)}")
+            if one == other:
+                raise ValueError(f"compare: {one!r} stands beside itself")
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds: {list(self.seeds)} holds a seed twice")
         clash = set(self.benchmarks) & set(self.sources)
@@ -381,6 +394,17 @@ class Study(Frozen):
         if self.tokenizer is None and self.model.checkpoint is None:
             raise ValueError("tokenizer: missing; a preset has no tokenizer of its own, write for example {bpe: 512}")
         return self
+
+
+def parse_benchmark(text: str, problems: int | None, shots: int, max_new_tokens: int) -> tuple[str, FileBenchmark]:
+    """`gsm8k=PATH` as the command line writes it → its name and what it asks."""
+    name, equals, path = text.partition("=")
+    if not equals or not path:
+        raise Refused(f"--benchmark {text}: write it as FORMAT=PATH, for example gsm8k=gsm8k/test.jsonl")
+    if name not in {"gsm8k", "math"}:
+        raise Refused(f"--benchmark {text}: unknown format {name!r}; {nearest(name, ['gsm8k', 'math'])}")
+    fields = {"file": path, "format": name, "problems": problems, "shots": shots, "max_new_tokens": max_new_tokens}
+    return name, FileBenchmark.model_validate(fields)
 
 
 # ---- the front door -----------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 Words are runs of letters and digits in lower case; a Chinese, Japanese or Korean character is a word of its own. A
 document is contaminated by a benchmark when it shares ten words in a row with one of its texts, or holds the whole of
 a text of 3 to 9 words (DeepSeekMath, arXiv 2402.03300, 2.1.1). For generated problems only the whole text counts,
-since their templates share ten words with every other. Words and runs of words are hashed to 64 bits in numpy, without
+since their templates share ten words with every other, and its operators count too: `12 + 7` is not `12 - 7`. Words and runs of words are hashed to 64 bits in numpy, without
 making a string of any; what the hashes find is then compared word by word, so a hit is never an accident of hashing.
 """
 
@@ -42,6 +42,13 @@ class _Text:
     benchmark: str
     words: list[str]
     whole: bool
+    literal: re.Pattern[str] | None
+    """For a generated problem: its characters too, spaces aside, and not as the beginning of a longer expression."""
+
+
+def _literal(text: str) -> re.Pattern[str]:
+    parts = (re.escape(part) for part in text.lower().split())
+    return re.compile(r"(?<![\w.])" + r"\s+".join(parts) + r"(?![\w])(?!\s*[-+*/^=.]\s*\w)")
 
 
 class Contamination:
@@ -63,7 +70,8 @@ class Contamination:
                 owner = np.stack([np.full(len(found), len(self._texts)), np.arange(len(found))], axis=1)
                 grams.setdefault(length, []).append(found)
                 owners.setdefault(length, []).append(owner)
-                self._texts.append(_Text(benchmark, words, only_whole))
+                literal = _literal(text) if benchmark in whole else None
+                self._texts.append(_Text(benchmark, words, only_whole, literal))
         self._indexes = {length: _Index(grams[length], owners[length]) for length in grams}
 
     def find(self, text: str) -> list[Hit]:
@@ -75,7 +83,9 @@ class Contamination:
                 words = words or words_of(text)
                 wanted = self._texts[number]
                 shared = wanted.words if wanted.whole else wanted.words[offset : offset + GRAM]
-                if wanted.benchmark not in hits and words[place : place + len(shared)] == shared:
+                if wanted.benchmark in hits or words[place : place + len(shared)] != shared:
+                    continue
+                if wanted.literal is None or wanted.literal.search(text.lower()):
                     hits[wanted.benchmark] = Hit(wanted.benchmark, " ".join(shared))
         return [hits[benchmark] for benchmark in sorted(hits)]
 

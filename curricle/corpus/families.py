@@ -120,20 +120,20 @@ def _draw_equation(seed: int, settings: dict[str, Any]) -> Entry:
 
 
 # What each generator is drawn with. The aim is problems that a model of 1M parameters can learn from some 100k tokens:
-# numbers of one or two digits, two to four terms, every step something that a person does in the head.
+# small numbers, two to four terms, every step something that a person does in the head.
 FAMILIES: dict[str, Family] = {
-    # Two to four numbers of one or two digits: sums need one carry at most.
-    "chain_sum": Family("Compute", _chain_sum, {"min_terms": 2, "max_terms": 4, "min_digits": 1, "max_digits": 2}),
+    # Two to four numbers of one digit: with two digits, 250k tokens left exact match at 3 % (docs/LOG.md).
+    "chain_sum": Family("Compute", _chain_sum, {"min_terms": 2, "max_terms": 4, "min_digits": 1, "max_digits": 1}),
     # One digit, since products of two digits are no local step; brackets and negative numbers are kept.
     "basic_arithmetic": Family(
         "Evaluate", _basic_arithmetic, {"min_terms": 2, "max_terms": 4, "min_digits": 1, "max_digits": 1}
     ),
-    # a*x + b = c with |a|, |x| up to 20: some 40,000 equations. The weight 0 keeps products of constants out, which
+    # a*x + b = c with |a|, |x| up to 9: some 5,000 equations. The weight 0 keeps products of constants out, which
     # would only make the numbers long.
     "simple_equations": Family(
         "Solve for x:",
         _simple_equations,
-        {"min_terms": 2, "max_terms": 3, "min_value": 1, "max_value": 20, "operators_weights": [0.5, 0.5, 0.0]},
+        {"min_terms": 2, "max_terms": 3, "min_value": 1, "max_value": 9, "operators_weights": [0.5, 0.5, 0.0]},
         _draw_equation,
     ),
     "products": Family("Multiply", _products, {"min_digits": 1, "max_digits": 2}),

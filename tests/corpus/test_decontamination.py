@@ -19,16 +19,33 @@ text = st.lists(st.tuples(word, st.sampled_from([" ", ", ", "\n", "_", "-"])), m
 )
 
 
+def literally(sought, document):
+    """The text stands in the document, spaces aside, and is not part of a longer word, number or expression."""
+    sought, document = (" ".join(t.lower().split()) for t in (sought, document))
+    for start in range(len(document)):
+        if document.startswith(sought, start):
+            before, after = document[:start], document[start + len(sought) :]
+            inside = before and (before[-1].isalnum() or before[-1] in "_.")
+            rest = after.lstrip()
+            longer = rest and rest[0] in "-+*/^=." and (w := rest[1:].lstrip()) and (w[0].isalnum() or w[0] == "_")
+            if not inside and not longer and not (after and (after[0].isalnum() or after[0] == "_")):
+                return True
+    return False
+
+
 def naive(texts, whole, document):
     """The definition, word by word."""
     words = words_of(document)
     holds = lambda run: any(words[i : i + len(run)] == run for i in range(len(words) - len(run) + 1))  # noqa: E731
     found = set()
     for benchmark, wanted in texts.items():
-        for run in map(words_of, wanted):
+        for sought in wanted:
+            run = words_of(sought)
             if len(run) < 3:
                 continue
-            if benchmark in whole or len(run) < 10:
+            if benchmark in whole:
+                hit = holds(run) and literally(sought, document)
+            elif len(run) < 10:
                 hit = holds(run)
             else:
                 hit = any(holds(run[i : i + 10]) for i in range(len(run) - 9))
@@ -74,6 +91,23 @@ def test_generated_problems_count_only_as_a_whole():
     assert Contamination({"b": [problem]}).find(near)
     assert Contamination({"b": [problem]}, whole={"b"}).find(near) == []
     assert Contamination({"b": [problem]}, whole={"b"}).find(f"x {problem} y")
+
+
+@pytest.mark.parametrize(
+    ("document", "found"),
+    [
+        ("x Compute 12 + 7 y", True),
+        ("compute  12 +\n7", True),
+        ("Compute 12 + 7\nSolution:", True),
+        ("Compute 12 + 7.", True),
+        ("Compute 12 - 7", False),
+        ("Compute 12 + 7 + 3", False),
+        ("Compute 12 + 7.5", False),
+        ("Compute 12 + 77", False),
+    ],
+)
+def test_the_operators_of_a_generated_problem_count(document, found):
+    assert bool(Contamination({"b": ["Compute 12 + 7"]}, whole={"b"}).find(document)) is found
 
 
 def test_a_chinese_character_is_a_word():

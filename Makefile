@@ -1,0 +1,34 @@
+# make demo: set everything up in .venv, then run the study that ships.   make test: set up, then run the tests.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: setup demo test test-all check wheel-test clean
+
+setup: .venv/ready
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
+	touch $@
+
+demo: setup
+	$(BIN)/curricle run
+
+check: setup
+	$(BIN)/ruff check curricle tests benchmarks scripts
+	$(BIN)/ruff format --check curricle tests benchmarks scripts
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: check
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+test-all: check wheel-test
+	$(BIN)/python -m pytest -n 2
+
+# The built wheel, in a clean environment: it must run without the checkout.
+wheel-test: setup
+	$(PYTHON) scripts/try_wheel.py
+
+clean:
+	rm -rf .venv build dist *.egg-info

@@ -1,0 +1,397 @@
+"""The front door: one function a verb. Each checks its input, calls one or two rooms and prints what they say.
+
+Exit codes: 0 done, 1 a failure, 2 a refused input, 130 an interruption that saved.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from curricle.planning import Plan
+    from curricle.preparation import Prepared
+    from curricle.study import Study
+
+app = typer.Typer(
+    help="A laboratory for pre-training strategy: plan the stages, train, measure with honest error bars.",
+    epilog="Begin with: curricle run   (the study code-first, some minutes on two cores)",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+StudyArgument = Annotated[str, typer.Argument(help="A study's YAML file, or the name of one that ships.")]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="A.B.C=VALUE", help="Override a field of the study.")]
+StoreOption = Annotated[Path, typer.Option(help="Where runs, corpora and tokens are kept.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+STORE = Path("runs/store")
+
+
+def main() -> None:
+    """Run a verb and leave with its exit code."""
+    from typer.exceptions import Abort, TyperException
+
+    try:
+        code = app(standalone_mode=False)
+    except (Abort, KeyboardInterrupt):
+        print("interrupted; what was whole is kept", file=sys.stderr)
+        code = 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        code = 0
+    except TyperException as error:  # a wrong option or argument: it knows how to show its own usage
+        error.show()  # type: ignore[attr-defined]
+        code = 2
+    except Exception as error:
+        code = _explain(error)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _explain(error: Exception) -> int:
+    """Say what went wrong in a line; the exit code for it. What is nobody's fault but ours keeps its traceback."""
+    from curricle.study import Refused
+
+    if isinstance(error, Refused):
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    from curricle.runner import Failed, Interrupted
+
+    if isinstance(error, Interrupted):
+        print(f"interrupted: {error}; run the same command to go on", file=sys.stderr)
+        return 130
+    if isinstance(error, Failed | OSError):
+        print(f"failed: {error}", file=sys.stderr)
+        return 1
+    raise error
+
+
+def _console(quiet: bool = False) -> Console:
+    from rich.console import Console
+
+    console = Console(quiet=quiet, highlight=False)
+    # Piped output is read later, at any width: a table must not be cut to the 80 columns that nobody has.
+    return console if console.is_terminal else Console(quiet=quiet, highlight=False, width=100)
+
+
+def _print_json(value: object) -> None:
+    json.dump(value, sys.stdout, indent=1, ensure_ascii=False, allow_nan=False)
+    sys.stdout.write("\n")
+
+
+def _plan(study: Study, store: Path, console: Console) -> tuple[Plan, Prepared]:
+    from curricle.planning import compile_plan
+    from curricle.preparation import prepare
+    from curricle.progress import Reading
+    from curricle.store import Store
+
+    prepared = prepare(study, Store(store), Reading(console))
+    return compile_plan(study, prepared.catalogue), prepared
+
+
+@app.command(epilog="Example: curricle new study.yaml --model 1m --source code='repos/*.jsonl' --budget-tokens 2M")
+def new(
+    path: Annotated[Path, typer.Argument(help="The file to write.")] = Path("study.yaml"),
+    model: Annotated[str, typer.Option(help="A preset (0.5m … 7b), or a checkpoint's folder or hub id.")] = "1m",
+    source: Annotated[list[str] | None, typer.Option(metavar="NAME=PATH", help="A corpus: files or a glob.")] = None,
+    budget_tokens: Annotated[str, typer.Option(help="Tokens of a strategy, such as 2B.")] = "1M",
+) -> None:
+    """Write a study to start from, its reasons as comments."""
+    from curricle.drafting import draft
+    from curricle.store import whole_file
+    from curricle.study import Refused, load_study
+
+    if path.exists():
+        raise Refused(f"{path}: is there already; name another file")
+    text = draft(model, source or [], budget_tokens)
+    with whole_file(path, "w") as file:
+        file.write(text)
+    load_study(path)
+    _console().print(f"Wrote {path}. Look at it, then: curricle plan {path}")
+
+
+@app.command(epilog="Example: curricle run code-first --set seeds=[0] --out runs/one-seed")
+def run(
+    study: StudyArgument = "code-first",
+    out: Annotated[Path | None, typer.Option(help="Folder for report and results; runs/STUDY by default.")] = None,
+    store: StoreOption = STORE,
+    set: Set = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Runs side by side; one a core by default.")] = None,
+) -> None:
+    """Train what is missing, evaluate it, and write the report."""
+    from curricle import runner
+    from curricle.progress import Reading, Training
+    from curricle.study import load_study
+
+    console = _console()
+    loaded = load_study(study, set or [])
+    plan, prepared = _plan(loaded, store, console)
+    folder = out or Path("runs") / loaded.name
+    runner.refuse_unrunnable(plan, prepared.store)
+    done = runner.done(plan, prepared)
+    _show_plan(console, plan, prepared, done)
+    runner.remember(plan, prepared, folder)
+    training = Training(console, plan, done)
+    with training.shown(), runner.asked_to_stop() as interrupted:
+        results = runner.run(
+            plan,
+            store=prepared.store,
+            out=folder,
+            workers=workers,
+            watch=Reading(console),
+            show=training,
+            interrupted=interrupted,
+        )
+    command = " ".join(["curricle run", study, *(f"--set '{s}'" for s in set or [])])
+    _write_report(console, plan, prepared, results, folder, command)
+
+
+@app.command(epilog="Example: curricle plan deepseekmath-7b   or   curricle plan code-first --why math")
+def plan(
+    study: StudyArgument = "code-first",
+    store: StoreOption = STORE,
+    set: Set = None,
+    why: Annotated[str | None, typer.Option(metavar="RUN", help="A run, or a stage: what makes it new?")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show the tree of stages, the tokens and the cost; nothing is trained."""
+    from curricle import runner
+    from curricle.study import load_study
+
+    console = _console(quiet=as_json)
+    compiled, prepared = _plan(load_study(study, set or []), store, console)
+    done = runner.done(compiled, prepared) if not compiled.declared() else frozenset()
+    if as_json:
+        from curricle.calibration import estimate_seconds, measure
+
+        speed = measure(compiled, prepared.store)
+        seconds = estimate_seconds(compiled, speed, runner.cores(), done)
+        _print_json({**compiled.to_json(done), "seconds_here": seconds, "seconds_basis": speed.basis})
+    elif why is not None:
+        _explain_run(console, compiled, prepared, why)
+    else:
+        _show_plan(console, compiled, prepared, done)
+
+
+def _show_plan(console: Console, plan: Plan, prepared: Prepared, done: frozenset[str]) -> None:
+    from curricle.calibration import estimate_seconds, measure
+    from curricle.report.terminal import plan_view
+    from curricle.runner import cores
+
+    speed = measure(plan, prepared.store)
+    console.print(plan_view(plan, done, estimate_seconds(plan, speed, cores(), done), speed.basis))
+
+
+def _explain_run(console: Console, plan: Plan, prepared: Prepared, why: str) -> None:
+    from curricle import runner
+    from curricle.planning import why_new
+    from curricle.report.terminal import why_view
+    from curricle.study import Refused, nearest
+
+    known = runner.identities(prepared.store)
+    runs = [run for run in plan.nodes if run.startswith(why) or plan.nodes[run].stage == why]
+    if not runs:
+        raise Refused(f"--why {why}: no such run or stage in this plan; {nearest(why, [*plan.nodes, *plan.study.stages])}")
+    for name in runs:
+        if name in known:
+            console.print(f"{name}: not new, the store has it")
+        else:
+            found = why_new(plan, name, known)
+            console.print(why_view(name, *(found or (None, []))))
+
+
+@app.command(epilog="Example: curricle status code-first")
+def status(study: StudyArgument = "code-first", store: StoreOption = STORE, set: Set = None) -> None:
+    """Show which runs of a study are done, begun or waiting."""
+    from curricle import runner
+    from curricle.report.terminal import status_view
+    from curricle.study import load_study
+
+    console = _console()
+    compiled, prepared = _plan(load_study(study, set or []), store, console)
+    console.print(status_view(compiled, runner.reached(compiled, prepared), runner.done(compiled, prepared)))
+
+
+@app.command("list", epilog="Example: curricle list --store runs/store")
+def list_(store: StoreOption = STORE) -> None:
+    """List the studies that ship and the runs in the store."""
+    from curricle import runner
+    from curricle.report.terminal import list_view
+    from curricle.store import Store
+    from curricle.study import SHIPPED, load_study
+
+    shipped = {file.stem: load_study(file).question for file in sorted(SHIPPED.glob("*.yaml"))}
+    _console().print(list_view(shipped, runner.listing(Store(store)), store))
+
+
+@app.command(epilog="Example: curricle diff code-first code-first-full   or   curricle diff math/3f9a math/77b0")
+def diff(
+    one: Annotated[str, typer.Argument(help="A study, or a run.")],
+    other: Annotated[str, typer.Argument(help="Another.")],
+    store: StoreOption = STORE,
+) -> None:
+    """Say how two studies, or two runs, differ."""
+    from curricle import runner
+    from curricle.planning import differences
+    from curricle.report.terminal import diff_view
+    from curricle.store import Store
+
+    values = [runner.described(Store(store), name) for name in (one, other)]
+    _console().print(diff_view(one, other, differences(values[1], values[0])))
+
+
+@app.command(epilog="Example: curricle clean   then   curricle clean --remove")
+def clean(
+    store: StoreOption = STORE,
+    remove: Annotated[bool, typer.Option("--remove", help="Remove what is listed.")] = False,
+) -> None:
+    """List what no study refers to any more; with --remove, remove it."""
+    from curricle import runner
+    from curricle.report.terminal import clean_view
+    from curricle.store import Store
+
+    place = Store(store)
+    unused = runner.unused(place)
+    _console().print(clean_view(unused, removed=remove))
+    if remove:
+        runner.remove(place, list(unused))
+
+
+@app.command(epilog="Example: curricle evaluate runs/store/runs/math/…/model --benchmark gsm8k=gsm8k/test.jsonl --problems 200")
+def evaluate(
+    model: Annotated[str, typer.Argument(help="A folder in the Hugging Face format, a hub id, a .gguf file, or a run.")],
+    benchmark: Annotated[list[str], typer.Option(metavar="FORMAT=PATH", help="gsm8k=FILE or math=FILE; repeatable.")],
+    problems: Annotated[int | None, typer.Option(min=1, help="A random part of the problems; all by default.")] = None,
+    shots: Annotated[int, typer.Option(min=0, max=4, help="Worked examples before each problem.")] = 4,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Where an answer is cut off.")] = 256,
+    out: Annotated[Path | None, typer.Option(help="Keep every prompt, output and verdict in this Parquet file.")] = None,
+    store: StoreOption = STORE,
+    as_json: Json = False,
+) -> None:
+    """Score a checkpoint on GSM8K or MATH: exact match, and bits per byte of the reference solutions."""
+    from curricle.evaluation.benchmarks import load as load_benchmark
+    from curricle.progress import jobs_watched
+    from curricle.results import EVALUATIONS, write_rows
+    from curricle.store import Store, is_complete
+    from curricle.study import parse_benchmark
+
+    specs = {}
+    for text in benchmark:
+        name, spec = parse_benchmark(text, problems, shots, max_new_tokens)
+        specs[name] = load_benchmark(name, spec, Path)
+    from curricle.evaluation.scoring import evaluate as score
+    from curricle.evaluation.scoring import summary
+    from curricle.training.model import load
+
+    console = _console(quiet=as_json)
+    run_folder = Store(store).run_folder(model) / "model"
+    loaded, tokenizer = load(run_folder if is_complete(run_folder) else model)
+    context = loaded.config.max_position_embeddings
+    rows = score(loaded, tokenizer, list(specs.values()), {}, context=context, watch=jobs_watched(console))
+    if out is not None:
+        where = {"run": model, "stage": "", "seed": 0, "tokens": 0, "final": True}
+        write_rows(out, [{**where, **row} for row in rows], EVALUATIONS)
+    scores = summary(rows)
+    if as_json:
+        _print_json({"model": model, "benchmarks": scores})
+    else:
+        from curricle.report.terminal import evaluation_view
+
+        console.print(evaluation_view(scores))
+
+
+@app.command(epilog="Example: curricle gain --from 14.3 --to 36.2 --problems 5000   or   curricle gain --published")
+def gain(
+    before: Annotated[float | None, typer.Option("--from", help="The score before, in percent.")] = None,
+    after: Annotated[float | None, typer.Option("--to", help="The score after, in percent.")] = None,
+    problems: Annotated[int | None, typer.Option(min=1, help="How many problems each score rests on.")] = None,
+    published: Annotated[bool, typer.Option("--published", help="Analyse DeepSeekMath's published tables.")] = False,
+    as_json: Json = False,
+) -> None:
+    """The relative gain between two scores, with its interval where the number of problems is given."""
+    from curricle import analysis
+    from curricle.study import Refused
+
+    if published == (before is not None or after is not None):
+        raise Refused("gain: give --from and --to, or --published")
+    if published:
+        findings = analysis.published()
+        if as_json:
+            _print_json({"findings": [finding.to_json() for finding in findings]})
+            return
+        from curricle.report.terminal import published_view
+
+        _console().print(published_view(findings))
+        return
+    if before is None or after is None:
+        raise Refused("gain: --from and --to go together")
+    comparison = analysis.compare_scores(before, after, problems, problems)
+    if as_json:
+        _print_json(comparison.to_json())
+        return
+    from curricle.report.terminal import gain_view
+
+    _console().print(gain_view(comparison))
+
+
+@app.command(epilog="Example: curricle schema > study.schema.json")
+def schema() -> None:
+    """Print the JSON Schema of a study, for editors."""
+    from curricle.study import Study
+
+    _print_json(Study.model_json_schema())
+
+
+@app.command(epilog="Example: curricle report code-first")
+def report(
+    study: StudyArgument = "code-first",
+    out: Annotated[Path | None, typer.Option(help="Folder for report and results; runs/STUDY by default.")] = None,
+    store: StoreOption = STORE,
+    set: Set = None,
+) -> None:
+    """Write the report of what is done so far; nothing is trained."""
+    from curricle import runner
+    from curricle.study import load_study
+
+    console = _console()
+    loaded = load_study(study, set or [])
+    compiled, prepared = _plan(loaded, store, console)
+    runner.refuse_unrunnable(compiled, prepared.store)
+    folder = out or Path("runs") / loaded.name
+    results = runner.gather(compiled, prepared, folder / "results")
+    command = " ".join(["curricle run", study, *(f"--set '{s}'" for s in set or [])])
+    _write_report(console, compiled, prepared, results, folder, command)
+
+
+def _write_report(
+    console: Console, plan: Plan, prepared: Prepared, results: Any, folder: Path, command: str
+) -> None:
+    """Findings, page and the summary on the screen."""
+    from curricle import analysis
+    from curricle.report import page
+    from curricle.report.terminal import summary_view
+    from curricle.store import write_json
+    from curricle.workers import receipt
+
+    findings = analysis.analyse(results, target=plan.study.answer_target)
+    write_json(folder / "findings.json", {"study": plan.study.name, "findings": [f.to_json() for f in findings]})
+    page.write(
+        folder / "report.html",
+        study=plan.study,
+        plan=plan,
+        results=results,
+        findings=findings,
+        catalogue={name: entry.to_dict() for name, entry in prepared.entries.items()},
+        receipt=receipt(),
+        command=command,
+        study_text=plan.study.to_yaml(),
+    )
+    console.print(summary_view(plan.study, findings))
+    console.print(f"\nThe report: {folder / 'report.html'}   rows: {folder / 'results'}   findings: {folder / 'findings.json'}")

@@ -1,0 +1,120 @@
+"""What a person sees while a study is prepared and trained: one bar for the whole, one line for each worker.
+
+Where the output is no terminal, a line is printed whenever something ends.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from curricle.corpus.documents import Document
+from curricle.planning import Plan
+from curricle.workers import Message
+
+
+class Left(ProgressColumn):
+    """Time left, from the speed so far."""
+
+    def render(self, task: Task) -> Text:
+        seconds = task.time_remaining
+        return Text("" if seconds is None else f"{int(seconds) // 60}:{int(seconds) % 60:02} left", style="cyan")
+
+
+class Reading:
+    """Shows documents going by. Use it as the `watch` of preparation."""
+
+    def __init__(self, console: Console):
+        self.console = console
+
+    def __call__(self, name: str, documents: Iterable[Document]) -> Iterator[Document]:
+        began, count = time.monotonic(), 0
+        if not self.console.is_terminal:
+            for document in documents:
+                count += 1
+                yield document
+        else:
+            columns = (SpinnerColumn(), TextColumn("{task.description}"), TextColumn("{task.completed:,.0f} documents"), TimeElapsedColumn())
+            with Progress(*columns, console=self.console, transient=True) as bar:
+                task = bar.add_task(name)
+                for document in documents:
+                    count += 1
+                    bar.advance(task)
+                    yield document
+        self.console.print(f"[dim]{name}: {count:,} documents, {time.monotonic() - began:.1f} s[/dim]", highlight=False)
+
+
+class Training:
+    """Shows what workers say. Use it as the `show` of a run."""
+
+    def __init__(self, console: Console, plan: Plan, done: frozenset[str]):
+        self.console, self.plan, self.done = console, plan, set(done)
+        self._began = time.monotonic()
+        self._tasks: dict[str, int] = {}
+        self._bar: Progress | None = None
+        self._total: int | None = None
+
+    @contextmanager
+    def shown(self) -> Iterator[Training]:
+        """While this is open, the bars are on the screen."""
+        if not self.console.is_terminal:
+            yield self
+            return
+        columns = (
+            TextColumn("{task.description}", justify="left"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.percentage:>3.0f} %"),
+            Left(),
+            TextColumn("{task.fields[note]}", style="dim"),
+        )
+        with Progress(*columns, console=self.console, transient=True) as bar:
+            self._bar = bar
+            waiting = [run for run in self.plan.nodes if run not in self.done]
+            total = sum(self.plan.nodes[run].tokens for run in waiting)
+            self._total = bar.add_task(f"[bold]{len(waiting)} runs[/bold]", total=total, note="")
+            yield self
+            self._bar = None
+
+    def __call__(self, message: Message) -> None:
+        node = self.plan.nodes[message.run]
+        name = f"{node.stage}, seed {node.seed}"
+        if message.kind == "done":
+            self.done.add(message.run)
+            after = time.monotonic() - self._began
+            self.console.print(
+                f"[green]✓[/green] {name} [dim]{message.run}  {len(self.done)}/{len(self.plan.nodes)}  {after:.0f} s[/dim]",
+                highlight=False,
+            )
+        bar = self._bar
+        if bar is None or self._total is None:
+            return
+        if message.kind in {"done", "stopped"}:
+            if message.run in self._tasks:
+                bar.remove_task(self._tasks.pop(message.run))  # type: ignore[arg-type]
+        else:
+            if message.run not in self._tasks:
+                self._tasks[message.run] = bar.add_task(f"  {name}", total=node.tokens, note="")
+            note = "evaluating"
+            if message.kind == "step":
+                note = f"loss {message.loss_nats:.3f}  {message.tokens_per_second:,.0f} tokens/s"
+            bar.update(self._tasks[message.run], completed=message.tokens, note=note)  # type: ignore[arg-type]
+        ended = sum(self.plan.nodes[run].tokens for run in self.done if run in self.plan.nodes)
+        before = sum(n.tokens for n in self.plan.nodes.values()) - (bar.tasks[0].total or 0)
+        under_way = sum(t.completed for t in bar.tasks[1:])
+        bar.update(self._total, completed=ended - before + under_way)  # type: ignore[arg-type]
+
+
+def jobs_watched(console: Console) -> Callable[[Iterable[tuple[str, object]]], Iterator[tuple[str, object]]]:
+    """Names each evaluation as it begins. Use it as the `watch` of `evaluate`."""
+
+    def watch(jobs: Iterable[tuple[str, object]]) -> Iterator[tuple[str, object]]:
+        for job in jobs:
+            with console.status(f"scoring {job[0]}"):
+                yield job
+
+    return watch

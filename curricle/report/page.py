@@ -1,0 +1,294 @@
+"""The report: one HTML page that holds everything, opens without a network, and needs no script to be read.
+
+Charts stand in it as SVG. One Vega bundle, kept as text until a chart is touched or focused, then draws that chart
+anew with tooltips. The page's own policy forbids every connection and every script but the two whose hashes it names,
+so whatever a model wrote into an output stays text. All names and outputs are escaped by the template.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, TypeVar
+
+import altair as alt
+import jinja2
+from markupsafe import Markup
+
+from curricle.analysis import Finding, answer
+from curricle.analysis.finding import ACCURACY, BITS_PER_BYTE, KINDS, PERCENT
+from curricle.planning import ACCELERATORS, STATED_MFU, Plan
+from curricle.report import figures, queries, words
+from curricle.report.drawing import flow_svg
+from curricle.report.flow import Flow, flow
+from curricle.results import Results
+from curricle.store import whole_file
+from curricle.study import Study
+
+MEASURES = (ACCURACY, BITS_PER_BYTE)
+LONGEST_TEXT = 1500  # characters of a prompt or an output that the page shows
+Row = dict[str, Any]
+Item = TypeVar("Item")
+
+KIND_MEANS = {
+    "this strategy": "about the strategy itself: it allows for another seed and for other problems of the same sort",
+    "these weights": "about the very models trained here: it allows for other problems, not for another run",
+    "these problems": "about the strategy on exactly these problems: it allows for another seed only",
+}
+TITLES = {
+    "score": "Strategies at their end",
+    "gain": "Over the baseline",
+    "contrast": "Strategies against each other",
+    "stage-gain": "What each stage gave",
+    "curve": "Scores along the curve",
+    "curve-contrast": "Differences along the curve",
+    "held-out": "Held-out text after each stage",
+    "forgetting": "What each stage changed on held-out text",
+}
+
+
+def write(
+    path: Path, *, study: Study, plan: Plan, results: Results, findings: Sequence[Finding],
+    catalogue: Mapping[str, Mapping[str, Any]], receipt: Mapping[str, object], command: str, study_text: str,
+) -> None:  # fmt: skip
+    """Write the page, whole or not at all. `catalogue` holds what each source was found to hold (documents, bytes,
+    held-out sizes, what was removed), `receipt` the versions and the machine, `study_text` the study's YAML."""
+    target = study.answer_target
+    style = figures.looks(list(study.strategies), study.baseline)
+    layout = flow(plan)
+    on_target = [f for f in findings if f.benchmark == target]
+    changes = [f for f in on_target if f.question in {"gain", "contrast"}]
+    bundle, waker = vega_bundle(), ours("page.js")
+    html = template().render(
+        study=study,
+        target=target,
+        **the_answer(study, findings, target),
+        style=style,
+        flow=flow_svg(layout, findings, target, style),
+        groups=chart_groups(study, plan, layout, results, findings, style),
+        changes=[f for among in by(changes, lambda f: f.subject).values() for f in among],
+        tables=tables(findings, target),
+        kinds=[(kind, KIND_MEANS[kind]) for kind in KINDS],
+        examples=chosen_examples(study, results, on_target, target),
+        ledger=plan.ledger(),
+        sources=[(name, catalogue.get(name, {}), plan.catalogue.sources.get(name)) for name in study.sources],
+        cost=cost(plan, results),
+        command=command,
+        study_text=study_text,
+        receipt=[(key, plain(value)) for key, value in receipt.items()],
+        runs=list(plan.nodes.values()),
+        css=Markup(ours("page.css")),
+        waker=Markup(waker),
+        bundle=Markup(bundle),
+        policy=policy(waker, bundle),
+    )
+    with whole_file(path, "w") as file:
+        file.write(html)
+
+
+def template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("curricle.report", "."), autoescape=True, undefined=jinja2.StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters |= {
+        "count": words.count, "size": words.size, "percent": words.percent, "flops": words.flops,
+        "duration": words.duration, "p": words.p_value, "estimate": words.estimate, "interval": words.interval,
+        "resolution": words.resolution, "plural": words.plural, "shortened": shortened,
+    }  # fmt: skip
+    return environment.get_template("page.html")
+
+
+def ours(name: str) -> str:
+    return (files("curricle.report") / name).read_text(encoding="utf-8")
+
+
+# ---- scripts ------------------------------------------------------------------------------------------------------
+
+
+@cache
+def vega_bundle() -> str:
+    """Vega, Vega-Lite and Vega-Embed in one script that can stand inside an HTML element."""
+    import vl_convert
+
+    snippet = "window.vegaEmbed = vegaEmbed;"
+    bundle = vl_convert.javascript_bundle(snippet, vl_version=figures.VEGA_LITE)
+    return bundle.replace("</script", r"<\/script").replace("<!--", r"\x3c!--")
+
+
+def policy(*scripts: str) -> str:
+    """A content security policy: no connection, and no script but these."""
+    hashes = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in scripts)
+    allowed = " ".join(f"'sha256-{digest}'" for digest in hashes)
+    return (
+        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def json_in_script(value: object) -> Markup:
+    """JSON that cannot end the element it stands in."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return Markup(text.replace("<", r"\u003c").replace(">", r"\u003e").replace("&", r"\u0026"))
+
+
+# ---- charts -------------------------------------------------------------------------------------------------------
+
+
+def chart(name: str, title: str, drawn: alt.LayerChart, described: str) -> Row:
+    """What the template needs of one chart. Ids inside the SVG are made the chart's own."""
+    picture = re.sub(r'(id="|url\(#|href="#)', rf"\g<1>{name}-", figures.svg(drawn))
+    hidden = picture.replace("<svg ", '<svg aria-hidden="true" ', 1)
+    return {
+        "name": name, "title": title, "svg": Markup(hidden), "spec": json_in_script(drawn.to_dict()),
+        "described": described,
+    }  # fmt: skip
+
+
+def group(title: str, about: str, charts: list[Row], rows: Sequence[Finding] = ()) -> Row:
+    return {"title": title, "about": about, "charts": charts, "rows": rows}
+
+
+def chart_groups(
+    study: Study, plan: Plan, layout: Flow, results: Results, findings: Sequence[Finding],
+    style: Mapping[str, figures.Look],
+) -> list[Row]:  # fmt: skip
+    """The page's sections of charts, each with the findings that it draws; a section without any is left out."""
+    target = study.answer_target
+    seeds = queries.seed_scores(results, target)
+    on_target = [f for f in findings if f.benchmark == target]
+    shown = shown_interval(on_target)
+    ends = [f for f in on_target if f.question == "score"]
+    groups = [
+        group(
+            "Strategies side by side",
+            f"Each strategy at its end, on {target}. {shown} Small marks are single seeds.",
+            [
+                chart(f"ends{i}", measure.capitalize(), figures.side_by_side(here, seeds, style, measure), told(here))
+                for i, (measure, here) in enumerate(by(ends, lambda f: f.measure).items())
+            ],
+            ends,
+        )
+    ]
+    along = by((f for f in on_target if f.question == "curve"), lambda f: str(f.parts["stage"]))
+    for n, (stage, points) in enumerate(along.items()):
+        drawn = [
+            (measure, here, figures.curve(here, seeds, style, stage, measure))
+            for measure, here in by(points, lambda f: f.measure).items()
+        ]
+        groups.append(
+            group(
+                f"Along the tokens of {stage}",
+                f"The same stage after different beginnings: the score on {target} at each evaluation point. {shown} "
+                "Faint points are single seeds.",
+                [chart(f"curve{n}-{i}", m.capitalize(), one, told(here)) for i, (m, here, one) in enumerate(drawn)],
+                points,
+            )
+        )
+    held = [f for f in findings if f.question == "held-out"]
+    columns = {(s, box.position): box.column for box in layout.boxes for s in box.strategies}
+    names = layout.column_names()
+    groups.append(
+        group(
+            "What was learnt and what was forgotten",
+            f"Bits per byte of held-out text of each source after each stage; lower is better. {shown_interval(held)}",
+            [
+                chart(f"held{i}", source, figures.forgetting(here, style, names, columns), told(here))
+                for i, (source, here) in enumerate(by(held, lambda f: f.benchmark).items())
+            ],
+            held,
+        )
+    )
+    losses = by(queries.losses(results), lambda row: row["stage"])
+    groups.append(
+        group(
+            "Training loss",
+            "A faint line for each run, smoothed over a twenty-fifth of its steps; the mean over seeds strong. A stage "
+            "that strategies share is drawn once, in the colour of the first of them.",
+            [
+                chart(f"loss{i}", stage, figures.loss(losses[stage], style), f"Training loss along {stage}.")
+                for i, stage in enumerate(name for name in study.stages if name in losses)
+            ],
+        )
+    )
+    return [g for g in groups if g["charts"]]
+
+
+def by(items: Iterable[Item], key: Callable[[Item], str]) -> dict[str, list[Item]]:
+    """Items in groups, in order of first appearance."""
+    groups: dict[str, list[Item]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return groups
+
+
+def told(findings: Iterable[Finding]) -> str:
+    """The same in words, for whoever does not see the chart."""
+    return " ".join(f"{f.subject}: {words.estimate(f)} ({words.interval(f) or 'no interval'})." for f in findings)
+
+
+def shown_interval(findings: Iterable[Finding]) -> str:
+    """Which interval the charts draw."""
+    kinds = dict.fromkeys(i.kind for f in findings if (i := f.interval()))
+    return f"Bars and bands are 95 % intervals for {' or '.join(kinds)}." if kinds else "No interval can be had."
+
+
+# ---- words and tables ---------------------------------------------------------------------------------------------
+
+
+def the_answer(study: Study, findings: Sequence[Finding], target: str) -> Row:
+    """The answer in a sentence for each measure, and the differences that it is made of."""
+    on_target = [f for f in findings if f.benchmark == target and f.unit != PERCENT]
+    measures = [m for m in MEASURES if any(f.measure == m for f in on_target)]
+    sentences = [answer(findings, study.question, target, m).removeprefix(study.question).strip() for m in measures]
+    first = measures[0] if measures else None
+    claims = [f for f in on_target if f.question == "gain" and f.measure == first]
+    return {"sentences": sentences or [answer(findings, "", target).strip()], "claims": claims}
+
+
+def tables(findings: Sequence[Finding], target: str) -> list[Row]:
+    """All findings by question, those on the target first."""
+    made = []
+    for question in dict.fromkeys(f.question for f in findings):
+        here = sorted((f for f in findings if f.question == question), key=lambda f: f.benchmark != target)
+        made.append({"title": TITLES.get(question, question), "rows": here})
+    return made
+
+
+def chosen_examples(study: Study, results: Results, on_target: Sequence[Finding], target: str) -> Row | None:
+    """Problems with outputs: of the best strategy at its end, the baseline beside it."""
+    levels = [f for f in on_target if f.question == "score" and f.measure == ACCURACY]
+    if not levels:
+        return None
+    best = str(max(levels, key=lambda f: f.estimate or 0.0).parts["strategy"])
+    beside = study.baseline if best != study.baseline else next((s for s in study.strategies if s != best), None)
+    return {"strategy": best, "beside": beside, "rows": queries.examples(results, target, best, beside)}
+
+
+def cost(plan: Plan, results: Results) -> Row:
+    """What was planned and what it took."""
+    return {
+        "parameters": plan.parameters,
+        "tokens": plan.tokens,
+        "training": sum(map(plan.training_flops, plan.nodes.values())),
+        "evaluation": sum(map(plan.evaluation_flops, plan.nodes.values())),
+        "hours": [(name, 3600 * plan.accelerator_hours(name)) for name in ACCELERATORS],
+        "mfu": STATED_MFU,
+        "spent": queries.spent(results),
+    }
+
+
+def shortened(text: str | None) -> str:
+    """The end of a long text: few-shot examples come first, the problem last."""
+    text = text or ""
+    return text if len(text) <= LONGEST_TEXT else f"… {text[-LONGEST_TEXT:]}"
+
+
+def plain(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)

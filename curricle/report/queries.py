@@ -1,0 +1,86 @@
+"""What the report shows that no finding carries: single seeds, loss curves, example problems, time spent.
+
+Each is one query on the results and returns plain rows, so that a number in the report can be asked for again.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from curricle.results import Results
+
+Row = dict[str, Any]
+LOSS_POINTS = 60  # points kept of one run's loss curve
+
+
+def seed_scores(results: Results, benchmark: str) -> list[Row]:
+    """Accuracy in percent and bits per byte of each strategy, stage, point and seed."""
+    return results.sql(
+        """
+        SELECT strategy, position, r.stage, r.seed, tokens, bool_or(final) AS final,
+               position = max(position) OVER (PARTITION BY strategy) AS last,
+               100 * avg(correct::INT) AS accuracy,
+               CASE WHEN sum(bytes) > 0 THEN sum(nats) / ln(2) / sum(bytes) END AS bits_per_byte
+        FROM runs r JOIN evaluations e ON e.run = r.run
+        WHERE benchmark = ? AND tokens > 0
+        GROUP BY strategy, position, r.stage, r.seed, tokens
+        ORDER BY strategy, position, tokens, r.seed
+        """,
+        [benchmark],
+    )
+
+
+def losses(results: Results) -> list[Row]:
+    """Training loss of each run, a running mean over a twenty-fifth of its steps; at most about `LOSS_POINTS` points a
+    run. A run that strategies share stands once, under the first of them."""
+    return results.sql(
+        f"""
+        WITH places AS (SELECT run, arg_min(strategy, line) AS strategy, min(position) AS position,
+                               min(line) AS line
+                        FROM (SELECT *, row_number() OVER () AS line FROM runs) GROUP BY run),
+        sized AS (SELECT *, count(*) OVER (PARTITION BY run) AS n FROM steps),
+        smooth AS (
+            SELECT *, avg(loss_nats) OVER (PARTITION BY run ORDER BY step
+                                           RANGE BETWEEN (n // 25) PRECEDING AND CURRENT ROW) AS smoothed,
+                   row_number() OVER (PARTITION BY run ORDER BY step) AS i
+            FROM sized
+        )
+        SELECT strategy, stage, position, seed, run, step, tokens, smoothed AS loss_nats
+        FROM smooth JOIN places USING (run)
+        WHERE (n - i) % greatest(1, n // {LOSS_POINTS}) = 0
+        ORDER BY line, seed, step
+        """
+    )
+
+
+def examples(results: Results, benchmark: str, strategy: str, beside: str | None, each: int = 3) -> list[Row]:
+    """A few problems that the strategy solved at its end and a few that it did not, with the answer of another
+    strategy `beside` it. The choice is by a hash of the problem's id: nobody picked it."""
+    return results.sql(
+        """
+        WITH last AS (SELECT strategy, run, seed FROM runs
+                      QUALIFY position = max(position) OVER (PARTITION BY strategy)),
+        one AS (SELECT e.* EXCLUDE (run, seed), strategy, l.seed FROM last l JOIN evaluations e ON e.run = l.run
+                WHERE final AND benchmark = $benchmark AND correct IS NOT NULL
+                QUALIFY l.seed = min(l.seed) OVER ()),
+        mine AS (SELECT *, row_number() OVER (PARTITION BY correct ORDER BY md5(item)) AS place
+                 FROM one WHERE strategy = $strategy)
+        SELECT mine.item, mine.seed, mine.prompt, mine.expected, mine.correct, mine.output, mine.answer, mine.reason,
+               other.strategy AS other_strategy, other.output AS other_output, other.answer AS other_answer,
+               other.correct AS other_correct
+        FROM mine LEFT JOIN one other ON other.item = mine.item AND other.strategy = $beside
+        WHERE place <= $each ORDER BY mine.correct DESC, place
+        """,
+        {"benchmark": benchmark, "strategy": strategy, "beside": beside, "each": each},
+    )
+
+
+def spent(results: Results) -> Row:
+    """What training took, each run counted once."""
+    return results.sql(
+        """
+        SELECT count(*) AS runs, sum(training_flops) AS training_flops, sum(wall_seconds) AS wall_seconds
+        FROM (SELECT run, any_value(training_flops) AS training_flops, any_value(wall_seconds) AS wall_seconds
+              FROM runs GROUP BY run)
+        """
+    )[0]

@@ -1,0 +1,341 @@
+"""What Curricle says in a terminal: a plan before it runs, why a run is new, what was found.
+
+Every function takes values and returns something that rich can print; none prints. It promises to fit 80 columns, and
+to say the same without colour (marks are signs, never a colour alone). It imports nothing that draws charts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.table import Table
+from rich.text import Text
+from rich.tree import Tree
+
+from curricle.analysis import Comparison, Finding, answer
+from curricle.analysis.finding import ACCURACY, BITS_PER_BYTE, PERCENT, Interval, between, digits
+from curricle.planning import ACCELERATORS, STATED_MFU, Difference, Plan
+from curricle.report import words
+from curricle.report.flow import Box, Flow, flow
+from curricle.study import Study
+
+GAP = 4  # columns between two stages: " ── "
+SPACE = Text("")
+
+
+# ---- a plan -------------------------------------------------------------------------------------------------------
+
+
+def plan_view(
+    plan: Plan, done: Collection[str], estimate_seconds: float | None, based_on: str = ""
+) -> RenderableType:
+    """The plan before it runs: header, tree, ledger, cost. `based_on` says where the estimate comes from."""
+    study = plan.study
+    finished = set(done) & set(plan.nodes)
+    head = [
+        Text(study.name, style="bold"),
+        Text(f"{words.plural(len(study.strategies), 'strategy')} × {words.plural(len(study.seeds), 'seed')}"),
+        Text(f"{words.plural(len(plan.nodes) - len(finished), 'stage')} to train, {len(finished)} done"),
+        Text(f"{words.count(plan.tokens)} tokens"),
+        Text(f"{words.flops(plan.flops)} FLOPs"),
+    ]
+    if estimate_seconds is not None:
+        head.append(Text(f"about {words.duration(estimate_seconds)} here"))
+    tree = TreeView(flow(plan), finished)
+    return Group(Flowing(head), SPACE, tree, SPACE, ledger(plan), SPACE, *cost(plan, estimate_seconds, based_on))
+
+
+class Flowing:
+    """Pieces set in a line, three spaces apart; a piece is never broken, a full line is."""
+
+    def __init__(self, pieces: Iterable[Text]):
+        self.pieces = list(pieces)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        line = Text(no_wrap=True)
+        for piece in self.pieces:
+            if line and line.cell_len + 3 + piece.cell_len > options.max_width:
+                yield line
+                line = Text(no_wrap=True)
+            line.append_text(Text("   ") if line else Text()).append_text(piece)
+        yield line
+
+
+class TreeView:
+    """The stages of all strategies, one row a strategy, what they share drawn once; a plain tree where that is too
+    wide."""
+
+    def __init__(self, layout: Flow, finished: Collection[str]):
+        self.layout, self.finished = layout, finished
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        rows = self.rows()
+        if max((row.cell_len for row in rows), default=0) <= options.max_width:
+            yield from rows
+        else:
+            yield from self.upright()
+
+    def label(self, box: Box) -> str:
+        done = box.done(self.finished)
+        mark = "" if not done else " ✓" if done == len(box.runs) else f" {done}/{len(box.runs)} ✓"
+        return f"{box.stage} {words.count(box.tokens)}{mark}"
+
+    def rows(self) -> list[Text]:
+        layout = self.layout
+        columns = range(layout.columns)
+        widths = [max(len(self.label(box)) for box in layout.boxes if box.column == column) for column in columns]
+        starts = [sum(widths[:column]) + GAP * column for column in columns]
+        edge = sum(widths) + GAP * (layout.columns - 1)
+        grid = [[" "] * edge for _ in layout.ends]
+        for i, box in enumerate(layout.boxes):
+            begin, end = starts[box.column], starts[box.column] + len(self.label(box))
+            grid[box.row][begin:end] = self.label(box)
+            branches = sorted({child.row for child in layout.children(i)} | {e.row for e in layout.ends if e.box == i})
+            junction = starts[box.column] + widths[box.column] + 1
+            for row in branches:
+                until = min((starts[c.column] for c in layout.children(i) if c.row == row), default=edge + 1) - 1
+                for x in range(end + 1 if row == box.row else junction, min(until, edge)):
+                    grid[row][x] = "─"
+            for row in range(box.row, branches[-1] + 1 if len(branches) > 1 else 0):
+                shape = "┬" if row == box.row else "└" if row == branches[-1] else "├" if row in branches else "│"
+                if junction < edge:
+                    grid[row][junction] = shape
+        made = []
+        for last, cells in zip(layout.ends, grid, strict=True):
+            text = Text("".join(cells) + "    ", no_wrap=True)
+            text.highlight_regex(r"[─┬├└│]+", "dim")
+            text.highlight_regex(r"(?:\d+/\d+ )?✓", "green")
+            made.append(text.append_text(self.name(last.strategy, last.baseline)))
+        return made
+
+    def upright(self) -> RenderResult:
+        trees: dict[int, Tree] = {}
+        for i, box in enumerate(self.layout.boxes):
+            ends = [self.name(e.strategy, e.baseline) for e in self.layout.ends if e.box == i]
+            label = Text(self.label(box)).append_text(Text("   " if ends else "")).append_text(Text(", ").join(ends))
+            trees[i] = Tree(label) if box.parent is None else trees[box.parent].add(label)
+        yield from (trees[i] for i, box in enumerate(self.layout.boxes) if box.parent is None)
+
+    @staticmethod
+    def name(strategy: str, baseline: bool) -> Text:
+        return Text(strategy, style="bold").append(" (baseline)" if baseline else "", style="not bold dim")
+
+
+def ledger(plan: Plan) -> Table:
+    """What each source gives to each stage."""
+    table = plain_table("stage", "source", ">tokens", ">share", ">epochs", ">available")
+    last = None
+    for line in plan.ledger():
+        available = "endless" if line.available is None else words.count(line.available)
+        epochs = "–" if line.available is None else f"{line.epochs:.2f}"
+        stage = "" if line.stage == last else line.stage
+        stated = f"{available}, declared" if line.declared else available
+        add_row(table, stage, line.source, words.count(line.tokens), words.percent(line.share), epochs, stated)
+        last = line.stage
+    return table
+
+
+def cost(plan: Plan, estimate_seconds: float | None, based_on: str) -> list[RenderableType]:
+    """Parameters, FLOPs, hours elsewhere and time here."""
+    training = sum(map(plan.training_flops, plan.nodes.values()))
+    evaluation = sum(map(plan.evaluation_flops, plan.nodes.values()))
+    hours = {name: words.duration(3600 * plan.accelerator_hours(name)) for name in ACCELERATORS}
+    told = {time: " or ".join(n for n in hours if hours[n] == time) for time in hours.values()}
+    elsewhere = "; ".join(f"{time} on one {names}" for time, names in told.items())
+    lines: list[RenderableType] = [
+        Flowing(
+            Text(piece)
+            for piece in (
+                f"{words.count(plan.parameters)} parameters",
+                f"training {words.flops(training)} FLOPs",
+                f"evaluation {words.flops(evaluation)} FLOPs",
+            )
+        ),
+        Text(f"{elsewhere}, at {STATED_MFU:.0%} of its bf16 peak"),
+    ]
+    declared = plan.declared()
+    if declared:
+        lines.append(Text(f"can be planned and not run: {', '.join(declared)} only declared"))
+    elif estimate_seconds is None:
+        lines.append(Text("no estimate of the time here yet"))
+    else:
+        lines.append(Text(f"about {words.duration(estimate_seconds)} here{f', from {based_on}' if based_on else ''}"))
+    return lines
+
+
+def why_view(run: str, nearest: str | None, differences: Sequence[Difference]) -> RenderableType:
+    """Why a run has to be trained: the run that is most like it, and the fields in which they differ."""
+    if nearest is None:
+        return Text(f"{run}: new, since nothing of this stage was trained yet")
+    if not differences:
+        return Text(f"{run}: trained already, nothing differs from {nearest}")
+    table = plain_table("field", nearest, run)
+    for d in differences:
+        add_row(table, d.field, *("–" if value is None else str(value) for value in (d.theirs, d.ours)))
+    fields = words.plural(len(differences), "field")
+    return Group(Text(f"{run}: new; {nearest} is nearest and differs in {fields}"), SPACE, table)
+
+
+# ---- findings -----------------------------------------------------------------------------------------------------
+
+
+def summary_view(study: Study, findings: Sequence[Finding]) -> RenderableType:
+    """What the page says: the answer, the strategies, what lies between them, the curve, forgetting."""
+    target = study.answer_target
+    on_target = [f for f in findings if f.benchmark == target]
+    parts: list[RenderableType] = [Text(answer(findings, study.question, target))]
+    if {f.measure for f in on_target} == {ACCURACY, BITS_PER_BYTE}:
+        parts.append(Text(answer(findings, "In bits per byte of the solutions:", target, BITS_PER_BYTE)))
+    changes = [f for f in on_target if f.question in {"gain", "contrast"}]
+    subjects = list(dict.fromkeys(f.subject for f in changes))
+    changes.sort(key=lambda f: subjects.index(f.subject))
+    for title, table in (
+        (f"At the end, on {target} (± half a 95 % interval)", levels(on_target, "score", "strategy")),
+        (f"Differences on {target}", contrast_table(changes) if changes else None),
+        *((f"Along {stage}, on {target}", table) for stage, table in curves(on_target)),
+        ("Held-out bits per byte after each stage", forgotten(findings)),
+    ):
+        if table is not None:
+            parts += [SPACE, Text(title, style="bold"), table]
+    return Group(*parts)
+
+
+def levels(findings: Sequence[Finding], question: str, part: str) -> Table | None:
+    """One row a strategy, one column a measure: the estimate and its interval."""
+    chosen = [f for f in findings if f.question == question]
+    measures = [m for m in (ACCURACY, BITS_PER_BYTE) if any(f.measure == m for f in chosen)]
+    if not chosen:
+        return None
+    table = plain_table("strategy", *(f">{m}" for m in measures), ">seeds")
+    for subject in dict.fromkeys(str(f.parts[part]) for f in chosen):
+        here = {f.measure: f for f in chosen if f.parts[part] == subject}
+        seeds = str(max(f.seeds for f in here.values()))
+        add_row(table, subject, *(level(here.get(measure)) for measure in measures), seeds)
+    return table
+
+
+def level(f: Finding | None) -> str:
+    """`48.2 ± 7.2`, or both limits where they are not the same distance away: the unit stands in the column's head."""
+    if f is None or f.estimate is None:
+        return "–"
+    value, found = digits(f.estimate, f.unit, f.is_change), f.interval()
+    if found is None or found.low is None or found.high is None:
+        return value
+    up, down = (digits(x, f.unit, signed=False) for x in (found.high - f.estimate, f.estimate - found.low))
+    return f"{value} ± {up}" if up == down else f"{value} ({between(found, f.unit, f.is_change)})"
+
+
+def contrast_table(changes: Sequence[Finding]) -> Table:
+    """Each difference with its interval of the widest kind, its corrected p and what may be said."""
+    table = plain_table("over", ">estimate", "95 % interval", ">p", "")
+    last = None
+    for f in changes:
+        subject = "" if f.subject == last else f.subject
+        add_row(table, subject, words.estimate(f), words.interval(f), words.p_value(f.p_value), words.resolution(f))
+        last = f.subject
+    return table
+
+
+def curves(on_target: Sequence[Finding]) -> list[tuple[str, Table]]:
+    """For each stage and measure with a curve: strategies down, tokens across."""
+    made = []
+    along = [f for f in on_target if f.question == "curve"]
+    for stage, measure in dict.fromkeys((str(f.parts["stage"]), f.measure) for f in along):
+        chosen = [f for f in along if (f.parts["stage"], f.measure) == (stage, measure)]
+        here = {(f.parts["strategy"], f.parts["tokens"]): f for f in chosen}
+        points = sorted({int(tokens) for _, tokens in here if isinstance(tokens, int)})
+        table = plain_table(measure, *(f">{words.count(tokens)}" for tokens in points))
+        for strategy in dict.fromkeys(s for s, _ in here):
+            add_row(table, str(strategy), *(level(here.get((strategy, tokens))) for tokens in points))
+        made.append((stage, table))
+    return made
+
+
+def forgotten(findings: Sequence[Finding]) -> Table | None:
+    """Strategy and stage down, sources across."""
+    held = [f for f in findings if f.question == "held-out"]
+    if not held:
+        return None
+    sources = list(dict.fromkeys(f.benchmark for f in held))
+    table = plain_table("strategy", "after", *(f">{source}" for source in sources))
+    last = None
+    for strategy, position, stage in dict.fromkeys(_place(f) for f in held):
+        here = {f.benchmark: f for f in held if _place(f) == (strategy, position, stage)}
+        cells = (f"{f.estimate:.3f}" if (f := here.get(s)) and f.estimate is not None else "–" for s in sources)
+        add_row(table, "" if strategy == last else str(strategy), str(stage), *cells)
+        last = strategy
+    return table
+
+
+def _place(f: Finding) -> tuple[object, object, object]:
+    return f.parts["strategy"], f.parts["position"], f.parts["stage"]
+
+
+# ---- numbers from elsewhere ---------------------------------------------------------------------------------------
+
+
+def gain_view(comparison: Comparison) -> RenderableType:
+    """From one accuracy to another."""
+    c = comparison
+    table = plain_table(f"{c.before:g} → {c.after:g}", ">", "95 % interval")
+    relative = "undefined" if c.relative_gain_percent is None else f"{digits(c.relative_gain_percent, PERCENT)} %"
+    error = "–" if c.error_reduction_percent is None else f"{digits(c.error_reduction_percent, PERCENT)} %"
+    add_row(table, "relative gain", relative, _limits(c.relative_interval))
+    add_row(table, "difference", f"{digits(c.absolute_points, PERCENT)} points", _limits(c.absolute_interval))
+    add_row(table, "errors removed", error, "")
+    if c.p_value is not None:
+        add_row(table, "p (unpaired z)", words.p_value(c.p_value), "")
+    about = f"Intervals speak about {c.absolute_interval.kind}." if c.absolute_interval else ""
+    said = [c.undefined or "", c.note, about]
+    return Group(table, *(Text(sentence, style="dim") for sentence in said if sentence))
+
+
+def _limits(interval: Interval | None) -> str:
+    return between(interval, PERCENT) if interval else ""
+
+
+def published_view(findings: Sequence[Finding]) -> RenderableType:
+    """Published tables, analysed: one table a comparison, one row a benchmark."""
+    parts: list[RenderableType] = []
+    for subject in dict.fromkeys(f.subject for f in findings):
+        here = [f for f in findings if f.subject == subject]
+        table = plain_table("benchmark", ">estimate", "95 % interval", ">p", ">n", "")
+        last = None
+        for f in here:
+            add_row(table, "" if f.benchmark == last else f.benchmark, words.estimate(f), words.interval(f),
+                words.p_value(f.p_value), f"{f.n:,}" if f.n else "–", words.resolution(f),
+            )  # fmt: skip
+            last = f.benchmark
+        parts += [Text(subject, style="bold"), Text("; ".join(here[0].runs), style="dim"), table, SPACE]
+    notes = dict.fromkeys(f.note for f in findings if f.note)
+    return Group(*parts, *(Text(note, style="dim") for note in notes))
+
+
+def evaluation_view(summary: Mapping[str, Mapping[str, Any]]) -> RenderableType:
+    """One model's scores: `curricle evaluate`. Accuracies in `summary` are shares of 1."""
+    table = plain_table("benchmark", ">n", ">correct", ">accuracy, %", "95 % interval", ">bits per byte")
+    for name, line in summary.items():
+        bits = line.get("bits_per_byte")
+        scored = "accuracy" in line
+        add_row(table, name, f"{line['n']:,}", f"{line['correct']:,}" if scored else "–",
+            f"{100 * line['accuracy']:.1f}" if scored else "–",
+            f"{100 * line['low']:.1f} to {100 * line['high']:.1f}" if scored else "",
+            "–" if bits is None else f"{bits:.3f}",
+        )  # fmt: skip
+    note = "Intervals are Wilson's, over problems: they speak about these weights."
+    return Group(table, Text(note, style="dim"))
+
+
+def plain_table(*heads: str) -> Table:
+    """A table without lines; a head that begins with `>` stands over numbers, set to the right."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for head in heads:
+        table.add_column(Text(head.removeprefix(">")), justify="right" if head.startswith(">") else "left")
+    return table
+
+
+def add_row(table: Table, *cells: str) -> None:
+    """A row of plain words: a name with square brackets in it is not read as markup."""
+    table.add_row(*(Text(cell) for cell in cells))

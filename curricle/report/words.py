@@ -1,0 +1,84 @@
+"""Quantities as a person reads them, the same in the terminal and on the page: tokens, FLOPs, time, sizes.
+
+Each function takes a plain number and promises a short string with its unit; nothing here rounds to a false zero.
+"""
+
+from __future__ import annotations
+
+from curricle.analysis import Finding
+from curricle.analysis.finding import between, number
+
+DECIMAL = ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "k"))
+
+
+def count(value: float) -> str:
+    """`409600` → `410k`; three significant digits, small whole numbers as they are."""
+    for size, suffix in DECIMAL:
+        if value >= size * 0.9995:
+            return f"{float(f'{value / size:.3g}'):g}{suffix}"
+    return f"{value:.4g}"
+
+
+def flops(value: float) -> str:
+    """`3.1e13`, without the padding of the exponent."""
+    mantissa, exponent = f"{value:.1e}".split("e")
+    return f"{float(mantissa):g}e{int(exponent)}" if value else "0"
+
+
+def duration(seconds: float) -> str:
+    """`40 s`, `5 min`, `3.2 h`, `14,700 h`: accelerator time is told in hours however long it is."""
+    if seconds < 1:
+        return "under 1 s"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{float(f'{seconds / 3600:.3g}'):,g} h" if seconds < 3.6e9 else f"{count(seconds / 3600)} h"
+
+
+def size(value: float) -> str:
+    """Bytes in decimal units."""
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if value < 999.5 or unit == "TB":
+            return f"{value:.3g} {unit}" if unit != "B" else f"{value:.0f} {unit}"
+        value /= 1000
+    raise AssertionError("the last unit holds everything")
+
+
+def percent(share: float) -> str:
+    """`25 %`; a share below one percent keeps a digit that is not 0."""
+    return f"{100 * share:.2g} %" if 0 < share < 0.01 else f"{float(f'{100 * share:.3g}'):g} %"
+
+
+def plural(n: int, noun: str) -> str:
+    if n == 1:
+        return f"1 {noun}"
+    return f"{n:,} {noun[:-1]}ies" if noun.endswith("y") else f"{n:,} {noun}s"
+
+
+def p_value(p: float | None) -> str:
+    if p is None:
+        return ""
+    return "< .0001" if p < 1e-4 else f"{p:.2g}"
+
+
+def estimate(f: Finding) -> str:
+    """`+12.3 points`, or that there is no number."""
+    return "undefined" if f.estimate is None else number(f.estimate, f.unit, f.is_change)
+
+
+def interval(f: Finding, kind: str | None = None) -> str:
+    """`+4.1 to +20.5` of that kind, or of the widest claim; empty where there is none."""
+    found = f.interval(kind)
+    return between(found, f.unit, f.is_change) if found else ""
+
+
+def resolution(f: Finding) -> str:
+    """What the interval and the corrected test allow to be said."""
+    if f.estimate is None:
+        return "undefined"
+    if f.resolved is None:
+        return "no interval"
+    if not f.resolved:
+        return "not resolved"
+    return "resolved" if f.seeds > 1 or f.question.startswith("published") else "resolved for these weights"

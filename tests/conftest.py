@@ -1,0 +1,22 @@
+"""What the tests share: the tiny study, as a file and as a value."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tiny_study import tiny, write_study
+
+from curricle.study import Study
+
+
+@pytest.fixture
+def study_file(tmp_path: Path) -> Path:
+    return write_study(tmp_path, tiny())
+
+
+@pytest.fixture
+def study(study_file: Path) -> Study:
+    from curricle.study import load_study
+
+    return load_study(study_file)

@@ -1,0 +1,172 @@
+"""The whole way, on a tiny study: stages are trained once, killed drivers lose nothing, later questions train nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from tiny_study import tiny, write_study
+
+from curricle import runner
+from curricle.preparation import make_plan, prepare
+from curricle.results import Results
+from curricle.store import Store, is_complete
+from curricle.study import Refused, load_study
+
+
+def run(file: Path, store: Path, **options) -> tuple[list, Results]:
+    """All that the workers said, and the results."""
+    said = []
+    plan = make_plan(load_study(file), store)
+    results = runner.run(plan, store=store, out=store.parent / "out", show=said.append, **options)
+    return said, results
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The tiny study, run once: its file, its store, what was said, its results."""
+    folder = tmp_path_factory.mktemp("study")
+    file = write_study(folder, tiny())
+    said, results = run(file, folder / "store")
+    return file, folder / "store", said, results
+
+
+def test_every_stage_is_trained_once_however_many_strategies_pass(trained):
+    file, store, said, _ = trained
+    plan = make_plan(load_study(file), store)
+    assert sorted(m.run for m in said if m.kind == "done") == sorted(plan.nodes)
+    assert len(plan.nodes) == 5
+
+
+def test_results_hold_every_problem_at_every_point(trained):
+    _, _, _, results = trained
+    rows = results.sql(
+        "select stage, tokens, count(*) n, count(distinct item) items from evaluations where benchmark = 'problems' group by all"
+    )
+    assert {(r["stage"], r["tokens"]) for r in rows} == {("code", 2048), ("math", 1024), ("math", 3072), ("instruct", 1024)}
+    assert all(r["items"] == 8 for r in rows)
+    order = results.sql("select stage, position from runs where strategy = 'code first' order by position")
+    assert [r["stage"] for r in order] == ["code", "math", "instruct"]
+
+
+def test_every_run_leaves_a_model_that_transformers_reads_and_metrics(trained):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    file, store, _, _ = trained
+    for name, node in make_plan(load_study(file), store).nodes.items():
+        folder = Store(store).run_folder(name)
+        model = AutoModelForCausalLM.from_pretrained(folder / "model")
+        assert model.config.vocab_size == len(AutoTokenizer.from_pretrained(folder / "model"))
+        steps = [json.loads(line) for line in open(folder / "metrics.jsonl")]
+        assert [s["step"] for s in steps] == list(range(1, node.steps + 1))
+        assert set(steps[0]) == {"step", "tokens", "loss_nats", "grad_norm", "lr", "tokens_per_second"}
+
+
+def test_running_again_trains_nothing(trained):
+    file, store, _, _ = trained
+    said, _ = run(file, store)
+    assert said == []
+
+
+def test_a_benchmark_added_later_trains_nothing_again(trained, tmp_path):
+    file, store, _, _ = trained
+    fields = yaml.safe_load(file.read_text())
+    fields["benchmarks"]["equations"] = {"generated": ["simple_equations"], "problems": 4, "max_new_tokens": 8}
+    file.with_name("wider.yaml").write_text(yaml.safe_dump(fields))
+    said, results = run(file.with_name("wider.yaml"), store)
+    assert {m.kind for m in said} == {"evaluating", "done"}
+    assert results.sql("select count(*) n from evaluations where benchmark = 'equations'")[0]["n"] == 4 * 6
+
+
+def test_results_are_the_same_with_one_worker_and_with_two(trained, tmp_path):
+    file, store, _, results = trained
+    (tmp_path / "code.jsonl").write_bytes(file.with_name("code.jsonl").read_bytes())
+    (tmp_path / "tiny.yaml").write_text(file.read_text())
+    _, again = run(tmp_path / "tiny.yaml", tmp_path / "store", workers=1)
+    query = "select run, tokens, benchmark, item, nats, output from evaluations where benchmark != 'equations' order by all"
+    assert again.sql(query) == results.sql(query)
+
+
+def weights(store: Path, runs: list[str]) -> dict[str, bytes]:
+    return {run: (Store(store).run_folder(run) / "model" / "model.safetensors").read_bytes() for run in runs}
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_driver_that_is_stopped_goes_on_to_the_same_weights(trained, tmp_path, number):
+    file, store, _, _ = trained
+    (tmp_path / "code.jsonl").write_bytes(file.with_name("code.jsonl").read_bytes())
+    (tmp_path / "tiny.yaml").write_text(file.read_text())
+    command = [sys.executable, "-m", "curricle", "run", str(tmp_path / "tiny.yaml"), "--store", str(tmp_path / "store")]
+    command += ["--out", str(tmp_path / "out")]
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment) as driver:
+        for line in driver.stdout:
+            if "✓" in line:
+                break
+        driver.send_signal(number)
+        rest = driver.stdout.read()
+    assert driver.returncode == (-9 if number == signal.SIGKILL else 130), rest
+    time.sleep(0.5)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    plan = make_plan(load_study(file), store)
+    assert weights(tmp_path / "store", list(plan.nodes)) == weights(store, list(plan.nodes))
+    assert (tmp_path / "out" / "report.html").exists() and (tmp_path / "out" / "findings.json").exists()
+
+
+def test_a_point_asked_for_later_is_trained_to_the_same_weights(trained):
+    file, store, _, _ = trained
+    before = make_plan(load_study(file), store)
+    kept = weights(store, list(before.nodes))
+    said, _ = run_with(file, store, ["stages.math.evaluate_at=[1024, 2048]"])
+    assert {m.run.split("/")[0] for m in said if m.kind == "step"} == {"math"}
+    assert weights(store, list(before.nodes)) == kept
+
+
+def run_with(file: Path, store: Path, overrides: list[str]):
+    said: list = []
+    plan = make_plan(load_study(file, overrides), store)
+    return said, runner.run(plan, store=store, out=store.parent / "out2", show=said.append)
+
+
+def test_two_drivers_on_one_run_do_not_harm_each_other(trained):
+    from curricle.store import locked
+
+    file, store, _, _ = trained
+    plan = make_plan(load_study(file, ["seeds=[5]"]), store)
+    first = next(iter(plan.nodes))
+    with locked(Store(store).run_folder(first), first), pytest.raises(Refused, match="another process"):
+        runner.run(plan, store=store, out=store.parent / "out5")
+
+
+def test_what_no_study_refers_to_is_found_and_removed(trained, tmp_path):
+    file, store, _, _ = trained
+    place = Store(store)
+    study = load_study(file)
+    prepared = prepare(study, place)
+    plan = make_plan(study, store)
+    runner.remember(plan, prepared, tmp_path / "out")
+    unused = runner.unused(place)
+    assert not any(name.removeprefix("runs/") in plan.nodes for name in unused)
+    (tmp_path / "out").rmdir()
+    unused = runner.unused(place)
+    assert {f"runs/{run}" for run in plan.nodes} <= set(unused)
+    orphan = next(name for name in unused if name.startswith("runs/instruct"))
+    runner.remove(place, [orphan])
+    assert not is_complete(store / orphan / "model")
+
+
+def test_a_declared_source_can_be_planned_and_not_run(tmp_path):
+    fields = tiny()
+    fields["sources"]["code"] = {"declared": "1M", "reference": "somewhere"}
+    plan = make_plan(load_study(write_study(tmp_path, fields)), tmp_path / "store")
+    assert plan.declared() == ["code"]
+    with pytest.raises(Refused, match="can be planned and not run"):
+        runner.run(plan, store=tmp_path / "store")

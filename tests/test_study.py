@@ -1,0 +1,146 @@
+"""A study says what it means, or is refused in a line that names the field, the value and the way out."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from tiny_study import tiny, write_study
+from hypothesis import given
+from hypothesis import strategies as st
+
+from curricle.study import SHIPPED, Refused, Study, load_study, parse_count
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"), [("400k", 400_000), ("2.5M", 2_500_000), ("500B", 500 * 10**9), ("1T", 10**12), ("7", 7), (7, 7)]
+)
+def test_counts_are_read_with_decimal_suffixes(written, meant):
+    assert parse_count(written) == meant
+
+
+@given(st.integers(1, 10**15))
+def test_a_count_written_out_is_itself(number):
+    assert parse_count(str(number)) == number
+
+
+@pytest.mark.parametrize("written", ["3x", "1.5", "k", "-4", "1e6", "4 k k", ""])
+def test_what_is_no_count_is_refused(written):
+    with pytest.raises(ValueError):
+        parse_count(written)
+
+
+BAD = [
+    (["stages", "math", "mixture"], {"algbra": 1}, "stages.math.mixture.algbra: unknown source 'algbra'; did you mean 'algebra'?"),
+    (["stages", "math", "mixture"], {"algebra": 0.9}, "stages.math: mixture: the weights sum to 0.9; they must sum to 1"),
+    (["stages", "math", "mixture"], {"algebra": -1, "code": 2}, "stages.math.mixture.algebra: input should be greater than or equal to 0 (got -1)"),
+    (["stages", "math", "budget_tokens"], "3x", "stages.math.budget_tokens: '3x' is not a count"),
+    (["stages", "math", "budget_tokens"], 0, "stages.math.budget_tokens: input should be greater than or equal to 1 (got 0)"),
+    (["stages", "math", "budget_token"], 3, "stages.math: unknown field 'budget_token'; did you mean 'budget_tokens'?"),
+    (["stages", "math", "evaluate_at"], [4000], "stages.math: evaluate_at: 4,000 lies past budget_tokens = 3,072"),
+    (["stages", "math", "kind"], "sft", "stages.math.kind: input should be 'pretrain' or 'instruct' (got 'sft')"),
+    (["strategies", "code first"], ["code", "maths"], "strategies.code first: unknown stage 'maths'; did you mean 'math'?"),
+    (["strategies", "code first"], [], "strategies.code first: "),
+    (["baseline"], "scratch", "baseline: unknown strategy 'scratch'; did you mean 'from scratch'?"),
+    (["model"], {"preset": "2m"}, "model: unknown preset '2m'"),
+    (["model"], {}, "model: name a preset"),
+    (["tokenizer"], None, "tokenizer: missing; a preset has no tokenizer of its own"),
+    (["tokenizer"], {"bpe": 500, "path": "x"}, "tokenizer: give exactly one of bpe"),
+    (["sources", "code"], {"fils": "x"}, "sources.code: a source has exactly one of the fields files, hub, installed, generated, declared"),
+    (["sources", "code"], {"installed": "cod"}, "sources.code.installed: input should be 'code' or 'prose' (got 'cod')"),
+    (["sources", "problems"], {"installed": "code"}, "benchmarks.problems: a source has the same name"),
+    (["benchmarks", "problems"], {"file": "x"}, "benchmarks.problems.format: field required"),
+    (["seeds"], [1, 1], "seeds: [1, 1] holds a seed twice"),
+    (["seeds"], [], "seeds: "),
+    (["target"], "problem", "target: unknown benchmark or source 'problem'; did you mean 'problems'?"),
+    (["compare"], [["code first", "x"]], "compare: unknown strategy 'x'"),
+    (["recipe", "optimizer"], "adam", "recipe.optimizer: input should be 'muon' or 'adamw' (got 'adam')"),
+    (["recipe", "learning_rate"], float("nan"), "recipe.learning_rate: "),
+]
+
+
+@pytest.mark.parametrize(("path", "value", "message"), BAD, ids=[m[:50] for _, _, m in BAD])
+def test_a_malformed_study_is_refused_with_the_file_the_field_and_what_is_allowed(tmp_path, path, value, message):
+    fields = tiny()
+    here = fields
+    for key in path[:-1]:
+        here = here[key]
+    here[path[-1]] = value
+    file = write_study(tmp_path, fields)
+    with pytest.raises(Refused) as refusal:
+        load_study(file)
+    assert any(line.startswith(f"{file}: {message}") for line in str(refusal.value).splitlines()), refusal.value
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("question: [", "not readable as YAML"),
+        ("- a\n- b", "a study is a mapping"),
+        ("question: a\nquestion: b", "the key 'question' stands twice"),
+        ("question: !!python/object/apply:os.system ['true']", "not readable as YAML"),
+        ("question: x\nmodel: {preset: 1m}\nsources: null", "sources: "),
+    ],
+)
+def test_a_file_that_is_no_study_is_refused(tmp_path, text, message):
+    file = tmp_path / "bad.yaml"
+    file.write_text(text)
+    with pytest.raises(Refused, match="bad.yaml") as refusal:
+        load_study(file)
+    assert message in str(refusal.value)
+
+
+def test_several_faults_are_named_at_once(tmp_path):
+    fields = tiny(seeds=[-1])
+    fields["stages"]["math"]["budget_tokens"] = "x"
+    with pytest.raises(Refused) as refusal:
+        load_study(write_study(tmp_path, fields))
+    assert "seeds.0" in str(refusal.value) and "budget_tokens" in str(refusal.value)
+
+
+def test_overrides_reach_any_field(study_file):
+    study = load_study(study_file, ["stages.math.budget_tokens=2M", "seeds=[4, 5]", "recipe.schedule=cosine"])
+    assert study.stages["math"].budget_tokens == 2_000_000
+    assert study.seeds == (4, 5)
+    assert study.recipe.schedule == "cosine"
+
+
+@pytest.mark.parametrize("override", ["seeds", "=3", "a..b=1", "question.x=1", "seeds=["])
+def test_a_malformed_override_is_refused(study_file, override):
+    with pytest.raises(Refused, match="--set"):
+        load_study(study_file, [override])
+
+
+def test_a_stage_changes_only_what_it_says_of_the_recipe(tmp_path):
+    fields = tiny()
+    fields["stages"]["instruct"]["recipe"] = {"schedule": "wsd"}
+    study = load_study(write_study(tmp_path, fields))
+    assert study.recipe_of("instruct").schedule == "wsd"
+    assert study.recipe_of("instruct").batch_tokens == 512
+    assert study.recipe_of("math") == study.recipe
+
+
+def test_a_study_survives_a_round_trip_through_yaml(study, tmp_path):
+    again = write_study(tmp_path, {})
+    again.write_text(study.to_yaml())
+    assert load_study(again).model_dump() == study.model_dump()
+
+
+def test_constructors_and_yaml_give_the_same_study(study):
+    assert Study(**tiny()).model_dump() == study.model_dump()
+
+
+@pytest.mark.parametrize("file", sorted(SHIPPED.glob("*.yaml")), ids=lambda f: f.stem)
+def test_every_shipped_study_is_valid_and_fits_one_screen(file):
+    assert load_study(file.stem).question
+    assert len(file.read_text().splitlines()) <= 60
+
+
+def test_an_unknown_study_names_the_nearest_that_ships():
+    with pytest.raises(Refused, match="did you mean 'code-first'"):
+        load_study("code-frist")
+
+
+def test_the_schema_is_json_and_knows_every_field():
+    schema = json.loads(json.dumps(Study.model_json_schema()))
+    assert set(schema["properties"]) == set(Study.model_fields)

@@ -1,0 +1,217 @@
+"""A run killed at any moment ends in the same weights; an update is what it says; weights leave as they are."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from curricle.shapes import Shape
+from curricle.study import Recipe
+from curricle.tokens.sampler import Sampler
+from curricle.tokens.shards import Shard, Supply
+from curricle.training import checkpoint
+from curricle.training.loop import Diverged, train, update
+from curricle.training.model import build
+from curricle.training.optimizer import Muon, learning_rate, make_optimizers
+
+SHAPE = Shape(layers=2, hidden=32, feed_forward=64, heads=2, kv_heads=2)
+RECIPE = Recipe(batch_tokens=128, learning_rate=1e-2)
+
+
+def make(seed: int = 0, recipe: Recipe = RECIPE, samples: int = 200):
+    torch.set_num_threads(1)
+    generator = np.random.default_rng(0)
+    tokens = generator.integers(0, 64, 9000).astype(np.uint16)
+    tokens[::37] = 0
+    supply = Supply([Shard(tokens, np.arange(90, 9001, 90).astype(np.uint64), None)])
+    sampler = Sampler({"s": supply}, {"s": 1.0}, row_tokens=32, samples=samples, seed=seed, delimiter=0)
+    return build(SHAPE, vocabulary=64, context=32, delimiter=0, seed=seed), sampler
+
+
+def finish(folder: Path, steps: int = 20, recipe: Recipe = RECIPE, save_seconds: float = 1e9) -> dict:
+    model, sampler = make()
+    for _ in train(model, sampler, recipe, steps=steps, evaluate_at=frozenset({steps}), folder=folder, save_seconds=save_seconds):
+        pass
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def same(one: dict, other: dict) -> bool:
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+@pytest.mark.parametrize("at", [1, 7, 19])
+def test_resume_is_bitwise_equal_to_an_uninterrupted_run(tmp_path, at, optimizer):
+    recipe = RECIPE.model_copy(update={"optimizer": optimizer, "schedule": "cosine"})
+    whole = finish(tmp_path / "whole", recipe=recipe)
+    model, sampler = make()
+    steps = train(model, sampler, recipe, steps=20, evaluate_at=frozenset(), folder=tmp_path / "cut")
+    for now in steps:
+        if now.step == at:
+            break
+    steps.close()
+    assert same(whole, finish(tmp_path / "cut", recipe=recipe))
+    logs = [[json.loads(line) for line in open(tmp_path / name / "metrics.jsonl")] for name in ("whole", "cut")]
+    for log in logs:
+        for row in log:
+            del row["tokens_per_second"]
+    assert logs[0] == logs[1]
+
+
+KILLED = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from test_training import finish
+from pathlib import Path
+print("ready", flush=True)
+finish(Path(sys.argv[2]), steps=150, save_seconds=0.0)
+"""
+
+
+def test_kill_9_during_training_and_saving_ends_in_the_same_weights(tmp_path):
+    """Saving after every step, so that most kills hit a save."""
+    whole = finish(tmp_path / "whole", steps=150)
+    chance = random.Random(0)
+    for _ in range(4):
+        with subprocess.Popen(
+            [sys.executable, "-c", KILLED, str(Path(__file__).parent), str(tmp_path / "cut")], stdout=subprocess.PIPE
+        ) as process:
+            process.stdout.readline()
+            time.sleep(0.3 + chance.random())
+            process.kill()
+    reached = checkpoint.complete(tmp_path / "cut" / "checkpoints")
+    assert reached, "nothing was saved: the test killed too early"
+    assert same(whole, finish(tmp_path / "cut", steps=150))
+    assert not [f for f in (tmp_path / "cut" / "checkpoints").iterdir() if f.name.startswith(".")]
+    assert len(reached) <= checkpoint.KEEP + 1
+
+
+def test_a_checkpoint_without_its_mark_is_not_read(tmp_path):
+    finish(tmp_path, steps=4)
+    newest = checkpoint.complete(tmp_path / "checkpoints")[-1]
+    (newest / "COMPLETE").unlink()
+    model, _ = make()
+    assert checkpoint.restore(tmp_path / "checkpoints", model, make_optimizers(model, RECIPE)) == 0
+
+
+def test_accumulation_changes_no_gradient(tmp_path):
+    results = []
+    for micro in (128, 64, 32):
+        model, sampler = make()
+        update(model, make_optimizers(model, RECIPE), sampler.batch(0, 4), RECIPE, 1e-3, micro // 32)
+        results.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    assert torch.allclose(results[0], results[1], atol=1e-5) and torch.allclose(results[0], results[2], atol=1e-5)
+
+
+def test_training_learns_what_can_be_learnt(tmp_path):
+    model, _ = make()
+    tokens = np.tile(np.arange(1, 33), 100).astype(np.uint16)
+    supply = Supply([Shard(tokens, np.array([len(tokens)], np.uint64), None)])
+    sampler = Sampler({"s": supply}, {"s": 1.0}, row_tokens=32, samples=240, seed=0, delimiter=0)
+    losses = [s.loss_nats for s in train(model, sampler, RECIPE, steps=60, evaluate_at=frozenset(), folder=tmp_path)]
+    assert losses[0] == pytest.approx(math.log(64), abs=0.3)
+    assert losses[-1] < 0.1
+
+
+def test_the_evaluation_points_are_yielded_also_when_the_run_was_cut_there(tmp_path):
+    points = frozenset({0, 5, 10})
+    model, sampler = make()
+    seen = []
+    steps = train(model, sampler, RECIPE, steps=10, evaluate_at=points, folder=tmp_path)
+    for now in steps:
+        seen += [now.step] if now.evaluate else []
+        if now.step == 5:
+            break
+    steps.close()
+    model, sampler = make()
+    again = [s.step for s in train(model, sampler, RECIPE, steps=10, evaluate_at=points, folder=tmp_path) if s.evaluate]
+    assert seen == [0, 5] and again == [5, 10]
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_says_what_to_lower(tmp_path):
+    model, sampler = make()
+    with torch.no_grad():
+        next(model.parameters()).fill_(float("nan"))
+    with pytest.raises(Diverged, match=r"lower recipe\.learning_rate"):
+        list(train(model, sampler, RECIPE, steps=2, evaluate_at=frozenset(), folder=tmp_path))
+
+
+def test_a_batch_with_nothing_to_learn_is_refused():
+    model, sampler = make()
+    batch = sampler.batch(0, 2)
+    empty = type(batch)(batch.tokens_BT, torch.full_like(batch.labels_BT, -100), batch.positions_BT, 0)
+    with pytest.raises(ValueError, match="nothing to learn"):
+        update(model, make_optimizers(model, RECIPE), empty, RECIPE, 1e-3, 2)
+
+
+def test_our_muon_computes_what_torch_computes():
+    torch.manual_seed(0)
+    shapes = [(32, 32), (32, 64), (64, 32), (32, 32)]
+    ours = [torch.nn.Parameter(torch.randn(s) * 0.02) for s in shapes]
+    theirs = [torch.nn.Parameter(p.detach().clone()) for p in ours]
+    mine = Muon(ours, lr=1e-2, weight_decay=0.1)
+    reference = torch.optim.Muon(theirs, lr=1e-2, weight_decay=0.1, momentum=0.95, adjust_lr_fn="match_rms_adamw")
+    for _ in range(5):
+        for a, b in zip(ours, theirs, strict=True):
+            a.grad = torch.randn_like(a)
+            b.grad = a.grad.clone()
+        mine.step()
+        reference.step()
+    for a, b in zip(ours, theirs, strict=True):
+        assert (a - b).norm() / b.norm() < 0.01, "apart by more than bf16's rounding in theirs"
+
+
+def test_muon_moves_matrices_and_adamw_the_rest():
+    model, _ = make()
+    muon, adamw = make_optimizers(model, RECIPE)
+    moved = {id(p) for g in muon.param_groups for p in g["params"]}
+    assert moved == {id(p) for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n and "lm_head" not in n}
+    rest = {id(p) for g in adamw.param_groups for p in g["params"]}
+    assert moved | rest == {id(p) for p in model.parameters()} and not moved & rest
+    assert all(p.ndim < 2 for g in adamw.param_groups if g["weight_decay"] == 0 for p in g["params"])
+
+
+@given(st.integers(10, 5000), st.data())
+def test_schedules_are_what_they_say(steps, data):
+    step = data.draw(st.integers(0, steps - 1))
+    rate = {s: learning_rate(Recipe(learning_rate=1.0, schedule=s), step, steps) for s in ("constant", "multistep", "cosine", "wsd")}
+    warmup = round(0.02 * steps)
+    if step < warmup:
+        assert set(rate.values()) == {(step + 1) / warmup}
+        return
+    assert rate["constant"] == 1.0
+    assert rate["multistep"] == (1.0 if step / steps < 0.8 else 0.316 if step / steps < 0.9 else 0.1)
+    assert 0.1 <= rate["cosine"] <= 1.0
+    assert 0 < rate["wsd"] <= 1.0 and (step > 0.8 * steps or rate["wsd"] == 1.0)
+
+
+def test_weights_leave_in_the_hugging_face_format_and_come_back_equal(tmp_path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from curricle.tokens.tokenizer import train_bpe
+    from curricle.training.model import export, load
+
+    model, sampler = make()
+    tokenizer = train_bpe(["abc 123"] * 10, 300)
+    export(model, tokenizer, tmp_path / "model")
+    tokens_BT = sampler.batch(0, 2).tokens_BT
+    with torch.inference_mode():
+        expected = model.eval()(input_ids=tokens_BT).logits
+        theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "model").eval()(input_ids=tokens_BT).logits
+        back, own = load(tmp_path / "model")
+        ours = back.eval()(input_ids=tokens_BT).logits
+    assert torch.equal(theirs, expected) and torch.equal(ours, expected)
+    assert AutoTokenizer.from_pretrained(tmp_path / "model").encode("abc 12") == tokenizer.encode("abc 12") == own.encode("abc 12")
+    assert not [f for f in os.listdir(tmp_path / "model") if f.endswith((".bin", ".pt"))]
