@@ -82,7 +82,7 @@ def test_a_benchmark_added_later_trains_nothing_again(trained, tmp_path):
     file.with_name("wider.yaml").write_text(yaml.safe_dump(fields))
     said, results = run(file.with_name("wider.yaml"), store)
     assert {m.kind for m in said} == {"evaluating", "done"}
-    assert results.sql("select count(*) n from evaluations where benchmark = 'equations'")[0]["n"] == 4 * 6
+    assert results.sql("select count(*) n from evaluations where benchmark = 'equations'")[0]["n"] == 4 * 7
 
 
 def test_results_are_the_same_with_one_worker_and_with_two(trained, tmp_path):

@@ -34,7 +34,7 @@ def flow_svg(layout: Flow, findings: Sequence[Finding], target: str, style: Mapp
     """The drawing as an `svg` element. Under each stage stand its tokens and the gain on `target`."""
     gains = [stage_gain(findings, box, target) for box in layout.boxes]
     under = [
-        words.count(box.tokens) + (f" · {words.estimate(g).replace(' bits per byte', ' bpb')}" if g else "")
+        words.count(box.tokens) + (f" · {words.estimate(g).replace('bits per byte', 'bpb')}" if g else "")
         for box, g in zip(layout.boxes, gains)
     ]
     widths = [

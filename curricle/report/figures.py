@@ -7,6 +7,7 @@ or whisker is the 95 % interval of the widest kind that the finding has; faint m
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -70,10 +71,12 @@ def curve(
         for f in findings
         if f.question == "curve" and f.measure == measure and f.parts["stage"] == stage
     ]
+    here = [s for s in seeds if s["stage"] == stage and s["strategy"] in {row["strategy"] for row in rows}]
+    places = {s["strategy"]: s["position"] for s in here}  # the last one, where a stage stands twice in a strategy
     single = [
         {"strategy": s["strategy"], "tokens": s["tokens"], "value": s[COLUMN[measure]]}
-        for s in seeds
-        if s["stage"] == stage and s[COLUMN[measure]] is not None and s["strategy"] in {r["strategy"] for r in rows}
+        for s in here
+        if s["position"] == places[s["strategy"]] and s[COLUMN[measure]] is not None
     ]
     points = sorted({row["tokens"] for row in rows})
     kind = "log" if points and points[-1] >= 6 * points[0] else "linear"
@@ -116,25 +119,26 @@ def side_by_side(
 
 
 def forgetting(
-    findings: Sequence[Finding], style: Mapping[str, Look], columns: Sequence[str],
+    findings: Sequence[Finding], style: Mapping[str, Look], columns: Sequence[Sequence[str]],
     column_of: Mapping[tuple[str, int], int], legend: bool = False,
 ) -> alt.LayerChart:  # fmt: skip
-    """Held-out bits per byte of one source after each stage; `column_of` says where a strategy's stage stands."""
+    """Held-out bits per byte of one source after each stage. `columns` names the stages that stand in each
+    column, `column_of` says where the stage at a position of a strategy stands."""
     rows = []
     for f in findings:
         strategy, position = str(f.parts.get("strategy")), f.parts.get("position")
         place = column_of.get((strategy, position)) if isinstance(position, int) else None
         if f.question == "held-out" and place is not None:
-            rows.append(_row(f, strategy, after=columns[place]))
-    lines = alt.Axis(labelAngle=0, labelLimit=110, grid=False, labelExpr="split(datum.label, ' / ')")
-    x = alt.X("after:O", title=None, sort=list(columns), axis=lines)
+            rows.append(_row(f, strategy, column=place, after=f.parts["stage"]))
+    lines = alt.Axis(labelAngle=0, labelLimit=110, grid=False, labelExpr=f"{json.dumps(columns)}[datum.value]")
+    x = alt.X("column:O", title=None, axis=lines)
     offset = alt.XOffset("strategy:N", sort=list(style), scale=alt.Scale(paddingOuter=1))
     y = alt.Y("value:Q", title="bits per byte", scale=alt.Scale(zero=False))
     base = alt.Chart(alt.Data(values=rows)).encode(x=x, xOffset=offset, y=y, color=_color(style, legend))
     line = base.mark_line(strokeWidth=1.75, opacity=0.8).encode(strokeDash=_dash(style))
     whisker = base.mark_rule(strokeWidth=2, opacity=0.7).encode(y=alt.Y("low:Q", title="bits per byte"), y2="high:Q")
     mark = base.mark_point(filled=True, size=64, opacity=1)
-    dots = mark.encode(shape=_shape(style, legend), tooltip=_tooltip(alt.Tooltip("after:O")))
+    dots = mark.encode(shape=_shape(style, legend), tooltip=_tooltip(alt.Tooltip("after:N")))
     return _finished(line + whisker + dots, 210, SMALL)
 
 
@@ -142,24 +146,28 @@ def loss(rows: Sequence[Row], style: Mapping[str, Look], legend: bool = False) -
     """Training loss along one stage, from `queries.losses`: one faint line a run, their mean strong."""
     runs = {run: i for i, run in enumerate(dict.fromkeys(row["run"] for row in rows))}
     plain = [
-        {"strategy": r["strategy"], "run": runs[r["run"]], "tokens": r["tokens"], "loss_nats": round(r["loss_nats"], 4)}
-        for r in rows
-    ]
+        {"strategy": row["strategy"], "position": row["position"], "run": runs[row["run"]], "tokens": row["tokens"],
+         "loss_nats": round(row["loss_nats"], 4)}
+        for row in rows
+    ]  # fmt: skip
     ticks = alt.Axis(format="~s", tickCount=4, grid=False, labelExpr="datum.value ? datum.label : '0'")
     x = alt.X("tokens:Q", title="tokens of the stage", axis=ticks, scale=alt.Scale(nice=False))
     y = alt.Y("loss_nats:Q", title="loss, nats per token", scale=alt.Scale(zero=False))
-    base = alt.Chart(alt.Data(values=plain)).encode(x=x, color=_color(style, legend))
+    base = alt.Chart().encode(x=x, color=_color(style, legend))
     faint = base.mark_line(strokeWidth=1, opacity=0.35).encode(y=y, detail="run:N")
     strong = base.mark_line(strokeWidth=2).encode(
         y=alt.Y("mean(loss_nats):Q", title="loss, nats per token", scale=alt.Scale(zero=False)),
         strokeDash=_dash(style),
+        detail="position:N",
         tooltip=[
             alt.Tooltip("strategy:N"),
             alt.Tooltip("tokens:Q", format=","),
             alt.Tooltip("mean(loss_nats):Q", title="mean loss", format=".3f"),
         ],
     )
-    return _finished(faint + strong, 190, SMALL)
+    drawn = _finished(faint + strong, 190, SMALL)
+    drawn.data = alt.Data(values=plain)  # last, since every step before copies what it has
+    return drawn
 
 
 def _row(f: Finding, strategy: object, **more: object) -> dict[str, Any]:
@@ -217,23 +225,23 @@ def _finished(chart: alt.LayerChart, height: int = HEIGHT, width: int = WIDTH) -
     )
 
 
-def svg(chart: alt.LayerChart) -> str:
-    """The chart as SVG text."""
+def svg(spec: dict[str, Any]) -> str:
+    """A chart's specification (`chart.to_dict()`) as SVG text."""
     import vl_convert
 
-    return vl_convert.vegalite_to_svg(chart.to_dict(), vl_version=VEGA_LITE)
+    return vl_convert.vegalite_to_svg(spec, vl_version=VEGA_LITE)
 
 
 def save(chart: alt.LayerChart, path: Path) -> None:
     """Write the chart as `.svg` (transparent) or `.png` (on white, twice the size)."""
+    spec = chart.to_dict()
     if path.suffix == ".svg":
         with whole_file(path, "w") as file:
-            file.write(svg(chart))
+            file.write(svg(spec))
     elif path.suffix == ".png":
         import vl_convert
 
-        on_white = {**chart.to_dict(), "background": "white"}
         with whole_file(path) as file:
-            file.write(vl_convert.vegalite_to_png(on_white, vl_version=VEGA_LITE, scale=2))
+            file.write(vl_convert.vegalite_to_png({**spec, "background": "white"}, vl_version=VEGA_LITE, scale=2))
     else:
         raise ValueError(f"{path}: a figure is saved as .svg or .png")

@@ -54,12 +54,12 @@ class Flow:
     def columns(self) -> int:
         return max((box.column for box in self.boxes), default=-1) + 1
 
-    def column_names(self) -> list[str]:
-        """What stands in each column: `code / language`, `math`, `instruct`."""
+    def column_names(self) -> list[list[str]]:
+        """The stages that stand in each column: `[["code", "language"], ["math"], ["instruct"]]`."""
         names: list[dict[str, None]] = [{} for _ in range(self.columns)]
         for box in self.boxes:
             names[box.column][box.stage] = None
-        return [" / ".join(stages) for stages in names]
+        return [list(stages) for stages in names]
 
     def children(self, index: int) -> list[Box]:
         return [box for box in self.boxes if box.parent == index]

@@ -15,7 +15,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from curricle.analysis import Comparison, Finding, answer
-from curricle.analysis.finding import ACCURACY, BITS_PER_BYTE, PERCENT, Interval, between, digits
+from curricle.analysis.finding import ACCURACY, BITS, BITS_PER_BYTE, PERCENT, Interval, between, digits
 from curricle.planning import ACCELERATORS, STATED_MFU, Difference, Plan
 from curricle.report import words
 from curricle.report.flow import Box, Flow, flow
@@ -153,7 +153,7 @@ def cost(plan: Plan, estimate_seconds: float | None, based_on: str) -> list[Rend
                 f"evaluation {words.flops(evaluation)} FLOPs",
             )
         ),
-        Text(f"{elsewhere}, at {STATED_MFU:.0%} of its bf16 peak"),
+        Text(f"{elsewhere}, at {words.percent(STATED_MFU)} of its bf16 peak"),
     ]
     declared = plan.declared()
     if declared:
@@ -193,7 +193,7 @@ def summary_view(study: Study, findings: Sequence[Finding]) -> RenderableType:
     changes.sort(key=lambda f: subjects.index(f.subject))
     for title, table in (
         (f"At the end, on {target} (± half a 95 % interval)", levels(on_target, "score", "strategy")),
-        (f"Differences on {target}", contrast_table(changes) if changes else None),
+        (f"Differences on {target} (bpb: bits per byte)", contrast_table(changes) if changes else None),
         *((f"Along {stage}, on {target}", table) for stage, table in curves(on_target)),
         ("Held-out bits per byte after each stage", forgotten(findings)),
     ):
@@ -228,12 +228,13 @@ def level(f: Finding | None) -> str:
 
 
 def contrast_table(changes: Sequence[Finding]) -> Table:
-    """Each difference with its interval of the widest kind, its corrected p and what may be said."""
+    """Each difference with its interval of the widest kind, its corrected p, and whether it is resolved."""
     table = plain_table("over", ">estimate", "95 % interval", ">p", "")
     last = None
     for f in changes:
         subject = "" if f.subject == last else f.subject
-        add_row(table, subject, words.estimate(f), words.interval(f), words.p_value(f.p_value), words.resolution(f))
+        estimate = words.estimate(f).replace(BITS, "bpb")
+        add_row(table, subject, estimate, words.interval(f), words.p_value(f.p_value), words.resolution(f))
         last = f.subject
     return table
 

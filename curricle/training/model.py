@@ -14,10 +14,13 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
+from transformers.utils.logging import disable_progress_bar
 
 from curricle.shapes import Shape
 from curricle.store import whole_folder
 from curricle.study import Refused
+
+disable_progress_bar()  # of transformers: a bar for each of hundreds of small files helps nobody
 
 
 def build(shape: Shape, *, vocabulary: int, context: int, delimiter: int, seed: int) -> PreTrainedModel:

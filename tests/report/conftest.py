@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -154,22 +155,41 @@ RECEIPT = {"curricle": "0.1.0", "python": "3.11.2", "torch": "2.13.0", "threads"
 def write_page(folder: Path, study: Study, plan: Plan, results: Results, **changes: object) -> Path:
     path = folder / "report.html"
     given = {
-        "study": study, "plan": plan, "results": results,
-        "findings": analyse(results, target=study.answer_target if study.benchmarks else None),
-        "catalogue": CATALOGUE, "receipt": RECEIPT, "command": "curricle run code-first",
+        "study": study, "plan": plan, "results": results, "findings": [], "catalogue": CATALOGUE, "receipt": RECEIPT,
+        "command": "curricle run code-first",
         "study_text": "question: Does a code stage before mathematics help, and how much?\nseeds: [0, 1, 2]\n",
     }  # fmt: skip
     page.write(path, **{**given, **changes})  # type: ignore[arg-type]
     return path
 
 
+def make(folder: Path, changes: dict | None = None, output: str = "", **page_changes: object) -> SimpleNamespace:
+    """A study with these changes, all the way to its page."""
+    study = make_study(**(changes or {}))
+    plan = make_plan(study)
+    results = make_results(folder / "results", make_rows(plan, output))
+    findings = analyse(results, target=study.answer_target)
+    page_changes.setdefault("findings", findings)
+    path = write_page(folder, study, plan, results, **page_changes)
+    return SimpleNamespace(study=study, plan=plan, results=results, findings=findings, page=path)
+
+
 @pytest.fixture(scope="session")
 def small(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """The usual case: four strategies, three seeds."""
-    folder = tmp_path_factory.mktemp("report")
-    study = make_study()
-    plan = make_plan(study)
-    results = make_results(folder / "results", make_rows(plan))
-    findings = analyse(results, target="problems")
-    path = write_page(folder, study, plan, results)
-    return SimpleNamespace(folder=folder, study=study, plan=plan, results=results, findings=findings, page=path)
+    return make(tmp_path_factory.mktemp("report"))
+
+
+@pytest.fixture(scope="session")
+def made() -> Callable[..., SimpleNamespace]:
+    return make
+
+
+@pytest.fixture(scope="session")
+def planned() -> Callable[..., Plan]:
+    return lambda **changes: make_plan(make_study(**changes))
+
+
+@pytest.fixture
+def hostile() -> str:
+    return HOSTILE

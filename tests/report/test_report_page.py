@@ -1,0 +1,160 @@
+"""The page as text: hostile words stay words, numbers are those of the results, little data makes a page as well."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from curricle.analysis import Finding
+from curricle.report import figures, page, queries
+from curricle.report.flow import flow
+
+
+def text_of(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+def without_bundle(text: str) -> str:
+    return re.sub(r'<script type="text/plain" id="vega">.*?</script>', "", text, flags=re.DOTALL)
+
+
+def test_the_page_names_no_place_on_the_network(small):
+    text = without_bundle(text_of(small.page))
+    outside = set(re.findall(r"https?://[^\s\"'<>)]+", text))
+    assert all(url.startswith(("http://www.w3.org/", "https://vega.github.io/schema/")) for url in outside)
+    assert not re.search(r"""(src|href)=["'](?!#|data:)""", text)
+    assert "default-src &#39;none&#39;" in text
+
+
+def test_the_page_is_smaller_than_two_megabytes(small):
+    assert small.page.stat().st_size < 2_000_000
+    assert len(page.vega_bundle()) < 1_000_000
+
+
+def test_hostile_names_and_outputs_stay_text(made, hostile, tmp_path):
+    strategies = {hostile: ["code", "math"], "[bold]plain": ["math"]}
+    m = made(
+        tmp_path, {"strategies": strategies, "baseline": "[bold]plain", "question": hostile, "seeds": [0]}, output=hostile,
+        study_text=hostile, command=hostile, receipt={hostile: hostile},
+        catalogue={"python": {"documents": 1, "bytes": 1, "removed": {hostile: 1},
+                              "removed_examples": [{"id": hostile, "benchmark": hostile, "evidence": hostile}]}},
+    )  # fmt: skip
+    text = without_bundle(text_of(m.page))
+    assert "<img" not in text and "<script>alert" not in text
+    assert text.count("</script>") == text.count("<script") == 1 + len(re.findall('class="chart"', text))
+    assert html.escape(hostile).replace("&#x27;", "&#39;").replace("&quot;", "&#34;") in text
+    for spec in re.findall(r'<script type="application/json">(.*?)</script>', text, flags=re.DOTALL):
+        assert hostile in json.loads(spec)["layer"][0]["encoding"]["color"]["scale"]["domain"]
+
+
+def test_scores_on_the_page_equal_a_query_on_the_results(small):
+    text = text_of(small.page)
+    rows = small.results.sql(
+        """
+        SELECT strategy, avg(score) AS score FROM (
+            SELECT strategy, e.run, 100 * avg(correct::INT) AS score FROM runs r JOIN evaluations e ON e.run = r.run
+            WHERE benchmark = 'problems' AND final AND r.stage = 'instruct' GROUP BY ALL
+        ) GROUP BY strategy
+        """
+    )
+    assert len(rows) == 4
+    shown = [float(value) for value in re.findall(r'<data value="([^"]+)">', text)]
+    for row in rows:
+        assert any(value == pytest.approx(row["score"]) for value in shown), row
+
+
+def test_every_finding_stands_in_the_page_with_its_runs(small):
+    text = text_of(small.page)
+    for f in small.findings:
+        assert f.estimate is None or f'<data value="{f.estimate}">' in text
+        assert all(run in text for run in f.runs)
+
+
+def test_bits_per_byte_of_single_seeds_average_to_the_finding(small):
+    rows = [r for r in queries.seed_scores(small.results, "prose") if r["final"] and r["last"]]
+    scores = {f.subject: f.estimate for f in small.findings if f.question == "score" and f.benchmark == "prose"}
+    for strategy, estimate in scores.items():
+        mine = [r["bits_per_byte"] for r in rows if r["strategy"] == strategy]
+        assert sum(mine) / len(mine) == pytest.approx(estimate, rel=1e-3)
+
+
+def test_loss_curves_keep_the_last_step_and_few_points(small):
+    rows = queries.losses(small.results)
+    assert {row["run"] for row in rows} == set(small.plan.nodes)
+    for run, node in small.plan.nodes.items():
+        mine = [row["tokens"] for row in rows if row["run"] == run]
+        assert mine[-1] == node.tokens and len(mine) <= 2 * queries.LOSS_POINTS
+
+
+def test_examples_show_solved_and_unsolved_of_the_same_seed(small):
+    rows = queries.examples(small.results, "problems", "code first", "from scratch")
+    assert [row["correct"] for row in rows] == [True] * 3 + [False] * 3
+    assert {row["seed"] for row in rows} == {0}
+    assert all(row["other_strategy"] == "from scratch" for row in rows)
+
+
+def test_a_shared_stage_is_drawn_once(planned):
+    shared = {"a": ["code", "math"], "b": ["code", "language"], "c": ["code"]}
+    layout = flow(planned(strategies=shared, baseline="a"))
+    assert [box.stage for box in layout.boxes] == ["code", "math", "language"]
+    assert layout.boxes[0].strategies == ("a", "b", "c") and len(layout.boxes[0].runs) == 3
+    assert {(end.strategy, layout.boxes[end.box].stage) for end in layout.ends} == {
+        ("a", "math"), ("b", "language"), ("c", "code"),
+    }  # fmt: skip
+
+
+def test_a_study_of_one_strategy_and_one_seed_without_problems_makes_a_page(made, tmp_path):
+    changes = {"strategies": {"only": ["code"]}, "baseline": "only", "seeds": [4], "benchmarks": {}}
+    text = text_of(made(tmp_path, changes, catalogue={}, receipt={}).page)
+    assert "Not answered yet" in text
+    assert 'id="examples"' not in text
+    assert "1 strategy · 1 seed" in text
+
+
+def test_a_page_without_findings_and_with_undefined_ones(made, tmp_path):
+    undefined = Finding(
+        "gain", "code first over from scratch", "accuracy", "problems", None, "%",
+        undefined="P₁ = 0: nothing to divide by", parts={"strategy": "code first", "against": "from scratch"},
+    )  # fmt: skip
+    assert "Not answered yet" in text_of(made(tmp_path / "none", {"seeds": [0]}, findings=[]).page)
+    plain = Finding(
+        "gain", "code first over from scratch", "accuracy", "problems", None, "points", undefined="nobody was asked",
+        parts={"strategy": "code first", "against": "from scratch"},
+    )  # fmt: skip
+    text = text_of(made(tmp_path / "undefined", {"seeds": [0]}, findings=[undefined, plain]).page)
+    assert "P₁ = 0: nothing to divide by" in text and "nobody was asked" in text
+
+
+def test_figures_are_saved_as_files(small, tmp_path):
+    style = figures.looks(list(small.study.strategies), small.study.baseline)
+    ends = [f for f in small.findings if f.benchmark == "problems"]
+    chart = figures.curve(ends, queries.seed_scores(small.results, "problems"), style, "math", "accuracy", legend=True)
+    figures.save(chart, tmp_path / "curve.svg")
+    figures.save(chart, tmp_path / "curve.png")
+    assert "code first" in text_of(tmp_path / "curve.svg")
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(ValueError, match=r"\.svg or \.png"):
+        figures.save(chart, tmp_path / "curve.pdf")
+
+
+def test_a_stage_that_stands_twice_has_two_columns(made, tmp_path):
+    strategies = {"twice": ["code", "math", "math"], "once": ["math"]}
+    m = made(tmp_path, {"strategies": strategies, "baseline": "once", "seeds": [0]})
+    layout = flow(m.plan)
+    assert layout.column_names() == [["code"], ["math"], ["math"]]
+    style = figures.looks(list(strategies), "once")
+    columns = {(s, box.position): box.column for box in layout.boxes for s in box.strategies}
+    held = [f for f in m.findings if f.question == "held-out" and f.benchmark == "prose"]
+    spec = figures.forgetting(held, style, layout.column_names(), columns).to_dict()
+    values = [row for rows in spec["datasets"].values() for row in rows] if "datasets" in spec else spec["data"]["values"]
+    assert sorted((v["strategy"], v["column"]) for v in values) == [("once", 2), ("twice", 0), ("twice", 1), ("twice", 2)]
+
+
+def test_strategies_look_different_and_the_baseline_is_grey():
+    style = figures.looks(["a", "base", "b", "c"], "base")
+    assert style["base"].color == figures.BASELINE_COLOR
+    assert len({look.shape for look in style.values()}) == len({look.color for look in style.values()}) == 4
