@@ -40,7 +40,7 @@ def main() -> None:
     lines = [
         "# Data on a CPU",
         "",
-        f"`benchmarks/data.py --rounds {options.rounds}`; one run, one thread for training, vocabulary {len(tokenizer)}.",
+        f"`benchmarks/data.py --rounds {options.rounds}`; one run, one training thread, vocabulary {len(tokenizer)}.",
         "",
         "| what | figure |",
         "|---|---|",
@@ -75,7 +75,8 @@ def main() -> None:
                 step.append(time.perf_counter() - assembled)
             a, s = statistics.median(assembly[2:]), statistics.median(step[2:])
             lines.append(
-                f"| assembling {batch_tokens:,} tokens ({rows} rows of {context}) | {batch_tokens / a / 1e6:.1f}M tokens/s, "
+                f"| assembling {batch_tokens:,} tokens ({rows} rows of {context}) | "
+                f"{batch_tokens / a / 1e6:.1f}M tokens/s, "
                 f"{a * 1e3:.2f} ms: {a / s:.2%} of a {preset} step ({s * 1e3:.0f} ms) |"
             )
     print("\n".join(lines))

@@ -198,7 +198,9 @@ def _explain_run(console: Console, plan: Plan, prepared: Prepared, why: str) -> 
     known = runner.identities(prepared.store)
     runs = [run for run in plan.nodes if run.startswith(why) or plan.nodes[run].stage == why]
     if not runs:
-        raise Refused(f"--why {why}: no such run or stage in this plan; {nearest(why, [*plan.nodes, *plan.study.stages])}")
+        raise Refused(
+            f"--why {why}: no such run or stage in this plan; {nearest(why, [*plan.nodes, *plan.study.stages])}"
+        )
     for name in runs:
         if name in known:
             console.print(f"{name}: not new, the store has it")
@@ -211,7 +213,7 @@ def _explain_run(console: Console, plan: Plan, prepared: Prepared, why: str) -> 
 def status(study: StudyArgument = "code-first", store: StoreOption = STORE, set: Set = None) -> None:
     """Show which runs of a study are done, begun or waiting."""
     from curricle import runner
-    from curricle.report.terminal import status_view
+    from curricle.report.listing import status_view
     from curricle.study import load_study
 
     console = _console()
@@ -223,7 +225,7 @@ def status(study: StudyArgument = "code-first", store: StoreOption = STORE, set:
 def list_(store: StoreOption = STORE) -> None:
     """List the studies that ship and the runs in the store."""
     from curricle import runner
-    from curricle.report.terminal import list_view
+    from curricle.report.listing import list_view
     from curricle.store import Store
     from curricle.study import SHIPPED, load_study
 
@@ -240,7 +242,7 @@ def diff(
     """Say how two studies, or two runs, differ."""
     from curricle import runner
     from curricle.planning import differences
-    from curricle.report.terminal import diff_view
+    from curricle.report.listing import diff_view
     from curricle.store import Store
 
     values = [runner.described(Store(store), name) for name in (one, other)]
@@ -254,7 +256,7 @@ def clean(
 ) -> None:
     """List what no study refers to any more; with --remove, remove it."""
     from curricle import runner
-    from curricle.report.terminal import clean_view
+    from curricle.report.listing import clean_view
     from curricle.store import Store
 
     place = Store(store)
@@ -264,14 +266,20 @@ def clean(
         runner.remove(place, list(unused))
 
 
-@app.command(epilog="Example: curricle evaluate runs/store/runs/math/…/model --benchmark gsm8k=gsm8k/test.jsonl --problems 200")
+@app.command(
+    epilog="Example: curricle evaluate runs/store/runs/math/…/model --benchmark gsm8k=gsm8k/test.jsonl --problems 200"
+)
 def evaluate(
-    model: Annotated[str, typer.Argument(help="A folder in the Hugging Face format, a hub id, a .gguf file, or a run.")],
+    model: Annotated[
+        str, typer.Argument(help="A folder in the Hugging Face format, a hub id, a .gguf file, or a run.")
+    ],
     benchmark: Annotated[list[str], typer.Option(metavar="FORMAT=PATH", help="gsm8k=FILE or math=FILE; repeatable.")],
     problems: Annotated[int | None, typer.Option(min=1, help="A random part of the problems; all by default.")] = None,
     shots: Annotated[int, typer.Option(min=0, max=4, help="Worked examples before each problem.")] = 4,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Where an answer is cut off.")] = 256,
-    out: Annotated[Path | None, typer.Option(help="Keep every prompt, output and verdict in this Parquet file.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Keep every prompt, output and verdict in this Parquet file.")
+    ] = None,
     store: StoreOption = STORE,
     as_json: Json = False,
 ) -> None:
@@ -370,9 +378,7 @@ def report(
     _write_report(console, compiled, prepared, results, folder, command)
 
 
-def _write_report(
-    console: Console, plan: Plan, prepared: Prepared, results: Any, folder: Path, command: str
-) -> None:
+def _write_report(console: Console, plan: Plan, prepared: Prepared, results: Any, folder: Path, command: str) -> None:
     """Findings, page and the summary on the screen."""
     from curricle import analysis
     from curricle.report import page
@@ -394,4 +400,6 @@ def _write_report(
         study_text=plan.study.to_yaml(),
     )
     console.print(summary_view(plan.study, findings))
-    console.print(f"\nThe report: {folder / 'report.html'}   rows: {folder / 'results'}   findings: {folder / 'findings.json'}")
+    console.print(
+        f"\nThe report: {folder / 'report.html'}   rows: {folder / 'results'}   findings: {folder / 'findings.json'}"
+    )

@@ -28,6 +28,7 @@ def draft(model: str, sources: list[str], budget_tokens: str) -> str:
         named = {"code": "{installed: code}", "prose": "{installed: prose}"}
     preset = model in PRESETS
     first, stage_tokens, math_tokens = next(iter(named)), _short(budget * 2 // 5), _short(budget * 3 // 5)
+    points = f"{_short(budget * 3 // 20)}, {_short(budget * 3 // 10)}"
     width = max(len(name) for name in [*named, "algebra"]) + 1
     lines = [
         "# A study: strategies that compete to answer a question. See what it takes:  curricle plan THIS_FILE",
@@ -44,9 +45,10 @@ def draft(model: str, sources: list[str], budget_tokens: str) -> str:
         "stages:",
         *(f"  {name}: {{mixture: {{{name}: 1}}, budget_tokens: {stage_tokens}}}" for name in named),
         "  # Points along the way show the curve; they compare, since the rate is constant until instruct.",
-        f"  math: {{mixture: {{algebra: 1}}, budget_tokens: {math_tokens}, evaluate_at: [{_short(budget * 3 // 20)}, {_short(budget * 3 // 10)}]}}",
+        f"  math: {{mixture: {{algebra: 1}}, budget_tokens: {math_tokens}, evaluate_at: [{points}]}}",
         "  # Loss on the answers only, the rate falling to 0.",
-        f"  instruct: {{kind: instruct, mixture: {{algebra: 1}}, budget_tokens: {_short(budget // 10)}, recipe: {{schedule: wsd, decay_share: 1}}}}",
+        f"  instruct: {{kind: instruct, mixture: {{algebra: 1}}, budget_tokens: {_short(budget // 10)},",
+        "             recipe: {schedule: wsd, decay_share: 1}}",
         "",
         "# Stages in order. What strategies share is trained once.",
         "strategies:",

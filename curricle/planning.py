@@ -150,9 +150,7 @@ class Plan:
                 key = (node.stage, source)
                 if key not in lines or epochs > lines[key].epochs:
                     tokens = rows * node.context
-                    lines[key] = Share(
-                        *key, tokens / node.tokens, tokens, supplied.tokens, epochs, supplied.declared
-                    )
+                    lines[key] = Share(*key, tokens / node.tokens, tokens, supplied.tokens, epochs, supplied.declared)
         return list(lines.values())
 
     def to_json(self, done: Iterable[str] = ()) -> dict[str, Any]:
@@ -184,10 +182,7 @@ class Plan:
                 }
                 for n in self.nodes.values()
             ],
-            "ledger": [
-                {name: getattr(line, name) for name in Share.__slots__}  # type: ignore[attr-defined]
-                for line in self.ledger()
-            ],
+            "ledger": [{name: getattr(line, name) for name in Share.__slots__} for line in self.ledger()],
         }
 
 

@@ -242,7 +242,9 @@ def _checkpoint(study: Study, plan_only: bool) -> tuple[str | None, Shape | None
     try:
         config = AutoConfig.from_pretrained(name, revision=study.model.revision or "main", trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise Refused(f"model.checkpoint: {name}: no such folder, and the hub gave: {str(error).splitlines()[0]}") from None
+        raise Refused(
+            f"model.checkpoint: {name}: no such folder, and the hub gave: {str(error).splitlines()[0]}"
+        ) from None
     return f"{name}@{study.model.revision or config._commit_hash or 'main'}", _shape_of(config.to_dict()), name
 
 
@@ -278,7 +280,9 @@ def _only_planned(
     shape = shape or PRESETS[study.model.preset or ""]
     vocabulary = shape.vocabulary or (study.tokenizer.bpe if study.tokenizer else None)
     if vocabulary is None:
-        raise Refused("tokenizer: a study with declared sources states its vocabulary by a preset that has one, or by bpe")
+        raise Refused(
+            "tokenizer: a study with declared sources states its vocabulary by a preset that has one, or by bpe"
+        )
     supplied = {}
     for name, entry in entries.items():
         source = study.sources[name]
@@ -343,7 +347,7 @@ def _sample(study: Study, entry: Entry, folder: Path, wanted: int) -> Iterator[D
 def _tokenizer_fingerprint(folder: Path | str) -> str:
     from curricle.tokens import tokenizer as tokenizers
 
-    return tokenizers.fingerprint_of(folder) if os.path.isdir(folder) else f"of {folder}"
+    return tokenizers.fingerprint_of(Path(folder)) if os.path.isdir(folder) else f"of {folder}"
 
 
 def _evaluation_tokens(prepared: Prepared, tokenizer: PreTrainedTokenizerFast) -> tuple[int, int]:

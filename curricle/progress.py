@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeElapsedColumn
@@ -16,6 +17,9 @@ from rich.text import Text
 from curricle.corpus.documents import Document
 from curricle.planning import Plan
 from curricle.workers import Message
+
+if TYPE_CHECKING:
+    from curricle.evaluation.scoring import Job
 
 
 class Left(ProgressColumn):
@@ -39,7 +43,12 @@ class Reading:
                 count += 1
                 yield document
         else:
-            columns = (SpinnerColumn(), TextColumn("{task.description}"), TextColumn("{task.completed:,.0f} documents"), TimeElapsedColumn())
+            columns = (
+                SpinnerColumn(),
+                TextColumn("{task.description}"),
+                TextColumn("{task.completed:,.0f} documents"),
+                TimeElapsedColumn(),
+            )
             with Progress(*columns, console=self.console, transient=True) as bar:
                 task = bar.add_task(name)
                 for document in documents:
@@ -86,10 +95,8 @@ class Training:
         if message.kind == "done":
             self.done.add(message.run)
             after = time.monotonic() - self._began
-            self.console.print(
-                f"[green]✓[/green] {name} [dim]{message.run}  {len(self.done)}/{len(self.plan.nodes)}  {after:.0f} s[/dim]",
-                highlight=False,
-            )
+            so_far = f"{len(self.done)}/{len(self.plan.nodes)}  {after:.0f} s"
+            self.console.print(f"[green]✓[/green] {name} [dim]{message.run}  {so_far}[/dim]", highlight=False)
         bar = self._bar
         if bar is None or self._total is None:
             return
@@ -109,10 +116,10 @@ class Training:
         bar.update(self._total, completed=ended - before + under_way)  # type: ignore[arg-type]
 
 
-def jobs_watched(console: Console) -> Callable[[Iterable[tuple[str, object]]], Iterator[tuple[str, object]]]:
+def jobs_watched(console: Console) -> Callable[[Iterable[Job]], Iterator[Job]]:
     """Names each evaluation as it begins. Use it as the `watch` of `evaluate`."""
 
-    def watch(jobs: Iterable[tuple[str, object]]) -> Iterator[tuple[str, object]]:
+    def watch(jobs: Iterable[Job]) -> Iterator[Job]:
         for job in jobs:
             with console.status(f"scoring {job[0]}"):
                 yield job

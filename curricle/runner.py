@@ -161,7 +161,7 @@ def execute(plan: Plan, prepared: Prepared, workers: int, interrupted: Callable[
 def _work_ahead(plan: Plan) -> dict[str, int]:
     """Tokens from each run to the end of its longest chain."""
     ahead = {run: node.tokens for run, node in plan.nodes.items()}
-    for run, node in reversed(plan.nodes.items()):
+    for run, node in reversed(list(plan.nodes.items())):
         if node.parent is not None:
             ahead[node.parent] = max(ahead[node.parent], plan.nodes[node.parent].tokens + ahead[run])
     return ahead
@@ -185,7 +185,9 @@ def gather(plan: Plan, prepared: Prepared, folder: Path) -> Results:
         for name in asked(prepared)
     ]
     tables = [pq.read_table(file) for file in files if file.exists()]
-    rows.write_table(folder / "evaluations.parquet", pa.concat_tables(tables) if tables else rows.EVALUATIONS.empty_table())
+    rows.write_table(
+        folder / "evaluations.parquet", pa.concat_tables(tables) if tables else rows.EVALUATIONS.empty_table()
+    )
     return Results(folder)
 
 

@@ -352,7 +352,11 @@ class Study(Frozen):
     def recipe_of(self, stage: str) -> Recipe:
         """The study's recipe with what the stage says otherwise."""
         own = self.stages[stage].recipe
-        return self.recipe if own is None else self.recipe.model_copy(update={k: getattr(own, k) for k in own.model_fields_set})
+        return (
+            self.recipe
+            if own is None
+            else self.recipe.model_copy(update={k: getattr(own, k) for k in own.model_fields_set})
+        )
 
     def to_yaml(self) -> str:
         """The study as it stands, overrides included, without what was left to its default."""
@@ -367,15 +371,21 @@ class Study(Frozen):
     def _names_resolve(self) -> Self:
         for name in [*self.sources, *self.stages, *self.benchmarks]:
             if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9 _.+-]*", name):
-                raise ValueError(f"{name!r}: a name starts with a letter or digit and holds letters, digits, ' ', '_', '.', '+', '-'")
+                raise ValueError(
+                    f"{name!r}: a name starts with a letter or digit and holds letters, digits, ' ', '_', '.', '+', '-'"
+                )
         for name, stage in self.stages.items():
             for source in stage.mixture:
                 if source not in self.sources:
-                    raise ValueError(f"stages.{name}.mixture.{source}: unknown source {source!r}; {nearest(source, self.sources)}")
+                    raise ValueError(
+                        f"stages.{name}.mixture.{source}: unknown source {source!r}; {nearest(source, self.sources)}"
+                    )
         for name, steps in self.strategies.items():
             for stage_name in steps:
                 if stage_name not in self.stages:
-                    raise ValueError(f"strategies.{name}: unknown stage {stage_name!r}; {nearest(stage_name, self.stages)}")
+                    raise ValueError(
+                        f"strategies.{name}: unknown stage {stage_name!r}; {nearest(stage_name, self.stages)}"
+                    )
         if self.baseline not in self.strategies:
             raise ValueError(f"baseline: unknown strategy {self.baseline!r}; {nearest(self.baseline, self.strategies)}")
         for one, other in self.compare:
@@ -390,7 +400,8 @@ class Study(Frozen):
         if clash:
             raise ValueError(f"benchmarks.{min(clash)}: a source has the same name; results could not tell them apart")
         if self.target is not None and self.target not in {*self.benchmarks, *self.sources}:
-            raise ValueError(f"target: unknown benchmark or source {self.target!r}; {nearest(self.target, {*self.benchmarks, *self.sources})}")
+            known = {*self.benchmarks, *self.sources}
+            raise ValueError(f"target: unknown benchmark or source {self.target!r}; {nearest(self.target, known)}")
         if self.tokenizer is None and self.model.checkpoint is None:
             raise ValueError("tokenizer: missing; a preset has no tokenizer of its own, write for example {bpe: 512}")
         return self
@@ -421,7 +432,9 @@ def load_study(path: str | Path, overrides: Iterable[str] = ()) -> Study:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise Refused(f"{file}: not readable as YAML: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict):
-        raise Refused(f"{file}: a study is a mapping of fields such as question, model and stages; found {type(tree).__name__}")
+        raise Refused(
+            f"{file}: a study is a mapping of fields such as question, model and stages; found {type(tree).__name__}"
+        )
     for override in overrides:
         _override(tree, override)
     try:
@@ -457,7 +470,9 @@ class _Loader(yaml.SafeLoader):
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", key_node.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} stands twice", key_node.start_mark
+                )
             seen.add(key)
         return super().construct_mapping(node, deep)
 
@@ -477,7 +492,9 @@ def _override(tree: dict, override: str) -> None:
             here[key] = {}
         here = here[key]
         if not isinstance(here, dict):
-            raise Refused(f"--set {override}: {'.'.join(keys[: depth + 1])} is a {type(here).__name__}, which has no fields")
+            raise Refused(
+                f"--set {override}: {'.'.join(keys[: depth + 1])} is a {type(here).__name__}, which has no fields"
+            )
     here[keys[-1]] = parsed
 
 
@@ -485,10 +502,17 @@ def explain(error: pydantic.ValidationError) -> list[str]:
     """One line for each fault: the field's path, what is wrong, the value."""
     lines = []
     for fault in error.errors():
-        path = ".".join(str(part) for part in fault["loc"] if not str(part).startswith(("kind:", "function-", "constrained-")))
+        path = ".".join(
+            str(part) for part in fault["loc"] if not str(part).startswith(("kind:", "function-", "constrained-"))
+        )
         message = fault["msg"].removeprefix("Value error, ")
         message = message[:1].lower() + message[1:]
         value = fault.get("input")
-        shown = "" if (isinstance(value, Mapping) and not fault["type"].endswith("_kind")) or fault["type"] in {"value_error", "missing"} else f" (got {value!r})"
+        shown = (
+            ""
+            if (isinstance(value, Mapping) and not fault["type"].endswith("_kind"))
+            or fault["type"] in {"value_error", "missing"}
+            else f" (got {value!r})"
+        )
         lines.append(f"{path}: {message}{shown}" if path else f"{message}{shown}")
     return lines

@@ -14,7 +14,7 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -80,7 +80,7 @@ def is_done(prepared: Prepared, node: Node) -> bool:
     )
 
 
-def work_on(prepared: Prepared, node: Node) -> Iterator[Message]:
+def work_on(prepared: Prepared, node: Node) -> Generator[Message]:
     """Train what is left of a run and evaluate it; nothing that is there is done again. Closing it saves."""
     folder = prepared.store.run_folder(node.run)
     with locked(folder, node.run):
@@ -96,7 +96,8 @@ def work_on(prepared: Prepared, node: Node) -> Iterator[Message]:
 def _train(prepared: Prepared, node: Node, folder: Path) -> Iterator[Message]:
     from curricle.tokens.sampler import Sampler
     from curricle.tokens.tokenizer import load as load_tokenizer
-    from curricle.training import checkpoint, model as models
+    from curricle.training import checkpoint
+    from curricle.training import model as models
     from curricle.training.loop import train
 
     tokenizer = load_tokenizer(prepared.tokenizer)
@@ -114,9 +115,7 @@ def _train(prepared: Prepared, node: Node, folder: Path) -> Iterator[Message]:
         skip=node.skip,
         answers_only=node.kind == "instruct",
     )
-    steps = train(
-        model, sampler, node.recipe, steps=node.steps, evaluate_at=frozenset(node.evaluate_at), folder=folder
-    )
+    steps = train(model, sampler, node.recipe, steps=node.steps, evaluate_at=frozenset(node.evaluate_at), folder=folder)
     try:
         for now in steps:
             yield Message("step", node.run, now.tokens, now.loss_nats, now.tokens_per_second)

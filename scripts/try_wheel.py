@@ -1,6 +1,6 @@
 """Build the wheel, install it into a clean environment, and plan the study that ships: no checkout beside it.
 
-    python scripts/try_wheel.py
+python scripts/try_wheel.py
 """
 
 from __future__ import annotations

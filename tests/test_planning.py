@@ -66,7 +66,9 @@ CHANGES = {
 def test_what_changes_the_result_changes_the_run(path):
     fields = changed(path, CHANGES[path])
     shape = {"shape": PRESETS[fields["model"]["preset"]]}
-    assert compiled(fields, **shape).paths["from scratch", fields["seeds"][0]][0] != compiled().paths["from scratch", 0][0]
+    assert (
+        compiled(fields, **shape).paths["from scratch", fields["seeds"][0]][0] != compiled().paths["from scratch", 0][0]
+    )
 
 
 def test_data_tokenizer_and_ancestors_change_the_run():
@@ -100,10 +102,22 @@ def test_what_does_not_change_the_result_keeps_the_run(path):
     ("fields", "changes", "message"),
     [
         (changed("stages.code.budget_tokens", 20_000), {}, "epochs of its 3,000; max_epochs = 4"),
-        (changed("stages.math.mixture", {"algebra": 0.999, "code": 0.001}), {}, "stages.math.mixture.code: a weight of 0.001 gives no sample in 48 rows"),
+        (
+            changed("stages.math.mixture", {"algebra": 0.999, "code": 0.001}),
+            {},
+            "stages.math.mixture.code: a weight of 0.001 gives no sample in 48 rows",
+        ),
         (changed("recipe.batch_tokens", 100), {}, "batch_tokens = 100 is not a multiple of model.context = 64"),
-        (tiny(), {"checkpoint_tokenizer": "theirs", "model": "m"}, "tokenizer: its content is tok, that of None is theirs"),
-        (tiny(), {"sources": {**catalogue().sources, "code": Supplied("c", 40)}}, "sources.code: 40 tokens do not fill one row of 64"),
+        (
+            tiny(),
+            {"checkpoint_tokenizer": "theirs", "model": "m"},
+            "tokenizer: its content is tok, that of None is theirs",
+        ),
+        (
+            tiny(),
+            {"sources": {**catalogue().sources, "code": Supplied("c", 40)}},
+            "sources.code: 40 tokens do not fill one row of 64",
+        ),
     ],
 )
 def test_what_would_waste_a_run_is_refused(fields, changes, message):
@@ -155,5 +169,7 @@ def test_the_published_recipe_costs_what_the_arithmetic_says(tmp_path):
     plan = make_plan(load_study("deepseekmath-7b"), store=tmp_path)
     assert plan.parameters == 6_910_365_696
     shares = {line.source: line.share for line in plan.ledger()}
-    assert shares == pytest.approx({"math": 0.56, "algebraic": 0.04, "arxiv": 0.10, "code": 0.20, "language": 0.10}, abs=1e-6)
+    assert shares == pytest.approx(
+        {"math": 0.56, "algebraic": 0.04, "arxiv": 0.10, "code": 0.20, "language": 0.10}, abs=1e-6
+    )
     assert plan.tokens == pytest.approx(500e9, rel=1e-4)

@@ -76,9 +76,18 @@ def test_a_folder_completed_by_someone_else_meanwhile_stays(tmp_path):
     assert os.listdir(tmp_path) == ["a"]
 
 
+HOLDER = """
+import sys, time
+from pathlib import Path
+from curricle.store import locked
+with locked(Path(sys.argv[1]), "it"):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
 def test_a_lock_is_held_once_and_let_go_when_its_process_is_killed(tmp_path):
-    code = f"from curricle.store import locked\nfrom pathlib import Path\nimport time\nwith locked(Path({str(tmp_path)!r}), 'it'):\n print('held', flush=True); time.sleep(60)"
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as other:
+    with subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "held\n"
         with pytest.raises(Refused, match="another process"), locked(tmp_path, "it"):
             pass

@@ -1,8 +1,8 @@
 """The study's question, answered in a sentence made from findings alone.
 
-It names each strategy's gain over the baseline on the target, then the best strategy against the second best (which
-is where a claim such as "code, rather than any text" is decided). It says what is resolved and what is not, and why;
-it draws no conclusion that an interval does not carry.
+It names each strategy's gain over the baseline on the target, then the pairs that the study asks to compare (where a
+claim such as "code, rather than any text" is decided), or the best strategy against the second best. It says what is
+resolved and what is not, and why; it draws no conclusion that an interval does not carry.
 """
 
 from __future__ import annotations
@@ -12,7 +12,13 @@ from collections.abc import Sequence
 from curricle.analysis.finding import ACCURACY, BITS_PER_BYTE, PERCENT, Finding, between, number
 
 
-def answer(findings: Sequence[Finding], question: str, target: str, measure: str | None = None) -> str:
+def answer(
+    findings: Sequence[Finding],
+    question: str,
+    target: str,
+    measure: str | None = None,
+    compare: Sequence[tuple[str, str]] = (),
+) -> str:
     """One sentence on the target (a benchmark, or a source for its held-out text) in that measure; when left out,
     accuracy, or bits per byte where there is none."""
     on_target = [f for f in findings if f.benchmark == target and f.unit != PERCENT]
@@ -23,8 +29,12 @@ def answer(findings: Sequence[Finding], question: str, target: str, measure: str
     if not gains:
         return f"{question} Not answered yet: no two strategies have been scored on {target}."
     said = [f"{f.subject} {verdict(f, percent_beside(findings, f))}" for f in gains]
-    first = best_two(on_target, measure)
-    if first and first.question != "gain":  # a gain was said already
+    for one, other in compare:
+        pair = between_strategies(on_target, one, other)
+        if pair and pair.question != "gain":  # a gain was said already
+            said.append(f"{pair.subject} {verdict(pair)}")
+    first = None if compare else best_two(on_target, measure)
+    if first and first.question != "gain":
         said.append(f"the best over the second best, {first.subject}, {verdict(first)}")
     seeds, n = {f.seeds for f in gains}, {f.n for f in gains}
     size = f"{min(n):,} items, {min(seeds)} seed{'s' * (min(seeds) != 1)}"
@@ -65,8 +75,12 @@ def best_two(on_target: Sequence[Finding], measure: str) -> Finding | None:
     ranked = sorted(levels, key=lambda f: f.estimate or 0.0, reverse=measure == ACCURACY)
     if len(ranked) < 2:
         return None
-    best, second = ranked[0].subject, ranked[1].subject
+    return between_strategies(on_target, ranked[0].subject, ranked[1].subject)
+
+
+def between_strategies(on_target: Sequence[Finding], one: str, other: str) -> Finding | None:
+    """The difference of two strategies, `one` first."""
     for f in on_target:
-        if f.question in {"gain", "contrast"} and {f.parts["strategy"], f.parts["against"]} == {best, second}:
-            return f if f.parts["strategy"] == best else f.reversed()
+        if f.question in {"gain", "contrast"} and {f.parts["strategy"], f.parts["against"]} == {one, other}:
+            return f if f.parts["strategy"] == one else f.reversed()
     return None

@@ -3,8 +3,9 @@
 Words are runs of letters and digits in lower case; a Chinese, Japanese or Korean character is a word of its own. A
 document is contaminated by a benchmark when it shares ten words in a row with one of its texts, or holds the whole of
 a text of 3 to 9 words (DeepSeekMath, arXiv 2402.03300, 2.1.1). For generated problems only the whole text counts,
-since their templates share ten words with every other, and its operators count too: `12 + 7` is not `12 - 7`. Words and runs of words are hashed to 64 bits in numpy, without
-making a string of any; what the hashes find is then compared word by word, so a hit is never an accident of hashing.
+since their templates share ten words with every other, and its operators count too: `12 + 7` is not `12 - 7`. Words
+and runs of words are hashed to 64 bits in numpy, without making a string of any; what the hashes find is then compared
+word by word, so a hit is never an accident of hashing.
 """
 
 from __future__ import annotations

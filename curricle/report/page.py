@@ -94,15 +94,14 @@ def write(
 
 def template() -> jinja2.Template:
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("curricle.report", "."), autoescape=True, undefined=jinja2.StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     environment.filters |= {
         "count": words.count, "size": words.size, "percent": words.percent, "flops": words.flops,
         "duration": words.duration, "p": words.p_value, "estimate": words.estimate, "interval": words.interval,
         "resolution": words.resolution, "plural": words.plural, "shortened": shortened,
     }  # fmt: skip
-    return environment.get_template("page.html")
+    return environment.from_string(ours("page.html"))
 
 
 def ours(name: str) -> str:

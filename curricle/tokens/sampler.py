@@ -1,8 +1,9 @@
 """The stateless mixture sampler: sample `i` is a pure function of (seed, mixture, i).
 
-A sample is one row of T tokens from one source. Which source comes next is decided by turns (`curricle.turns`) that keep every
-source within one row of its share at every prefix; which row of that source follows from how many came before. The
-whole state of a loader is therefore one integer, and ranks need not talk: each reads the samples that are its own.
+A sample is one row of T tokens from one source. Which source comes next is decided by turns (`curricle.turns`) that
+keep every source within one row of its share at every prefix; which row of that source follows from how many came
+before. The whole state of a loader is therefore one integer, and ranks need not talk: each reads the samples that are
+its own.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     import torch
 
     from curricle.tokens.shards import Supply
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:

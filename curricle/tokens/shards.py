@@ -1,6 +1,6 @@
 """Token shards on disk, in datatrove's layout, read through memory maps.
 
-`data.ds`           tokens of all documents end to end, each closed by the delimiter; 2 bytes a token below 2**16, else 4
+`data.ds`           tokens of all documents end to end, each closed by the delimiter; 2 bytes below 2**16, else 4
 `data.ds.index`     8 bytes a document: where it ends, in tokens
 `data.ds.loss`      1 byte a token: whether it carries loss in an `instruct` stage (0 inside prompts)
 `data.ds.metadata`  tokenizer and token size, tokens, tokens for people
@@ -36,7 +36,9 @@ def encode(documents: Iterable[Document], tokenizer: PreTrainedTokenizerFast) ->
     backend, delimiter = tokenizer.backend_tokenizer, tokenizer.eos_token_id
     source = iter(documents)
     while batch := list(islice(source, DOCUMENTS_AT_ONCE)):
-        encoded = backend.encode_batch_fast([part for d in batch for part in (d.prompt, d.text)], add_special_tokens=False)
+        encoded = backend.encode_batch_fast(
+            [part for d in batch for part in (d.prompt, d.text)], add_special_tokens=False
+        )
         for prompt, text in zip(encoded[::2], encoded[1::2], strict=True):
             ids = [*prompt.ids, *text.ids, delimiter]
             yield np.asarray(ids, dtype=np.uint32), len(prompt.ids)
@@ -61,7 +63,9 @@ def write_shard(folder: Path, documents: Iterable[Document], tokenizer: PreTrain
         if not prompts:
             (temporary / "data.ds.loss").unlink()
         size = np.dtype(token).itemsize
-        (temporary / "data.ds.metadata").write_text(f"{tokenizer.name_or_path or 'curricle'}|{size}\n{end}\n{end / 1e6:.1f}M")
+        (temporary / "data.ds.metadata").write_text(
+            f"{tokenizer.name_or_path or 'curricle'}|{size}\n{end}\n{end / 1e6:.1f}M"
+        )
 
 
 @dataclass(frozen=True, slots=True)

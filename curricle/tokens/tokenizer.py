@@ -44,11 +44,15 @@ def train_bpe(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
     )
     backend.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(
-        tokenizer_object=backend, bos_token=DELIMITER, eos_token=DELIMITER, pad_token=DELIMITER, clean_up_tokenization_spaces=False
+        tokenizer_object=backend,
+        bos_token=DELIMITER,
+        eos_token=DELIMITER,
+        pad_token=DELIMITER,
+        clean_up_tokenization_spaces=False,
     )
 
 
-def load(folder: Path) -> PreTrainedTokenizerFast:
+def load(folder: Path | str) -> PreTrainedTokenizerFast:
     """The tokenizer beside a checkpoint, or one that was saved here. Raises `Refused` where it has no delimiter."""
     from transformers import AutoTokenizer
 
@@ -72,5 +76,3 @@ def fingerprint_of(folder: Path) -> str:
     if not file.exists():
         raise Refused(f"tokenizer: {file} is not there; Curricle reads fast tokenizers")
     return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
-
-

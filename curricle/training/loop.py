@@ -14,7 +14,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -59,7 +59,7 @@ def train(
     evaluate_at: frozenset[int],
     folder: Path,
     save_seconds: float = 30.0,
-) -> Iterator[Step]:
+) -> Generator[Step]:
     """Train for `steps` steps, or what is left of them, in `folder` (`metrics.jsonl`, `checkpoints/`).
 
     `evaluate_at` holds steps; 0 is the model as it came. Raises `Diverged` on a loss or gradient that is not finite,
@@ -81,7 +81,9 @@ def train(
         while step < steps:
             began = time.perf_counter()
             lr = learning_rate(recipe, step, steps)
-            loss, norm = update(model, optimizers, sampler.batch(step * rows, (step + 1) * rows), recipe, lr, micro_rows)
+            loss, norm = update(
+                model, optimizers, sampler.batch(step * rows, (step + 1) * rows), recipe, lr, micro_rows
+            )
             step += 1
             tokens = rows * sampler.row_tokens
             rate = tokens / (time.perf_counter() - began)
@@ -102,7 +104,12 @@ def train(
 
 
 def update(
-    model: PreTrainedModel, optimizers: list[torch.optim.Optimizer], batch: Batch, recipe: Recipe, lr: float, micro_rows: int
+    model: PreTrainedModel,
+    optimizers: list[torch.optim.Optimizer],
+    batch: Batch,
+    recipe: Recipe,
+    lr: float,
+    micro_rows: int,
 ) -> tuple[float, float]:
     """One update; (mean nats over the batch's targets, gradient norm before clipping)."""
     if not batch.targets:
@@ -113,7 +120,10 @@ def update(
         part = slice(at, at + micro_rows)
         with autocast:
             logits_BTV = model(
-                input_ids=batch.tokens_BT[part], position_ids=batch.positions_BT[part], attention_mask=None, use_cache=False
+                input_ids=batch.tokens_BT[part],
+                position_ids=batch.positions_BT[part],
+                attention_mask=None,
+                use_cache=False,
             ).logits
         loss = F.cross_entropy(logits_BTV.flatten(0, 1).float(), batch.labels_BT[part].flatten(), reduction="sum")
         # Divided by the whole batch's targets, so that accumulation changes no gradient.
@@ -122,7 +132,9 @@ def update(
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
     mean = float(nats) / batch.targets
     if not (math.isfinite(mean) and math.isfinite(float(norm))):
-        raise Diverged(f"loss {mean}, gradient norm {float(norm)}: lower recipe.learning_rate (now {recipe.learning_rate:g})")
+        raise Diverged(
+            f"loss {mean}, gradient norm {float(norm)}: lower recipe.learning_rate (now {recipe.learning_rate:g})"
+        )
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = lr

@@ -31,7 +31,9 @@ def make_optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimi
             {"params": decayed, "weight_decay": recipe.weight_decay},
             {"params": vectors, "weight_decay": 0.0},
         ]
-        return torch.optim.AdamW([g for g in groups if g["params"]], lr=recipe.learning_rate, betas=recipe.betas, fused=True)
+        return torch.optim.AdamW(
+            [g for g in groups if g["params"]], lr=recipe.learning_rate, betas=recipe.betas, fused=True
+        )
 
     if recipe.optimizer == "adamw":
         return [adamw(inner + outer)]
@@ -39,8 +41,8 @@ def make_optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimi
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon (K. Jordan, 2024), the step scaled to the size of AdamW's (Moonlight, arXiv 2502.16982, section 2.2), so that
-    one learning rate serves both: what `torch.optim.Muon(adjust_lr_fn="match_rms_adamw")` computes.
+    """Muon (K. Jordan, 2024), the step scaled to the size of AdamW's (Moonlight, arXiv 2502.16982, section 2.2), so
+    that one learning rate serves both: what `torch.optim.Muon(adjust_lr_fn="match_rms_adamw")` computes.
 
     It differs in how: matrices of one shape are orthogonalised together, and on a CPU in fp32 rather than in bf16,
     which most CPUs emulate. On small models that was 100 of 280 ms a step (docs/LOG.md).
@@ -52,7 +54,7 @@ class Muon(torch.optim.Optimizer):
         super().__init__(ordered, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
             trained = [p for p in group["params"] if p.grad is not None]
             for shape, members in groupby(trained, key=lambda p: tuple(p.shape)):

@@ -86,7 +86,7 @@ def test_packed_documents_get_the_logits_that_they_get_alone(family):
     shape = {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64}
     model = build(config(vocab_size=50, hidden_size=32, intermediate_size=64, **shape)).eval()
     documents = [[0, *torch.randint(1, 50, (n,)).tolist()] for n in (5, 11, 1, 14)]
-    row_BT = np.array([sum(documents, [])])
+    row_BT = np.array([[token for document in documents for token in document]])
     with torch.inference_mode():
         packed = model(
             input_ids=torch.from_numpy(row_BT), position_ids=torch.from_numpy(positions(row_BT, 0)), use_cache=False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 import time
@@ -40,7 +41,7 @@ def test_no_token_is_a_target_twice_within_an_epoch(first, second, row_tokens, s
         read = [supply.read(epoch * rows + r, row_tokens, seed)[0] for r in range(rows)]
         targets = np.concatenate([row[1:] for row in read])
         assert len(set(targets)) == len(targets) == rows * row_tokens
-        for row, following in zip(read, read[1:], strict=False):
+        for row, following in itertools.pairwise(read):
             assert row[-1] == following[0], "a row's last target is the next row's first token"
 
 
@@ -80,13 +81,13 @@ def test_an_endless_stream_is_read_in_order_and_never_repeated():
 def test_a_shard_is_laid_out_as_datatrove_lays_it_out(tmp_path, tokenizer):
     documents = [Document("a", " 7\n", "s", "Problem: 3 + 4\n"), Document("b", "def f(x):\n", "s")]
     write_shard(tmp_path / "shard", documents, tokenizer)
-    ids = [
-        [*tokenizer.encode(d.prompt), *tokenizer.encode(d.text), tokenizer.eos_token_id] for d in documents
-    ]
+    ids = [[*tokenizer.encode(d.prompt), *tokenizer.encode(d.text), tokenizer.eos_token_id] for d in documents]
     assert np.fromfile(tmp_path / "shard" / "data.ds", "<u2").tolist() == ids[0] + ids[1]
     assert np.fromfile(tmp_path / "shard" / "data.ds.index", "<u8").tolist() == [len(ids[0]), len(ids[0]) + len(ids[1])]
     loss = np.fromfile(tmp_path / "shard" / "data.ds.loss", np.bool_)
-    assert loss.tolist() == [False] * len(tokenizer.encode("Problem: 3 + 4\n")) + [True] * (len(loss) - len(tokenizer.encode("Problem: 3 + 4\n")))
+    assert loss.tolist() == [False] * len(tokenizer.encode("Problem: 3 + 4\n")) + [True] * (
+        len(loss) - len(tokenizer.encode("Problem: 3 + 4\n"))
+    )
     name, tokens, _ = (tmp_path / "shard" / "data.ds.metadata").read_text().splitlines()
     assert name.endswith("|2") and int(tokens) == len(ids[0]) + len(ids[1])
 
@@ -108,7 +109,8 @@ from curricle.tokens.tokenizer import load
 tokenizer = load(Path(sys.argv[1]))
 print("ready", flush=True)
 for number in range(100000):
-    write_shard(Path(sys.argv[2]) / f"block-{number}", [Document(str(i), "def f(x):" * 20, "s") for i in range(400)], tokenizer)
+    documents = [Document(str(i), "def f(x):" * 20, "s") for i in range(400)]
+    write_shard(Path(sys.argv[2]) / f"block-{number}", documents, tokenizer)
 """
 
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from curricle.training.model import load
 from curricle.study import Refused
+from curricle.training.model import load
 
 
 def test_a_saved_model_loads_with_its_tokenizer_as_it_was(llama, tokenizer, tmp_path):

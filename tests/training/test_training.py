@@ -42,7 +42,9 @@ def make(seed: int = 0, recipe: Recipe = RECIPE, samples: int = 200):
 
 def finish(folder: Path, steps: int = 20, recipe: Recipe = RECIPE, save_seconds: float = 1e9) -> dict:
     model, sampler = make()
-    for _ in train(model, sampler, recipe, steps=steps, evaluate_at=frozenset({steps}), folder=folder, save_seconds=save_seconds):
+    for _ in train(
+        model, sampler, recipe, steps=steps, evaluate_at=frozenset({steps}), folder=folder, save_seconds=save_seconds
+    ):
         pass
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
@@ -63,7 +65,8 @@ def test_resume_is_bitwise_equal_to_an_uninterrupted_run(tmp_path, at, optimizer
             break
     steps.close()
     assert same(whole, finish(tmp_path / "cut", recipe=recipe))
-    logs = [[json.loads(line) for line in open(tmp_path / name / "metrics.jsonl")] for name in ("whole", "cut")]
+    files = [tmp_path / name / "metrics.jsonl" for name in ("whole", "cut")]
+    logs = [[json.loads(line) for line in file.read_text().splitlines()] for file in files]
     for log in logs:
         for row in log:
             del row["tokens_per_second"]
@@ -177,7 +180,9 @@ def test_muon_moves_matrices_and_adamw_the_rest():
     model, _ = make()
     muon, adamw = make_optimizers(model, RECIPE)
     moved = {id(p) for g in muon.param_groups for p in g["params"]}
-    assert moved == {id(p) for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n and "lm_head" not in n}
+    assert moved == {
+        id(p) for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n and "lm_head" not in n
+    }
     rest = {id(p) for g in adamw.param_groups for p in g["params"]}
     assert moved | rest == {id(p) for p in model.parameters()} and not moved & rest
     assert all(p.ndim < 2 for g in adamw.param_groups if g["weight_decay"] == 0 for p in g["params"])
@@ -186,7 +191,10 @@ def test_muon_moves_matrices_and_adamw_the_rest():
 @given(st.integers(10, 5000), st.data())
 def test_schedules_are_what_they_say(steps, data):
     step = data.draw(st.integers(0, steps - 1))
-    rate = {s: learning_rate(Recipe(learning_rate=1.0, schedule=s), step, steps) for s in ("constant", "multistep", "cosine", "wsd")}
+    rate = {
+        s: learning_rate(Recipe(learning_rate=1.0, schedule=s), step, steps)
+        for s in ("constant", "multistep", "cosine", "wsd")
+    }
     warmup = round(0.02 * steps)
     if step < warmup:
         assert set(rate.values()) == {(step + 1) / warmup}
@@ -213,5 +221,9 @@ def test_weights_leave_in_the_hugging_face_format_and_come_back_equal(tmp_path):
         back, own = load(tmp_path / "model")
         ours = back.eval()(input_ids=tokens_BT).logits
     assert torch.equal(theirs, expected) and torch.equal(ours, expected)
-    assert AutoTokenizer.from_pretrained(tmp_path / "model").encode("abc 12") == tokenizer.encode("abc 12") == own.encode("abc 12")
+    assert (
+        AutoTokenizer.from_pretrained(tmp_path / "model").encode("abc 12")
+        == tokenizer.encode("abc 12")
+        == own.encode("abc 12")
+    )
     assert not [f for f in os.listdir(tmp_path / "model") if f.endswith((".bin", ".pt"))]
