@@ -185,7 +185,7 @@ def summary_view(study: Study, findings: Sequence[Finding]) -> RenderableType:
     """What the page says: the answer, the strategies, what lies between them, the curve, forgetting."""
     target = study.answer_target
     on_target = [f for f in findings if f.benchmark == target]
-    parts: list[RenderableType] = [Text(answer(findings, study.question, target))]
+    parts: list[RenderableType] = [Text(answer(findings, study.question, target, compare=study.compare))]
     if {f.measure for f in on_target} == {ACCURACY, BITS_PER_BYTE}:
         parts.append(Text(answer(findings, "In bits per byte of the solutions:", target, BITS_PER_BYTE)))
     changes = [f for f in on_target if f.question in {"gain", "contrast"}]
