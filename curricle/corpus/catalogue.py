@@ -96,7 +96,8 @@ def _inputs(name: str, source: Source, resolve: Resolve) -> object:
         python = installed.versions(Installed(installed=source.installed), name)  # it decides what parses
         return {**installed.versions(source, name), **python}
     if isinstance(source, Generated):
-        return {**problems.versions(), "chunk": str(problems.CHUNK)}
+        problems.known(source.generated, f"sources.{name}.generated")
+        return problems.identity(source.generated)
     if isinstance(source, Hub) and (folder := resolve(source.hub)).is_dir():
         found = sorted(f for f in folder.rglob("*") if f.is_file())
         return [[f.relative_to(folder).as_posix(), f.stat().st_size, f.stat().st_mtime_ns] for f in found]
@@ -166,7 +167,7 @@ def _generated(name: str, source: Generated, folder: Path) -> Entry:
     with held_out.writing():
         for document in islice(problems.held_out_documents(source, name), HELD_OUT_PROBLEMS):
             held_out.add(document)
-    identity = {"generated": source.generated, "worked": source.worked, "chunk": problems.CHUNK, **problems.versions()}
+    identity = {"worked": source.worked, **problems.identity(source.generated)}
     return Entry(
         name,
         "generated",

@@ -12,6 +12,7 @@ import hashlib
 import importlib.metadata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from curricle.corpus.documents import Document
 from curricle.corpus.families import FAMILIES, draw_entry
@@ -50,6 +51,12 @@ def known(generators: Sequence[str], field: str = "generated") -> None:
 def versions() -> dict[str, str]:
     """What the text of a problem depends on beside its seed."""
     return {"reasoning-gym": importlib.metadata.version("reasoning-gym"), "steps": str(STEPS_VERSION)}
+
+
+def identity(generators: Sequence[str]) -> dict[str, Any]:
+    """All that decides the text of the generators' problems, beside the seed: versions, words, settings."""
+    drawn = {name: [FAMILIES[name].words, FAMILIES[name].settings] for name in generators}
+    return {"generators": list(generators), "drawn": drawn, "chunk": CHUNK, **versions()}
 
 
 def is_held_out(mathematics: str) -> bool:

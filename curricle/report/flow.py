@@ -87,8 +87,6 @@ def flow(plan: Plan) -> Flow:
             parent = index[node.parent] if node.parent else None
             runs = tuple(plan.paths[strategy, seed][position] for seed in seeds)
             column = last - heights[run]
-            boxes.append(
-                Box(node.stage, node.kind, node.tokens, column, row, parent, node.strategies, position, runs)
-            )
+            boxes.append(Box(node.stage, node.kind, node.tokens, column, row, parent, node.strategies, position, runs))
     ends = [End(s, s == plan.study.baseline, row, index[paths[s][-1]]) for row, s in enumerate(rows)]
     return Flow(tuple(boxes), tuple(ends))

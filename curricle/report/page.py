@@ -246,10 +246,11 @@ def the_answer(study: Study, findings: Sequence[Finding], target: str) -> Row:
     """The answer in a sentence for each measure, and the differences that it is made of."""
     on_target = [f for f in findings if f.benchmark == target and f.unit != PERCENT]
     measures = [m for m in MEASURES if any(f.measure == m for f in on_target)]
-    sentences = [answer(findings, study.question, target, m).removeprefix(study.question).strip() for m in measures]
+    asked, pairs = study.question, study.compare
+    sentences = [answer(findings, asked, target, m, pairs).removeprefix(asked).strip() for m in measures]
     first = measures[0] if measures else None
     claims = [f for f in on_target if f.question == "gain" and f.measure == first]
-    return {"sentences": sentences or [answer(findings, "", target).strip()], "claims": claims}
+    return {"sentences": sentences or [answer(findings, "", target, compare=pairs).strip()], "claims": claims}
 
 
 def tables(findings: Sequence[Finding], target: str) -> list[Row]:

@@ -28,9 +28,7 @@ SPACE = Text("")
 # ---- a plan -------------------------------------------------------------------------------------------------------
 
 
-def plan_view(
-    plan: Plan, done: Collection[str], estimate_seconds: float | None, based_on: str = ""
-) -> RenderableType:
+def plan_view(plan: Plan, done: Collection[str], estimate_seconds: float | None, based_on: str = "") -> RenderableType:
     """The plan before it runs: header, tree, ledger, cost. `based_on` says where the estimate comes from."""
     study = plan.study
     finished = set(done) & set(plan.nodes)
@@ -187,7 +185,7 @@ def summary_view(study: Study, findings: Sequence[Finding]) -> RenderableType:
     on_target = [f for f in findings if f.benchmark == target]
     parts: list[RenderableType] = [Text(answer(findings, study.question, target, compare=study.compare))]
     if {f.measure for f in on_target} == {ACCURACY, BITS_PER_BYTE}:
-        parts.append(Text(answer(findings, "In bits per byte of the solutions:", target, BITS_PER_BYTE)))
+        parts.append(Text(answer(findings, "In bits per byte of the solutions:", target, BITS_PER_BYTE, study.compare)))
     changes = [f for f in on_target if f.question in {"gain", "contrast"}]
     subjects = list(dict.fromkeys(f.subject for f in changes))
     changes.sort(key=lambda f: subjects.index(f.subject))

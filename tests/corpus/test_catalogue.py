@@ -192,3 +192,15 @@ def test_a_real_corpus_is_split_by_repository(tmp_path):
     held_out, train = ({d.group for d in documents(tmp_path / "out", part)} for part in ("held_out", "train"))
     assert held_out and train and not held_out & train
     assert entry.bad_lines == 0 and entry.documents + entry.held_out_documents == 1354
+
+
+def test_another_setting_of_a_generator_is_another_source(tmp_path, monkeypatch):
+    from curricle.corpus.families import FAMILIES
+
+    options = {"resolve": Path, "contamination_key": "none", "held_out_share": 0.05}
+    source = Generated(generated=("chain_sum",))
+    made = {"resolve": Path, "contamination": None, "contamination_key": "none", "held_out_share": 0.05}
+    before = catalogue.key("a", source, **options), catalogue.build("a", source, tmp_path / "1", **made).fingerprint
+    monkeypatch.setitem(FAMILIES["chain_sum"].settings, "max_terms", 3)
+    after = catalogue.key("a", source, **options), catalogue.build("a", source, tmp_path / "2", **made).fingerprint
+    assert before[0] != after[0] and before[1] != after[1]
