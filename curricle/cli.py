@@ -167,7 +167,10 @@ def plan(
 
     console = _console(quiet=as_json)
     compiled, prepared = _plan(load_study(study, set or []), store, console)
-    done = runner.done(compiled, prepared) if not compiled.declared() else frozenset()
+    done: frozenset[str] = frozenset()
+    if not compiled.declared():
+        runner.refuse_small_disk(compiled, prepared.store)
+        done = runner.done(compiled, prepared)
     if as_json:
         from curricle.calibration import estimate_seconds, measure
 

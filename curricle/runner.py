@@ -72,12 +72,16 @@ def done(plan: Plan, prepared: Prepared) -> frozenset[str]:
 
 
 def refuse_unrunnable(plan: Plan, store: Store) -> None:
-    """Refuse what can be planned only, and what will not fit: weights at every point, and at any moment three
-    checkpoints with two optimizer moments, in fp32."""
+    """Refuse what can be planned only, and what will not fit."""
     if plan.declared():
         raise Refused(
             f"sources.{plan.declared()[0]}: declared, with no data behind it; this study can be planned and not run"
         )
+    refuse_small_disk(plan, store)
+
+
+def refuse_small_disk(plan: Plan, store: Store) -> None:
+    """Weights at every point, and at any moment three checkpoints with two optimizer moments, in fp32."""
     store.root.mkdir(parents=True, exist_ok=True)
     points = sum(len(n.evaluate_at) for n in plan.nodes.values())
     wanted = 4 * plan.parameters * (points + 9 * len(plan.nodes))

@@ -179,3 +179,14 @@ def test_a_declared_source_can_be_planned_and_not_run(tmp_path):
     assert plan.declared() == ["code"]
     with pytest.raises(Refused, match="can be planned and not run"):
         runner.run(plan, store=tmp_path / "store")
+
+
+def test_a_plan_that_does_not_fit_on_the_disk_is_refused(trained, monkeypatch):
+    import shutil
+    from types import SimpleNamespace
+
+    file, store, _, _ = trained
+    plan = make_plan(load_study(file), store)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10**6))
+    with pytest.raises(Refused, match=r"GB are free, and weights and checkpoints of this plan may take"):
+        runner.refuse_unrunnable(plan, Store(store))

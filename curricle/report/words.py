@@ -26,14 +26,16 @@ def flops(value: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """`40 s`, `5 min`, `3.2 h`, `14,700 h`: accelerator time is told in hours however long it is."""
+    """`40 s`, `5 min`, `3.2 h`, `14,700 h`: accelerator time is told in hours; past a century, years say more."""
     if seconds < 1:
         return "under 1 s"
     if seconds < 90:
         return f"{seconds:.0f} s"
     if seconds < 90 * 60:
         return f"{seconds / 60:.0f} min"
-    return f"{float(f'{seconds / 3600:.3g}'):,g} h" if seconds < 3.6e9 else f"{count(seconds / 3600)} h"
+    return (
+        f"{float(f'{seconds / 3600:.3g}'):,g} h" if seconds < 3.2e9 else f"{float(f'{seconds / 3.156e7:.2g}'):,g} years"
+    )
 
 
 def size(value: float) -> str:

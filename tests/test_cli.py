@@ -1,0 +1,131 @@
+"""The front door: exit codes, one JSON object and nothing else, errors in a line, help without the heavy rooms."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny_study import tiny, write_study
+
+VERBS = ["new", "run", "plan", "status", "list", "diff", "clean", "evaluate", "gain", "schema", "report"]
+
+
+def curricle(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "curricle", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=os.environ | {"COLUMNS": "100"})
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with the tiny study, run once by its verb."""
+    folder = tmp_path_factory.mktemp("cli")
+    write_study(folder, tiny())
+    done = curricle("run", "tiny.yaml", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_help_names_every_verb_and_loads_nothing_heavy():
+    shown = curricle("--help")
+    assert shown.returncode == 0 and all(f" {verb} " in shown.stdout for verb in VERBS)
+    heavy = "import sys, curricle.cli; print([m for m in ('torch', 'transformers', 'pydantic', 'duckdb', 'altair', 'numpy') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", heavy], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help_with_an_example(verb):
+    shown = curricle(verb, "--help")
+    assert shown.returncode == 0 and f"curricle {verb}" in shown.stdout.split("Example:")[1]
+
+
+def test_a_run_leaves_report_findings_and_rows(place):
+    out = place / "runs" / "tiny"
+    assert (out / "report.html").stat().st_size > 100_000
+    assert json.loads((out / "findings.json").read_text())["findings"]
+    assert {f.name for f in (out / "results").iterdir()} == {"runs.parquet", "evaluations.parquet", "steps.parquet"}
+
+
+def test_plan_json_is_one_object_and_nothing_else(place):
+    shown = curricle("plan", "tiny.yaml", "--json", cwd=place)
+    plan = json.loads(shown.stdout)
+    assert shown.returncode == 0 and shown.stderr == ""
+    assert [r["done"] for r in plan["runs"]] == [True] * 5
+    assert plan["tokens"] == sum(r["tokens"] for r in plan["runs"])
+
+
+def test_gain_json_holds_the_published_gain():
+    shown = json.loads(curricle("gain", "--from", 14.3, "--to", 36.2, "--json").stdout)
+    assert shown["relative_gain_percent"] == pytest.approx(153.1, abs=0.05)
+    published = json.loads(curricle("gain", "--published", "--json").stdout)
+    assert any(f["estimate"] == pytest.approx(153.1, abs=0.05) for f in published["findings"] if f["estimate"])
+
+
+def test_evaluate_json_is_one_object_and_nothing_else(place):
+    model = next((place / "runs/store/runs/instruct").iterdir()) / "model"
+    (place / "gsm8k.jsonl").write_text(json.dumps({"question": "What is 1 + 1?", "answer": "1 + 1 = 2\n#### 2"}) + "\n")
+    options = ["--benchmark", "gsm8k=gsm8k.jsonl", "--shots", 0, "--max-new-tokens", 4, "--json"]
+    shown = curricle("evaluate", model, *options, cwd=place)
+    assert shown.returncode == 0, shown.stderr
+    assert json.loads(shown.stdout)["benchmarks"]["gsm8k"]["n"] == 1
+
+
+def test_status_list_diff_clean_and_report_say_what_is_there(place):
+    assert "5 of 5 runs done" in curricle("status", "tiny.yaml", cwd=place).stdout
+    assert "code-first" in curricle("list", cwd=place).stdout
+    write = place / "other.yaml"
+    write.write_text((place / "tiny.yaml").read_text().replace("budget_tokens: 3072", "budget_tokens: 4096"))
+    assert "stages.math.budget_tokens" in curricle("diff", "tiny.yaml", "other.yaml", cwd=place).stdout
+    assert "nothing to clean" in curricle("clean", cwd=place).stdout
+    assert curricle("report", "tiny.yaml", cwd=place).returncode == 0
+    assert "recipe.clip" in curricle("plan", "tiny.yaml", "--set", "recipe.clip=2", "--why", "math", cwd=place).stdout
+
+
+def test_new_writes_a_study_that_can_be_planned(place):
+    made = curricle(
+        "new", "mine.yaml", "--model", "0.5m", "--source", "code=code.jsonl", "--budget-tokens", "20k", cwd=place
+    )
+    assert made.returncode == 0, made.stderr
+    planned = curricle("plan", "mine.yaml", cwd=place)
+    assert planned.returncode == 0 and "from scratch (baseline)" in planned.stdout, planned.stderr
+    again = curricle("new", "mine.yaml", cwd=place)
+    assert again.returncode == 2 and "is there already" in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["plan", "nosuch"], "no such file"),
+        (
+            ["plan", "tiny.yaml", "--set", "stages.math.budget=3"],
+            "unknown field 'budget'; did you mean 'budget_tokens'?",
+        ),
+        (["plan", "tiny.yaml", "--set", "sources.code.files=none.jsonl"], "sources.code.files"),
+        (["plan", "tiny.yaml", "--set", "sources.algebra.generated=[chain_sums]"], "did you mean 'chain_sum'?"),
+        (["plan", "tiny.yaml", "--set", "model={checkpoint: ./nowhere, context: 64}"], "no such folder"),
+        (["run", "deepseekmath-7b"], "can be planned and not run"),
+        (["run", "tiny.yaml", "--wrokers", "2"], "No such option"),
+        (["gain"], "give --from and --to, or --published"),
+        (["gain", "--from", "14.3"], "go together"),
+        (["diff", "tiny.yaml", "nosuch"], "no such file"),
+        (["evaluate", "nowhere/at/all", "--benchmark", "gsm8k=gsm8k.jsonl"], "no such"),
+        (["evaluate", ".", "--benchmark", "gsm9k=x"], "unknown format 'gsm9k'; did you mean 'gsm8k'?"),
+        (["new", "x.yaml", "--source", "code"], "write it as NAME=PATH"),
+        (["new", "x.yaml", "--budget-tokens", "many"], "--budget-tokens"),
+    ],
+)
+def test_bad_input_is_refused_in_words_with_exit_code_2(place, arguments, said):
+    refused = curricle(*arguments, cwd=place)
+    assert refused.returncode == 2, refused.stderr
+    assert said in refused.stderr and "Traceback" not in refused.stderr
+
+
+def test_the_package_s_names_are_those_it_promises():
+    import curricle as package
+
+    assert all(callable(getattr(package, name)) for name in package.__all__)
+    with pytest.raises(AttributeError):
+        package.nothing  # noqa: B018
