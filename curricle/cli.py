@@ -44,9 +44,6 @@ def main() -> None:
     except (Abort, KeyboardInterrupt):
         print("interrupted; what was whole is kept", file=sys.stderr)
         code = 130
-    except BrokenPipeError:
-        sys.stderr.close()
-        code = 0
     except TyperException as error:  # a wrong option or argument: it knows how to show its own usage
         error.show()  # type: ignore[attr-defined]
         code = 2
@@ -106,15 +103,15 @@ def new(
     """Write a study to start from, its reasons as comments."""
     from curricle.drafting import draft
     from curricle.store import whole_file
-    from curricle.study import Refused, load_study
+    from curricle.study import Refused, parse_study
 
     if path.exists():
         raise Refused(f"{path}: is there already; name another file")
     text = draft(model, source or [], budget_tokens)
+    parse_study(text, path)
     with whole_file(path, "w") as file:
         file.write(text)
-    load_study(path)
-    _console().print(f"Wrote {path}. Look at it, then: curricle plan {path}")
+    print(f"Wrote {path}. Look at it, then: curricle plan {path}")
 
 
 @app.command(epilog="Example: curricle run code-first --set seeds=[0] --out runs/one-seed")
@@ -134,12 +131,11 @@ def run(
     loaded = load_study(study, set or [])
     plan, prepared = _plan(loaded, store, console)
     folder = out or Path("runs") / loaded.name
-    runner.refuse_unrunnable(plan, prepared.store)
+    runner.refuse_declared(plan)
     done = runner.done(plan, prepared)
     _show_plan(console, plan, prepared, done)
-    runner.remember(plan, prepared, folder)
     training = Training(console, plan, done)
-    with training.shown(), runner.asked_to_stop() as interrupted:
+    with training.shown():
         results = runner.run(
             plan,
             store=prepared.store,
@@ -147,10 +143,9 @@ def run(
             workers=workers,
             watch=Reading(console),
             show=training,
-            interrupted=interrupted,
+            prepared=prepared,
         )
-    command = " ".join(["curricle run", study, *(f"--set '{s}'" for s in set or [])])
-    _write_report(console, plan, prepared, results, folder, command)
+    _write_report(console, plan, prepared, results, folder, _command(study, out, store, set))
 
 
 @app.command(epilog="Example: curricle plan deepseekmath-7b   or   curricle plan code-first --why math")
@@ -169,8 +164,8 @@ def plan(
     compiled, prepared = _plan(load_study(study, set or []), store, console)
     done: frozenset[str] = frozenset()
     if not compiled.declared():
-        runner.refuse_small_disk(compiled, prepared.store)
         done = runner.done(compiled, prepared)
+        runner.refuse_small_disk(compiled, prepared.store, done)
     if as_json:
         from curricle.calibration import estimate_seconds, measure
 
@@ -193,12 +188,12 @@ def _show_plan(console: Console, plan: Plan, prepared: Prepared, done: frozenset
 
 
 def _explain_run(console: Console, plan: Plan, prepared: Prepared, why: str) -> None:
-    from curricle import runner
+    from curricle import upkeep
     from curricle.planning import why_new
     from curricle.report.terminal import why_view
     from curricle.study import Refused, nearest
 
-    known = runner.identities(prepared.store)
+    known = upkeep.identities(prepared.store)
     runs = [run for run in plan.nodes if run.startswith(why) or plan.nodes[run].stage == why]
     if not runs:
         raise Refused(
@@ -227,13 +222,13 @@ def status(study: StudyArgument = "code-first", store: StoreOption = STORE, set:
 @app.command("list", epilog="Example: curricle list --store runs/store")
 def list_(store: StoreOption = STORE) -> None:
     """List the studies that ship and the runs in the store."""
-    from curricle import runner
+    from curricle import upkeep
     from curricle.report.listing import list_view
     from curricle.store import Store
     from curricle.study import SHIPPED, load_study
 
     shipped = {file.stem: load_study(file).question for file in sorted(SHIPPED.glob("*.yaml"))}
-    _console().print(list_view(shipped, runner.listing(Store(store)), store))
+    _console().print(list_view(shipped, upkeep.listing(Store(store)), store))
 
 
 @app.command(epilog="Example: curricle diff code-first code-first-full   or   curricle diff math/3f9a math/77b0")
@@ -243,12 +238,12 @@ def diff(
     store: StoreOption = STORE,
 ) -> None:
     """Say how two studies, or two runs, differ."""
-    from curricle import runner
+    from curricle import upkeep
     from curricle.planning import differences
     from curricle.report.listing import diff_view
     from curricle.store import Store
 
-    values = [runner.described(Store(store), name) for name in (one, other)]
+    values = [upkeep.described(Store(store), name) for name in (one, other)]
     _console().print(diff_view(one, other, differences(values[1], values[0])))
 
 
@@ -258,15 +253,15 @@ def clean(
     remove: Annotated[bool, typer.Option("--remove", help="Remove what is listed.")] = False,
 ) -> None:
     """List what no study refers to any more; with --remove, remove it."""
-    from curricle import runner
+    from curricle import upkeep
     from curricle.report.listing import clean_view
     from curricle.store import Store
 
     place = Store(store)
-    unused = runner.unused(place)
+    unused = upkeep.unused(place)
     _console().print(clean_view(unused, removed=remove))
     if remove:
-        runner.remove(place, list(unused))
+        upkeep.remove(place, list(unused))
 
 
 @app.command(
@@ -291,12 +286,15 @@ def evaluate(
     from curricle.progress import jobs_watched
     from curricle.results import EVALUATIONS, write_rows
     from curricle.store import Store, is_complete
-    from curricle.study import parse_benchmark
+    from curricle.study import Refused, parse_benchmark
 
     specs = {}
     for text in benchmark:
         name, spec = parse_benchmark(text, problems, shots, max_new_tokens)
+        if name in specs:
+            raise Refused(f"--benchmark {text}: {name} is given twice")
         specs[name] = load_benchmark(name, spec, Path)
+    from curricle.evaluation.generation import context_of
     from curricle.evaluation.scoring import evaluate as score
     from curricle.evaluation.scoring import summary
     from curricle.training.model import load
@@ -304,7 +302,7 @@ def evaluate(
     console = _console(quiet=as_json)
     run_folder = Store(store).run_folder(model) / "model"
     loaded, tokenizer = load(run_folder if is_complete(run_folder) else model)
-    context = loaded.config.max_position_embeddings
+    context = context_of(loaded)
     rows = score(loaded, tokenizer, list(specs.values()), {}, context=context, watch=jobs_watched(console))
     if out is not None:
         where = {"run": model, "stage": "", "seed": 0, "tokens": 0, "final": True}
@@ -374,11 +372,19 @@ def report(
     console = _console()
     loaded = load_study(study, set or [])
     compiled, prepared = _plan(loaded, store, console)
-    runner.refuse_unrunnable(compiled, prepared.store)
+    runner.refuse_declared(compiled)
     folder = out or Path("runs") / loaded.name
     results = runner.gather(compiled, prepared, folder / "results")
-    command = " ".join(["curricle run", study, *(f"--set '{s}'" for s in set or [])])
-    _write_report(console, compiled, prepared, results, folder, command)
+    _write_report(console, compiled, prepared, results, folder, _command(study, out, store, set))
+
+
+def _command(study: str, out: Path | None, store: Path, overrides: list[str] | None) -> str:
+    """How to make the same report again."""
+    import shlex
+
+    options = ["--out", str(out)] if out else []
+    options += ["--store", str(store)] if store != STORE else []
+    return shlex.join(["curricle", "run", study, *options, *(part for s in overrides or [] for part in ("--set", s))])
 
 
 def _write_report(console: Console, plan: Plan, prepared: Prepared, results: Any, folder: Path, command: str) -> None:
@@ -387,7 +393,7 @@ def _write_report(console: Console, plan: Plan, prepared: Prepared, results: Any
     from curricle.report import page
     from curricle.report.terminal import summary_view
     from curricle.store import write_json
-    from curricle.workers import receipt
+    from curricle.upkeep import receipts
 
     findings = analysis.analyse(results, target=plan.study.answer_target)
     write_json(folder / "findings.json", {"study": plan.study.name, "findings": [f.to_json() for f in findings]})
@@ -398,11 +404,11 @@ def _write_report(console: Console, plan: Plan, prepared: Prepared, results: Any
         results=results,
         findings=findings,
         catalogue={name: entry.to_dict() for name, entry in prepared.entries.items()},
-        receipt=receipt(),
+        receipt=receipts(prepared.store, plan),
         command=command,
         study_text=plan.study.to_yaml(),
     )
     console.print(summary_view(plan.study, findings))
-    console.print(
-        f"\nThe report: {folder / 'report.html'}   rows: {folder / 'results'}   findings: {folder / 'findings.json'}"
-    )
+    console.print()
+    for what in ("report.html", "findings.json", "results"):
+        console.print(str(folder / what), markup=False, soft_wrap=True)

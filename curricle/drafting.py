@@ -21,8 +21,8 @@ def draft(model: str, sources: list[str], budget_tokens: str) -> str:
         name, equals, path = text.partition("=")
         if not equals or not name or not path:
             raise Refused(f"--source {text}: write it as NAME=PATH, for example code='repos/*.jsonl'")
-        if name in {"algebra", "problems"}:
-            raise Refused(f"--source {text}: the draft uses {name!r} for generated problems; choose another name")
+        if name in {"algebra", "problems", "math", "instruct"}:
+            raise Refused(f"--source {text}: the draft has a {name!r} of its own; choose another name")
         named[name] = f"{{files: {_quoted(path)}}}"
     if not named:
         named = {"code": "{installed: code}", "prose": "{installed: prose}"}

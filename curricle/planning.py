@@ -1,14 +1,13 @@
 """A study and a catalogue compiled: a tree of stages, each named by its content, with a ledger and a cost.
 
 A plan is a pure function of the two: nothing is read, timed or downloaded here. Stages that strategies share stand
-once. What would waste a run is refused here: a source that would get no sample, more epochs than allowed, a tokenizer
-that is not the checkpoint's.
+once. What would waste a run is refused here: a source that would get no sample, more epochs than allowed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from curricle.shapes import Shape
@@ -46,7 +45,6 @@ class Catalogue:
     """Fingerprint of the tokenizer that is used."""
     model: str | None = None
     """Fingerprint of the checkpoint; None for fresh weights."""
-    checkpoint_tokenizer: str | None = None
     decoded_tokens: int = 0
     """Tokens generated at one evaluation point, at most."""
     scored_tokens: int = 0
@@ -194,11 +192,6 @@ def rows_in_epoch(source: Supplied, context: int) -> int | None:
 def compile_plan(study: Study, catalogue: Catalogue) -> Plan:
     """The tree of stages. Raises `Refused` with every fault it finds, one a line."""
     faults: list[str] = []
-    if catalogue.checkpoint_tokenizer not in {None, catalogue.tokenizer}:
-        faults.append(
-            f"tokenizer: its content is {catalogue.tokenizer}, that of {study.model.checkpoint} is "
-            f"{catalogue.checkpoint_tokenizer}; weights know only their own tokens, so leave tokenizer out"
-        )
     nodes: dict[str, Node] = {}
     paths: dict[tuple[str, int], tuple[str, ...]] = {}
     for seed in study.seeds:
@@ -207,11 +200,9 @@ def compile_plan(study: Study, catalogue: Catalogue) -> Plan:
             path: list[str] = []
             for name in stages:
                 node = _node(study, catalogue, name, seed, parent, faults)
-                if node is None:
-                    break
                 known = nodes.get(node.run, node)
                 passing = tuple(dict.fromkeys([*known.strategies, strategy]))
-                parent = nodes[node.run] = _with_strategies(node, passing)
+                parent = nodes[node.run] = replace(node, strategies=passing)
                 path.append(node.run)
             paths[strategy, seed] = tuple(path)
     if faults:
@@ -219,22 +210,9 @@ def compile_plan(study: Study, catalogue: Catalogue) -> Plan:
     return Plan(study, catalogue, nodes, paths)
 
 
-def _with_strategies(node: Node, strategies: tuple[str, ...]) -> Node:
-    from dataclasses import replace
-
-    return replace(node, strategies=strategies)
-
-
-def _node(
-    study: Study, catalogue: Catalogue, name: str, seed: int, parent: Node | None, faults: list[str]
-) -> Node | None:
-    """One run, or None where something in it cannot be."""
+def _node(study: Study, catalogue: Catalogue, name: str, seed: int, parent: Node | None, faults: list[str]) -> Node:
+    """One run; what is wrong with it is added to `faults`."""
     stage, recipe, context = study.stages[name], study.recipe_of(name), study.model.context
-    if recipe.batch_tokens % context:
-        faults.append(
-            f"stages.{name}: batch_tokens = {recipe.batch_tokens:,} is not a multiple of model.context = {context:,}"
-        )
-        return None
     steps = max(1, round(stage.budget_tokens / recipe.batch_tokens))
     samples = steps * recipe.batch_tokens // context
     mixture = {source: weight for source, weight in stage.mixture.items() if weight > 0}

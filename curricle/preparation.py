@@ -105,6 +105,7 @@ def prepare(study: Study, store: Store, watch: Watch = lambda _name, documents: 
         for name, source in sources.items()
     }
     model_fingerprint, shape, own_tokenizer = _checkpoint(study, bool(declared))
+    _refuse_other_tokenizer(study, own_tokenizer)
     entries = {
         name: corpora.build(
             name,
@@ -125,8 +126,8 @@ def prepare(study: Study, store: Store, watch: Watch = lambda _name, documents: 
     from curricle.tokens.shards import Shard, write_shard
 
     tokenizer_folder = own_tokenizer or _tokenizer(study, store, sources, entries, folders, watch)
-    tokenizer = tokenizers.load(tokenizer_folder)
-    tokenizer_key = _tokenizer_fingerprint(tokenizer_folder)
+    tokenizer = tokenizers.load(tokenizer_folder, study.model.revision if own_tokenizer else None)
+    tokenizer_key = _tokenizer_fingerprint(tokenizer_folder, study.model.revision)
     shards, supplied = {}, {}
     for name, entry in entries.items():
         if entry.endless:
@@ -146,7 +147,6 @@ def prepare(study: Study, store: Store, watch: Watch = lambda _name, documents: 
         shape.vocabulary if shape and shape.vocabulary else len(tokenizer),
         tokenizer_key,
         model_fingerprint,
-        _tokenizer_fingerprint(own_tokenizer) if own_tokenizer and study.tokenizer else None,
         decoded,
         scored,
     )
@@ -212,7 +212,7 @@ def _contamination(study: Study, benchmarks: Iterable[Benchmark]) -> tuple[Conta
     if not (study.decontaminate and texts):
         return None, "none"
     whole = [name for name, found in texts.items() if found.whole]
-    found = Contamination({name: t.questions for name, t in texts.items()}, whole)
+    found = Contamination({name: t.questions + t.solutions for name, t in texts.items()}, whole)
     return found, fingerprint(sorted([b.name, b.fingerprint()] for b in benchmarks))
 
 
@@ -230,7 +230,7 @@ def _checkpoint(study: Study, plan_only: bool) -> tuple[str | None, Shape | None
         for file in weights:
             with open(file, "rb") as data:
                 content.update(hashlib.file_digest(data, "sha256").digest())
-        return content.hexdigest()[:16], _shape_of(json.loads((folder / "config.json").read_text())), folder
+        return content.hexdigest()[:16], _shape_of(_config(folder / "config.json")), folder
     if plan_only:
         if study.model.preset is None:
             raise Refused(f"model.preset: state the shape of {name}, which is not on this disk, to plan without it")
@@ -246,6 +246,16 @@ def _checkpoint(study: Study, plan_only: bool) -> tuple[str | None, Shape | None
             f"model.checkpoint: {name}: no such folder, and the hub gave: {str(error).splitlines()[0]}"
         ) from None
     return f"{name}@{study.model.revision or config._commit_hash or 'main'}", _shape_of(config.to_dict()), name
+
+
+def _config(file: Path) -> dict[str, object]:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise Refused(f"model.checkpoint: {file} is not readable as JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise Refused(f"model.checkpoint: {file} holds a {type(found).__name__}, not fields")
+    return found
 
 
 def _shape_of(config: Mapping[str, object]) -> Shape:
@@ -344,18 +354,34 @@ def _sample(study: Study, entry: Entry, folder: Path, wanted: int) -> Iterator[D
             yield document
 
 
-def _tokenizer_fingerprint(folder: Path | str) -> str:
+def _refuse_other_tokenizer(study: Study, own: Path | str | None) -> None:
+    """A tokenizer that is named must be there, and beside a checkpoint must be the checkpoint's own."""
+    if study.tokenizer is None or study.tokenizer.path is None:
+        return
+    folder = study.resolve(study.tokenizer.path)
+    if not folder.is_dir():
+        raise Refused(f"tokenizer.path: {folder}: no such folder")
+    ours, theirs = _tokenizer_fingerprint(folder), own and _tokenizer_fingerprint(own)
+    if theirs not in {None, ours}:
+        raise Refused(
+            f"tokenizer.path: the content of {folder} is {ours}, that of {study.model.checkpoint} is {theirs}; weights "
+            f"know only their own tokens, so leave tokenizer out"
+        )
+
+
+def _tokenizer_fingerprint(folder: Path | str, revision: str | None = None) -> str:
     from curricle.tokens import tokenizer as tokenizers
 
-    return tokenizers.fingerprint_of(Path(folder)) if os.path.isdir(folder) else f"of {folder}"
+    return tokenizers.fingerprint_of(Path(folder)) if os.path.isdir(folder) else f"of {folder}@{revision or 'main'}"
 
 
 def _evaluation_tokens(prepared: Prepared, tokenizer: PreTrainedTokenizerFast) -> tuple[int, int]:
     """(tokens generated at most, tokens scored) at one evaluation point."""
 
+    from curricle.tokens.tokenizer import spelled
+
     def count(texts: Iterable[str]) -> int:
-        found = tokenizer.backend_tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-        return sum(len(e.ids) for e in found)
+        return sum(map(len, spelled(tokenizer, list(texts))))
 
     decoded = sum(len(b.items) * b.max_new_tokens for b in prepared.benchmarks)
     scored = 0

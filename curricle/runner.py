@@ -9,8 +9,9 @@ import json
 import os
 import shutil
 import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,9 @@ from curricle import results as rows
 from curricle.planning import Node, Plan
 from curricle.preparation import Prepared, Watch, prepare, stock
 from curricle.results import Results
-from curricle.store import Store, fingerprint, is_complete, locked, read_json, write_json
-from curricle.study import Refused, load_study
+from curricle.store import Store
+from curricle.study import Refused
+from curricle.upkeep import remember
 from curricle.workers import Message, Worker, asked, evaluation_file, is_done
 
 
@@ -43,22 +45,25 @@ def run(
     workers: int | None = None,
     watch: Watch | None = None,
     show: Show = lambda message: None,
-    interrupted: Callable[[], bool] = lambda: False,
+    prepared: Prepared | None = None,
 ) -> Results:
     """Train and evaluate what the plan lacks, then write `out/results/*.parquet` (`runs/STUDY` by default).
 
-    `show` is told what workers say; `interrupted` is asked whether to save and stop. Raises `Refused` for a plan that
-    can only be planned, `Interrupted`, and `Failed` with the worker's own words.
+    `show` is told what workers say. SIGINT and SIGTERM save and stop. Raises `Refused` for a plan that can only be
+    planned, `Interrupted`, and `Failed` with the worker's own words. `prepared` spares preparing the study again.
     """
     place = store if isinstance(store, Store) else Store(store)
-    refuse_unrunnable(plan, place)
-    prepared = prepare(plan.study, place, *([watch] if watch else []))
+    refuse_declared(plan)
+    prepared = prepared or prepare(plan.study, place, *([watch] if watch else []))
+    refuse_small_disk(plan, place, done(plan, prepared))
     if prepared.catalogue != plan.catalogue:
         raise Refused("the sources have changed since the plan was made; make the plan again")
-    stock(prepared, plan, *([watch] if watch else []))
-    for message in execute(plan, prepared, workers or cores(), interrupted):
-        show(message)
     folder = Path(out) if out is not None else Path("runs") / plan.study.name
+    remember(plan, prepared, folder)
+    stock(prepared, plan, *([watch] if watch else []))
+    with asked_to_stop() as interrupted:
+        for message in execute(plan, prepared, workers or cores(), interrupted):
+            show(message)
     return gather(plan, prepared, folder / "results")
 
 
@@ -71,20 +76,19 @@ def done(plan: Plan, prepared: Prepared) -> frozenset[str]:
     return frozenset(run for run, node in plan.nodes.items() if is_done(prepared, node))
 
 
-def refuse_unrunnable(plan: Plan, store: Store) -> None:
-    """Refuse what can be planned only, and what will not fit."""
+def refuse_declared(plan: Plan) -> None:
     if plan.declared():
         raise Refused(
             f"sources.{plan.declared()[0]}: declared, with no data behind it; this study can be planned and not run"
         )
-    refuse_small_disk(plan, store)
 
 
-def refuse_small_disk(plan: Plan, store: Store) -> None:
-    """Weights at every point, and at any moment three checkpoints with two optimizer moments, in fp32."""
+def refuse_small_disk(plan: Plan, store: Store, finished: frozenset[str] = frozenset()) -> None:
+    """What is left needs weights at every point and, while a run is under way, three checkpoints with two optimizer
+    moments, in fp32."""
     store.root.mkdir(parents=True, exist_ok=True)
-    points = sum(len(n.evaluate_at) for n in plan.nodes.values())
-    wanted = 4 * plan.parameters * (points + 9 * len(plan.nodes))
+    left = [node for run, node in plan.nodes.items() if run not in finished]
+    wanted = 4 * plan.parameters * (sum(len(n.evaluate_at) for n in left) + 9 * min(len(left), cores()))
     free = shutil.disk_usage(store.root).free
     if wanted > free:
         raise Refused(
@@ -103,7 +107,9 @@ def asked_to_stop() -> Iterator[Callable[[], bool]]:
             raise KeyboardInterrupt
         asked.append(number)
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    # Only the main thread may; elsewhere (a notebook's helper thread) signals stay as they are.
+    numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    before = {number: signal.signal(number, note) for number in numbers}
     try:
         yield lambda: bool(asked)
     finally:
@@ -119,8 +125,10 @@ def execute(plan: Plan, prepared: Prepared, workers: int, interrupted: Callable[
         return
     ahead = _work_ahead(plan)
     waiting.sort(key=lambda node: -ahead[node.run])  # the longest chain first, so that none is left alone at the end
-    count = min(workers, len(waiting))
-    crew = [Worker(prepared, max(1, cores() // count) if count < workers else 1) for _ in range(count)]
+    # Threads follow from the machine and the option, never from what is left: the last run of an interrupted study must
+    # add its numbers in the same order as the first time.
+    threads = max(1, cores() // workers)
+    crew = [Worker(prepared, threads) for _ in range(min(workers, len(waiting)))]
     stopping = False
     try:
         while waiting or any(worker.node for worker in crew):
@@ -129,7 +137,10 @@ def execute(plan: Plan, prepared: Prepared, workers: int, interrupted: Callable[
                     node = next((n for n in waiting if n.parent is None or n.parent in finished), None)
                     if node is not None:
                         waiting.remove(node)
-                        worker.start(node)
+                        try:
+                            worker.start(node)
+                        except OSError:
+                            raise _gone(node) from None
             busy = {worker.connection: worker for worker in crew if worker.node}
             if not busy:
                 break
@@ -139,9 +150,7 @@ def execute(plan: Plan, prepared: Prepared, workers: int, interrupted: Callable[
                 try:
                     message = worker.receive()
                 except (EOFError, ConnectionResetError):
-                    raise Failed(
-                        f"{worker.node.run}: its worker was killed (out of memory?); run the study again to go on"
-                    ) from None
+                    raise _gone(worker.node) from None
                 if message.kind == "failed":
                     raise Failed(f"{message.run} failed:\n{message.text}")
                 if message.kind == "refused":
@@ -162,6 +171,10 @@ def execute(plan: Plan, prepared: Prepared, workers: int, interrupted: Callable[
         raise Interrupted(f"{len(finished)} of {len(plan.nodes)} runs are done, the rest is saved")
 
 
+def _gone(node: Node) -> Failed:
+    return Failed(f"{node.run}: its worker was killed (out of memory?); run the study again to go on")
+
+
 def _work_ahead(plan: Plan) -> dict[str, int]:
     """Tokens from each run to the end of its longest chain."""
     ahead = {run: node.tokens for run, node in plan.nodes.items()}
@@ -169,6 +182,11 @@ def _work_ahead(plan: Plan) -> dict[str, int]:
         if node.parent is not None:
             ahead[node.parent] = max(ahead[node.parent], plan.nodes[node.parent].tokens + ahead[run])
     return ahead
+
+
+def reached(plan: Plan, prepared: Prepared) -> dict[str, int]:
+    """Tokens that each run of the plan has been trained on, by its metrics."""
+    return {run: (_steps(prepared.store, node) or [{"tokens": 0}])[-1]["tokens"] for run, node in plan.nodes.items()}
 
 
 # ---- results --------------------------------------------------------------------------------------------------------
@@ -208,8 +226,6 @@ def _run_rows(plan: Plan, steps: Mapping[str, list[dict[str, Any]]]) -> Iterator
         before = 0
         for position, run in enumerate(path):
             node = plan.nodes[run]
-            if not steps[run]:
-                break
             yield {
                 "study": plan.study.name,
                 "strategy": strategy,
@@ -225,94 +241,3 @@ def _run_rows(plan: Plan, steps: Mapping[str, list[dict[str, Any]]]) -> Iterator
                 "wall_seconds": sum(node.recipe.batch_tokens / s["tokens_per_second"] for s in steps[run]),
             }
             before += node.tokens
-
-
-# ---- the store, looked at -------------------------------------------------------------------------------------------
-
-
-def identities(store: Store) -> dict[str, Mapping[str, Any]]:
-    """What every run in the store is: run → identity."""
-    return {run: read_json(store.run_folder(run) / "run.json")["identity"] for run in store.runs()}
-
-
-def reached(plan: Plan, prepared: Prepared) -> dict[str, int]:
-    """Tokens that each run of the plan has been trained on, by its metrics."""
-    return {run: (_steps(prepared.store, node) or [{"tokens": 0}])[-1]["tokens"] for run, node in plan.nodes.items()}
-
-
-def listing(store: Store) -> list[dict[str, Any]]:
-    """Every run in the store: its name, seed, tokens, whether it is complete, and the studies that refer to it."""
-    referring: dict[str, list[str]] = {}
-    for reference in _references(store):
-        for name in reference["runs"]:
-            referring.setdefault(name, []).append(reference["study"])
-    found = []
-    for run in store.runs():
-        folder = store.run_folder(run)
-        identity = read_json(folder / "run.json")["identity"]
-        found.append(
-            {
-                "run": run,
-                "seed": identity["seed"],
-                "tokens": identity["budget_tokens"],
-                "complete": is_complete(folder / "model"),
-                "studies": sorted(referring.get(run, [])),
-            }
-        )
-    return found
-
-
-def described(store: Store, name: str) -> Mapping[str, Any]:
-    """A run's identity, or a study's fields, as plain values to compare. A run may be shortened."""
-    runs = [run for run in store.runs() if run.startswith(name)] if "/" in name else []
-    if len(runs) > 1:
-        raise Refused(f"{name}: several runs begin so: {', '.join(runs[:5])}")
-    if runs:
-        return identities(store)[runs[0]]
-    return load_study(name).model_dump(mode="json")
-
-
-def remember(plan: Plan, prepared: Prepared, out: Path) -> None:
-    """Note in the store what this study needs of it, so that `clean` leaves it alone while `out` exists."""
-    used = [*prepared.corpora.values(), *prepared.shards.values()]
-    used += [prepared.stream(name, 0).parent for name, entry in prepared.entries.items() if entry.endless]
-    if isinstance(prepared.tokenizer, Path):
-        used.append(prepared.tokenizer)
-    root = prepared.store.root.resolve()
-    out.mkdir(parents=True, exist_ok=True)
-    reference = {
-        "study": plan.study.name,
-        "out": str(out.resolve()),
-        "runs": list(plan.nodes),
-        "folders": sorted(str(f.resolve().relative_to(root)) for f in used if f.resolve().is_relative_to(root)),
-    }
-    name = f"{plan.study.name}-{fingerprint(reference['out'])}.json"
-    write_json(prepared.store.root / "studies" / name, reference)
-
-
-def _references(store: Store) -> list[dict[str, Any]]:
-    """What studies need, those whose folder is gone left out."""
-    found = [read_json(file) for file in sorted((store.root / "studies").glob("*.json"))]
-    return [reference for reference in found if Path(reference["out"]).is_dir()]
-
-
-def unused(store: Store) -> dict[str, int]:
-    """What no study refers to: path in the store → bytes."""
-    references = _references(store)
-    kept = {f"runs/{run}" for reference in references for run in reference["runs"]}
-    kept |= {folder for reference in references for folder in reference["folders"]}
-    present = [f"runs/{run}" for run in store.runs()]
-    for kind in ("corpora", "tokens", "tokenizers"):
-        present += [f"{kind}/{f.name}" for f in sorted((store.root / kind).glob("[!.]*"))]
-    sizes = {}
-    for name in present:
-        if name not in kept:
-            sizes[name] = sum(f.stat().st_size for f in (store.root / name).rglob("*") if f.is_file())
-    return sizes
-
-
-def remove(store: Store, names: list[str]) -> None:
-    """Remove folders of the store; a run that is being worked on is refused."""
-    for name in names:
-        with locked(store.root / name, name) if name.startswith("runs/") else nullcontext():
-            shutil.rmtree(store.root / name)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping
+from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -37,8 +38,8 @@ def parse_count(value: object) -> object:
     match = COUNT.fullmatch(value.strip().replace("_", ""))
     if not match:
         raise ValueError(f"{value!r} is not a count; write a whole number, or one with k, M, B or T, such as 400k")
-    count = float(match[1]) * SUFFIXES.get(match[2], 1)
-    if not count.is_integer():
+    count = Fraction(match[1]) * SUFFIXES.get(match[2], 1)
+    if count.denominator != 1:
         raise ValueError(f"{value!r} is not a whole number of tokens")
     return int(count)
 
@@ -59,6 +60,7 @@ Count = Annotated[
     ),
 ]
 Share = Annotated[float, Field(ge=0, le=1)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 def one_or_many(value: object) -> object:
@@ -259,7 +261,7 @@ class Recipe(Frozen):
     micro_batch_tokens: Count | None = None
     """Tokens held in memory at once; the batch is accumulated from such parts."""
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.1
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[Beta, Beta] = (0.9, 0.95)
     clip: Annotated[float, Field(gt=0)] = 1.0
     precision: Literal["fp32", "bf16"] = "fp32"
 
@@ -365,7 +367,12 @@ class Study(Frozen):
 
     @property
     def answer_target(self) -> str:
-        return self.target or next(iter(self.benchmarks), None) or next(iter(self.sources))
+        """The target, or the first benchmark, or the first source of the baseline's last stage."""
+        return (
+            self.target
+            or next(iter(self.benchmarks), None)
+            or next(iter(self.stages[self.strategies[self.baseline][-1]].mixture))
+        )
 
     @pydantic.model_validator(mode="after")
     def _names_resolve(self) -> Self:
@@ -402,6 +409,25 @@ class Study(Frozen):
         if self.target is not None and self.target not in {*self.benchmarks, *self.sources}:
             known = {*self.benchmarks, *self.sources}
             raise ValueError(f"target: unknown benchmark or source {self.target!r}; {nearest(self.target, known)}")
+        used = {source for steps in self.strategies.values() for n in steps for source in self.stages[n].mixture}
+        if self.answer_target not in {*self.benchmarks, *used}:
+            raise ValueError(f"target: no strategy uses the source {self.answer_target!r}; {nearest('', used)}")
+        for name in dict.fromkeys(name for steps in self.strategies.values() for name in steps):
+            batch = self.recipe_of(name).batch_tokens
+            if batch % self.model.context:
+                where = f"batch_tokens = {batch:,} is not a multiple of model.context = {self.model.context:,}"
+                raise ValueError(f"stages.{name}: {where}")
+        folders = [name.replace(" ", "_") for name in self.stages]
+        if len(set(folders)) < len(folders):
+            raise ValueError(f"stages: two of {', '.join(self.stages)} differ only in ' ' and '_'")
+        for name, benchmark in self.benchmarks.items():
+            if self.model.checkpoint is None and benchmark.max_new_tokens + 2 > self.model.context:
+                raise ValueError(
+                    f"benchmarks.{name}.max_new_tokens: {benchmark.max_new_tokens} leaves no room for a prompt in "
+                    f"model.context = {self.model.context}"
+                )
+        if self.tokenizer is not None and self.tokenizer.bpe is not None and self.model.checkpoint is not None:
+            raise ValueError("tokenizer.bpe: a checkpoint has a tokenizer of its own, and its weights know no other")
         if self.tokenizer is None and self.model.checkpoint is None:
             raise ValueError("tokenizer: missing; a preset has no tokenizer of its own, write for example {bpe: 512}")
         return self
@@ -428,8 +454,19 @@ def load_study(path: str | Path, overrides: Iterable[str] = ()) -> Study:
     """
     file = find_study(path)
     try:
-        tree = yaml.load(file.read_text(encoding="utf-8"), _Loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        text = file.read_text(encoding="utf-8")
+    except (UnicodeDecodeError, OSError) as error:
+        raise Refused(f"{file}: not readable: {error}") from None
+    study = parse_study(text, file, overrides)
+    study._name, study._path, study._shipped = file.stem, file, file.parent == SHIPPED
+    return study
+
+
+def parse_study(text: str, file: Path, overrides: Iterable[str] = ()) -> Study:
+    """A study from its text; `file` is named in errors."""
+    try:
+        tree = yaml.load(text, _Loader)
+    except (yaml.YAMLError, RecursionError) as error:
         raise Refused(f"{file}: not readable as YAML: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict):
         raise Refused(
@@ -438,11 +475,9 @@ def load_study(path: str | Path, overrides: Iterable[str] = ()) -> Study:
     for override in overrides:
         _override(tree, override)
     try:
-        study = Study.model_validate(tree)
+        return Study.model_validate(tree)
     except pydantic.ValidationError as error:
         raise Refused("\n".join(f"{file}: {line}" for line in explain(error))) from None
-    study._name, study._path, study._shipped = file.stem, file, file.parent == SHIPPED
-    return study
 
 
 SHIPPED = Path(__file__).parent / "studies"
@@ -468,6 +503,8 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen: set[object] = set()
         for key_node, _ in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, "a key is a word", key_node.start_mark)
             key = self.construct_object(key_node, deep=True)
             if key in seen:
                 raise yaml.constructor.ConstructorError(

@@ -5,6 +5,7 @@ It is arithmetic on the weights alone, so the plan counts with it before any dat
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from fractions import Fraction
@@ -32,19 +33,7 @@ class Turns:
         self.names = tuple(exact)
         self.period = math.lcm(*(s.denominator for s in shares))
         self._per_period = np.array([int(s * self.period) for s in shares], np.int64)
-        length = min(self.period, samples)
-        self._source = np.empty(length, np.int16)
-        self._before = np.empty(length, np.int64)
-        counts = np.zeros(len(shares), np.int64)
-        # ⌊(k−1)/w⌋ and ⌈k/w⌉ for w = a/period, in whole numbers; a source of weight 0 is never due
-        a = np.maximum(self._per_period, 1)
-        never = np.iinfo(np.int64).max
-        for i in range(length):
-            due = np.where(counts * self.period // a <= i, -(-(counts + 1) * self.period // a), never)
-            due[self._per_period == 0] = never  # a weight below the resolution
-            chosen = int(np.argmin(due))
-            self._source[i], self._before[i] = chosen, counts[chosen]
-            counts[chosen] += 1
+        self._source, self._before = _walked(tuple(self._per_period.tolist()), self.period, min(self.period, samples))
 
     def at(self, i: int) -> tuple[int, int]:
         """(index of the source, how many of its rows came before) for sample `i`."""
@@ -57,3 +46,21 @@ class Turns:
         periods, rest = divmod(samples, self.period)
         tail = np.bincount(self._source[:rest], minlength=len(self.names))
         return dict(zip(self.names, (int(n) for n in periods * self._per_period + tail), strict=True))
+
+
+@functools.lru_cache(maxsize=64)
+def _walked(per_period: tuple[int, ...], period: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """The first `length` turns: for each the source, and how many of its rows came before. Whole numbers throughout:
+    the k-th row of a source with a rows in a period is due in the window from ⌊(k−1)·period/a⌋ to ⌈k·period/a⌉."""
+    sources, befores = np.empty(length, np.int16), np.empty(length, np.int64)
+    counts = [0] * len(per_period)
+    opens = [0 if a else length for a in per_period]  # a weight below the resolution is never due
+    due = [-(-period // a) if a else 0 for a in per_period]
+    for i in range(length):
+        chosen = min((d, s) for s, d in enumerate(due) if opens[s] <= i)[1]
+        sources[i], befores[i] = chosen, counts[chosen]
+        counts[chosen] += 1
+        a = per_period[chosen]
+        opens[chosen] = counts[chosen] * period // a
+        due[chosen] = -(-(counts[chosen] + 1) * period // a)
+    return sources, befores

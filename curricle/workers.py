@@ -11,17 +11,19 @@ import multiprocessing
 import os
 import platform
 import signal
+import sys
 import threading
 import time
 import traceback
 from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from curricle.planning import Node
-from curricle.preparation import Prepared
+from curricle.preparation import SCORED_PIECE, Prepared
 from curricle.results import EVALUATIONS, write_rows
 from curricle.store import fingerprint, is_complete, locked, read_json, sweep, write_json
 from curricle.study import Refused
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 MESSAGES_A_SECOND = 5
+SAVE_SECONDS = 60  # that a worker may take over an evaluation or a save when it is asked to stop
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +64,7 @@ def evaluation_file(prepared: Prepared, run: Path, tokens: int, name: str) -> Pa
         content: list[object] = [found.fingerprint(), context]
     else:
         entry = prepared.entries[name]
-        content = [entry.held_out_fingerprint, prepared.study.held_out.scored_bytes, context]
+        content = [entry.held_out_fingerprint, prepared.study.held_out.scored_bytes, context, SCORED_PIECE]
     return run / "evaluations" / f"{tokens:012d}-{name.replace(' ', '_')}-{fingerprint(content)}.parquet"
 
 
@@ -85,11 +88,15 @@ def work_on(prepared: Prepared, node: Node) -> Generator[Message]:
     folder = prepared.store.run_folder(node.run)
     with locked(folder, node.run):
         sweep(folder)
+        for part in ("points", "evaluations"):
+            sweep(folder / part)
         if not (folder / "run.json").exists():
             write_json(folder / "run.json", {"run": node.run, "seed": node.seed, "identity": dict(node.identity)})
         if all(is_complete(weights_folder(folder, node, step)) for step in node.evaluate_at):
             yield from _evaluate_kept(prepared, node, folder)
         else:
+            sessions = read_json(folder / "receipt.json")["sessions"] if (folder / "receipt.json").exists() else []
+            write_json(folder / "receipt.json", {"sessions": [*sessions, receipt()]})
             yield from _train(prepared, node, folder)
 
 
@@ -127,7 +134,8 @@ def _train(prepared: Prepared, node: Node, folder: Path) -> Iterator[Message]:
                 _evaluate(prepared, node, folder, now.step, model, tokenizer)
     finally:
         steps.close()
-    write_json(folder / "receipt.json", receipt())
+    yield from _evaluate_kept(prepared, node, folder)  # what was asked since, at points that an earlier session passed
+    checkpoint.clear(folder / "checkpoints")  # `model/` is what the next stage begins with
 
 
 def _reached(folder: Path) -> int:
@@ -177,7 +185,7 @@ def _evaluate(
 
     tokens = node.tokens_at(step)
     where = {"run": node.run, "stage": node.stage, "seed": node.seed, "tokens": tokens, "final": step == node.steps}
-    context = max(node.context, model.config.max_position_embeddings)
+    context = max(node.context, getattr(model.config, "max_position_embeddings", 0))
     for name in asked(prepared):
         file = evaluation_file(prepared, folder, tokens, name)
         if file.exists():
@@ -189,7 +197,7 @@ def _evaluate(
 
 
 def receipt() -> dict[str, Any]:
-    """Where a result was made: bit for bit holds where these agree."""
+    """Where a session of training began: bit for bit holds where these agree."""
     import torch
     import transformers
 
@@ -201,7 +209,7 @@ def receipt() -> dict[str, Any]:
         "cpu_features": torch.backends.cpu.get_cpu_capability(),
         "machine": platform.machine(),
         "system": platform.system(),
-        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
 
 
@@ -216,7 +224,8 @@ class Worker:
         self.connection, theirs = context.Pipe()
         self._stop = context.Event()
         self.process = context.Process(target=_serve, args=(theirs, self._stop, prepared, threads), daemon=True)
-        self.process.start()
+        with _main_hidden():
+            self.process.start()
         theirs.close()
         self.node: Node | None = None
 
@@ -233,11 +242,32 @@ class Worker:
         self._stop.set()
 
     def close(self) -> None:
+        """Let it save what it is working on, within a bound, and end it."""
+        self.stop()
+        try:
+            while self.node is not None and self.connection.poll(SAVE_SECONDS):
+                if self.receive().kind not in {"step", "evaluating"}:
+                    break
+        except (EOFError, OSError):
+            pass
         self.connection.close()
         self.process.join(timeout=5)
         if self.process.is_alive():
             self.process.kill()
             self.process.join()
+
+
+@contextmanager
+def _main_hidden() -> Iterator[None]:
+    """A spawned process would run the caller's script again before it begins; it needs nothing of it."""
+    main = vars(sys.modules["__main__"])
+    hidden = {name: main[name] for name in ("__file__", "__spec__") if name in main}
+    main.pop("__file__", None)
+    main["__spec__"] = None
+    try:
+        yield
+    finally:
+        main.update(hidden)
 
 
 def _serve(connection: Connection, stop: Any, prepared: Prepared, threads: int) -> None:
@@ -271,5 +301,10 @@ def _report(connection: Connection, stop: Any, prepared: Prepared, node: Node) -
         connection.send(Message("done", node.run, node.tokens))
     except Refused as refusal:
         connection.send(Message("refused", node.run, text=str(refusal)))
-    except Exception:
-        connection.send(Message("failed", node.run, text=traceback.format_exc()))
+    except (BrokenPipeError, EOFError):  # the driver is gone
+        work.close()
+    except Exception as error:
+        from curricle.training.loop import Diverged, NothingToLearn
+
+        expected = isinstance(error, Diverged | NothingToLearn)
+        connection.send(Message("failed", node.run, text=str(error) if expected else traceback.format_exc()))

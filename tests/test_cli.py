@@ -32,7 +32,8 @@ def place(tmp_path_factory):
 def test_help_names_every_verb_and_loads_nothing_heavy():
     shown = curricle("--help")
     assert shown.returncode == 0 and all(f" {verb} " in shown.stdout for verb in VERBS)
-    heavy = "import sys, curricle.cli; print([m for m in ('torch', 'transformers', 'pydantic', 'duckdb', 'altair', 'numpy') if m in sys.modules])"
+    rooms = ("torch", "transformers", "pydantic", "duckdb", "altair", "numpy")
+    heavy = f"import sys, curricle.cli; print([m for m in {rooms} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", heavy], capture_output=True, text=True).stdout.strip() == "[]"
 
 
@@ -129,3 +130,19 @@ def test_the_package_s_names_are_those_it_promises():
     assert all(callable(getattr(package, name)) for name in package.__all__)
     with pytest.raises(AttributeError):
         package.nothing  # noqa: B018
+
+
+SCRIPT = """
+import curricle
+study = curricle.load_study("tiny.yaml", ["seeds=[3]"])
+plan = curricle.make_plan(study)
+results = curricle.run(plan)
+print(len(curricle.analyse(results)), "findings")
+"""
+
+
+def test_the_calls_of_the_readme_work_in_a_script_without_a_guard(place):
+    (place / "script.py").write_text(SCRIPT)
+    done = subprocess.run([sys.executable, "script.py"], capture_output=True, text=True, cwd=place)
+    assert done.returncode == 0 and "findings" in done.stdout, done.stderr
+    assert done.stdout.count("findings") == 1, "the workers ran the script again"

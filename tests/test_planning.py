@@ -107,12 +107,6 @@ def test_what_does_not_change_the_result_keeps_the_run(path):
             {},
             "stages.math.mixture.code: a weight of 0.001 gives no sample in 48 rows",
         ),
-        (changed("recipe.batch_tokens", 100), {}, "batch_tokens = 100 is not a multiple of model.context = 64"),
-        (
-            tiny(),
-            {"checkpoint_tokenizer": "theirs", "model": "m"},
-            "tokenizer: its content is tok, that of None is theirs",
-        ),
         (
             tiny(),
             {"sources": {**catalogue().sources, "code": Supplied("c", 40)}},

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from tiny_study import tiny, write_study
 
-from curricle import runner
+from curricle import runner, upkeep
 from curricle.preparation import make_plan, prepare
 from curricle.results import Results
 from curricle.store import Store, is_complete
@@ -161,14 +161,14 @@ def test_what_no_study_refers_to_is_found_and_removed(trained, tmp_path):
     study = load_study(file)
     prepared = prepare(study, place)
     plan = make_plan(study, store)
-    runner.remember(plan, prepared, tmp_path / "out")
-    unused = runner.unused(place)
+    upkeep.remember(plan, prepared, tmp_path / "out")
+    unused = upkeep.unused(place)
     assert not any(name.removeprefix("runs/") in plan.nodes for name in unused)
     (tmp_path / "out").rmdir()
-    unused = runner.unused(place)
+    unused = upkeep.unused(place)
     assert {f"runs/{run}" for run in plan.nodes} <= set(unused)
     orphan = next(name for name in unused if name.startswith("runs/instruct"))
-    runner.remove(place, [orphan])
+    upkeep.remove(place, [orphan])
     assert not is_complete(store / orphan / "model")
 
 
@@ -189,4 +189,58 @@ def test_a_plan_that_does_not_fit_on_the_disk_is_refused(trained, monkeypatch):
     plan = make_plan(load_study(file), store)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10**6))
     with pytest.raises(Refused, match=r"GB are free, and weights and checkpoints of this plan may take"):
-        runner.refuse_unrunnable(plan, Store(store))
+        runner.refuse_small_disk(plan, Store(store))
+
+
+def test_a_report_half_way_compares_no_unfinished_strategy(trained, tmp_path):
+    from curricle.analysis import analyse
+
+    file, store, _, _ = trained
+    plan = make_plan(load_study(file), store)
+    prepared = prepare(load_study(file), Store(store))
+    begun = tmp_path / "store"
+    import shutil
+
+    shutil.copytree(store, begun)
+    for run in plan.paths["code first", 0][1:]:
+        shutil.rmtree(Store(begun).run_folder(run))
+    from dataclasses import replace
+
+    half = replace(prepared, store=Store(begun))
+    results = runner.gather(plan, half, tmp_path / "results")
+    assert not [f for f in analyse(results) if f.question == "gain"]
+
+
+def test_a_worker_that_is_killed_alone_is_told_and_its_run_goes_on(trained, tmp_path):
+    import multiprocessing
+
+    file, store, _, _ = trained
+    (tmp_path / "code.jsonl").write_bytes(file.with_name("code.jsonl").read_bytes())
+    (tmp_path / "tiny.yaml").write_text(file.read_text())
+    plan = make_plan(load_study(tmp_path / "tiny.yaml"), tmp_path / "store")
+
+    def kill_the_busy(message):
+        if message.kind == "step":
+            for child in multiprocessing.active_children():
+                os.kill(child.pid, signal.SIGKILL)
+
+    options = {"store": tmp_path / "store", "out": tmp_path / "out"}
+    with pytest.raises(runner.Failed, match="its worker was killed"):
+        runner.run(plan, show=kill_the_busy, **options)
+    runner.run(plan, **options)
+    assert weights(tmp_path / "store", list(plan.nodes)) == weights(store, list(plan.nodes))
+
+
+def test_a_tokenizer_that_is_not_the_checkpoint_s_is_refused(trained, tmp_path):
+    file, store, _, _ = trained
+    from curricle.tokens.tokenizer import save, train_bpe
+
+    model = next((store / "runs" / "instruct").iterdir()) / "model"
+    save(train_bpe(["other words"] * 9, 300), tmp_path / "other")
+    fields = tiny(model={"checkpoint": str(model), "context": 64})
+    fields["tokenizer"] = {"path": str(tmp_path / "other")}
+    with pytest.raises(Refused, match=r"tokenizer\.path: the content of .* weights know only their own tokens"):
+        make_plan(load_study(write_study(tmp_path, fields)), tmp_path / "store")
+    fields["tokenizer"] = {"path": str(model)}
+    plan = make_plan(load_study(write_study(tmp_path, fields)), tmp_path / "store")
+    assert all(node.evaluate_at[0] == 0 for node in plan.nodes.values() if node.parent is None), "the model as it came"

@@ -14,7 +14,7 @@ from curricle.study import SHIPPED, Refused, Study, load_study, parse_count
 
 @pytest.mark.parametrize(
     ("written", "meant"),
-    [("400k", 400_000), ("2.5M", 2_500_000), ("500B", 500 * 10**9), ("1T", 10**12), ("7", 7), (7, 7)],
+    [("400k", 400_000), ("2.5M", 2_500_000), ("500B", 500 * 10**9), ("1T", 10**12), ("1.003k", 1003), ("7", 7), (7, 7)],
 )
 def test_counts_are_read_with_decimal_suffixes(written, meant):
     assert parse_count(written) == meant
@@ -79,6 +79,14 @@ BAD = [
     ),
     (["sources", "problems"], {"installed": "code"}, "benchmarks.problems: a source has the same name"),
     (["benchmarks", "problems"], {"file": "x"}, "benchmarks.problems.format: field required"),
+    (["recipe", "batch_tokens"], 100, "stages.code: batch_tokens = 100 is not a multiple of model.context = 64"),
+    (["recipe", "betas"], [2.0, 0.9], "recipe.betas.0: input should be less than 1 (got 2.0)"),
+    (
+        ["benchmarks", "problems", "max_new_tokens"],
+        63,
+        "benchmarks.problems.max_new_tokens: 63 leaves no room for a prompt in model.context = 64",
+    ),
+    (["model"], {"checkpoint": "x/y", "context": 64}, "tokenizer.bpe: a checkpoint has a tokenizer of its own"),
     (["seeds"], [1, 1], "seeds: [1, 1] holds a seed twice"),
     (["seeds"], [], "seeds: "),
     (["target"], "problem", "target: unknown benchmark or source 'problem'; did you mean 'problems'?"),
@@ -107,6 +115,8 @@ def test_a_malformed_study_is_refused_with_the_file_the_field_and_what_is_allowe
         ("question: [", "not readable as YAML"),
         ("- a\n- b", "a study is a mapping"),
         ("question: a\nquestion: b", "the key 'question' stands twice"),
+        ("? [1, 2]\n: 3", "a key is a word"),
+        ("[" * 3000, "not readable as YAML"),
         ("question: !!python/object/apply:os.system ['true']", "not readable as YAML"),
         ("question: x\nmodel: {preset: 1m}\nsources: null", "sources: "),
     ],

@@ -294,7 +294,7 @@ class Part:
         self._out.write(document.to_json().encode() + b"\n")
         self.documents += 1
         self.bytes += size(document)
-        for text in (document.id, document.prompt, document.text):
+        for text in (document.prompt, document.text):  # not the id: a renamed file is the same text
             content = text.encode()
             self._hash.update(len(content).to_bytes(8) + content)  # the length, so that no border can move unseen
 

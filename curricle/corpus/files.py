@@ -101,16 +101,16 @@ def to_document(row: dict[str, Any], source: Files | Hub, name: str, id: str, or
     prompt = row.get(source.prompt) if source.prompt else ""
     if not isinstance(prompt, str):
         return f"field {source.prompt!r} is {'missing' if prompt is None else 'a ' + type(prompt).__name__}, not text"
-    try:
-        (prompt + text).encode()
-    except UnicodeEncodeError:  # JSON can spell half of a surrogate pair, which no file can hold
-        return "holds half of a surrogate pair, which is no text"
     if source.group:
         group = first_field(row, [source.group])
     else:
         group = first_field(row, ["repo", "host", "package"]) or host_of(row.get("url"))
-    url = row.get("url")
-    return Document(id, text, name, prompt, url if isinstance(url, str) else None, group or origin)
+    url = row["url"] if isinstance(row.get("url"), str) else None
+    try:
+        "".join((prompt, text, group, url or "")).encode()
+    except UnicodeEncodeError:  # JSON can spell half of a surrogate pair, which no file can hold
+        return "holds half of a surrogate pair, which is no text"
+    return Document(id, text, name, prompt, url, group or origin)
 
 
 def _json_lines(file: Path, relative: str, tally: Tally) -> Iterator[Row]:

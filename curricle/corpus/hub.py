@@ -41,7 +41,7 @@ def _rows(source: Hub, name: str, resolve: Resolve) -> Iterator[dict[str, Any]]:
             f"sources.{name}.hub: {where} was written by save_to_disk; write Parquet or JSON lines, or name its files"
         )
     try:
-        found = datasets.load_dataset(
+        yield from datasets.load_dataset(
             where, source.config, split=source.split, revision=source.revision, streaming=True
         )
     except Exception as error:  # the library raises what its transports raise; each means: cannot be had
@@ -49,4 +49,3 @@ def _rows(source: Hub, name: str, resolve: Resolve) -> Iterator[dict[str, Any]]:
             f"sources.{name}.hub: {source.hub!r} (config {source.config}, split {source.split!r}) cannot be read: "
             f"{type(error).__name__}: {' '.join(str(error).split())}"
         ) from None
-    yield from found

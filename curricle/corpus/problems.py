@@ -56,7 +56,14 @@ def versions() -> dict[str, str]:
 def identity(generators: Sequence[str]) -> dict[str, Any]:
     """All that decides the text of the generators' problems, beside the seed: versions, words, settings."""
     drawn = {name: [FAMILIES[name].words, FAMILIES[name].settings] for name in generators}
-    return {"generators": list(generators), "drawn": drawn, "chunk": CHUNK, **versions()}
+    return {
+        "generators": list(generators),
+        "drawn": drawn,
+        "text": PROMPT + ANSWER,
+        "chunk": CHUNK,
+        "held_out": HELD_OUT_ONE_IN,
+        **versions(),
+    }
 
 
 def is_held_out(mathematics: str) -> bool:

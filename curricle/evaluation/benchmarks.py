@@ -22,13 +22,14 @@ import yaml
 import zstandard
 
 from curricle import store
-from curricle.corpus.problems import ANSWER, PROMPT, problems
+from curricle.corpus.problems import ANSWER, PROMPT, known, problems
 from curricle.evaluation.reading import Form, last_boxed
 from curricle.study import FileBenchmark, GeneratedBenchmark, Refused
 
 RULES = 1  # raised by hand when reading or grading changes, so that evaluations are known to be of another kind
 LONGEST_LINE = 2**22  # bytes
 MOST_ITEMS = 1_000_000
+SOLUTION_WORDS = 20  # shorter solutions are too like each other to be looked for
 STOP = ("\nProblem:",)  # a model that goes on to the next problem has ended this one
 
 
@@ -66,14 +67,19 @@ class Benchmark:
 
 @dataclass(frozen=True, slots=True)
 class Texts:
-    """What decontamination looks for: the questions, and whether only a whole question counts as a copy."""
+    """What decontamination looks for: the questions, and whether only a whole question counts as a copy; and the
+    reference solutions that are long enough to be told from others, since their likelihood is scored."""
 
     questions: list[str]
     whole: bool
+    solutions: list[str]
 
 
 def texts(benchmark: Benchmark) -> Texts:
-    return Texts([item.question for item in benchmark.items], benchmark.whole)
+    # Worked solutions of generated problems share their steps with each other; there the problem decides.
+    found = [] if benchmark.whole else [item.reference for item in benchmark.items]
+    solutions = [text for text in found if len(text.split()) >= SOLUTION_WORDS]
+    return Texts([item.question for item in benchmark.items], benchmark.whole, solutions)
 
 
 def load(name: str, spec: GeneratedBenchmark | FileBenchmark, resolve: Callable[[str], Path] = Path) -> Benchmark:
@@ -88,6 +94,7 @@ def load(name: str, spec: GeneratedBenchmark | FileBenchmark, resolve: Callable[
 
 def _generated(name: str, spec: GeneratedBenchmark) -> Benchmark:
     """The first held-out problems of seed 0: the same for every seed of a study, so that runs are paired."""
+    known(spec.generated, f"benchmarks.{name}.generated")
     held_out = islice(problems(spec.generated, seed=0, held_out=True), spec.problems)
     items = tuple(Item(p.id, p.question, p.prompt, p.solution, p.answer) for p in held_out)
     if len(items) < spec.problems:

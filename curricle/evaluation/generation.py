@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from curricle.study import Refused
+from curricle.tokens.tokenizer import spelled
 
 BATCH_TOKENS = 2**15  # room in the cache for ~200 short problems; measured fastest for 1M parameters on one core
 
@@ -74,7 +75,7 @@ def generate(
     if room < 2:
         raise Refused(f"max_new_tokens: {max_new_tokens} leaves no room in a context of {context_of(model)} tokens")
     end = tokenizer.eos_token_id
-    asked = [[end, *tokenizer.encode(prompt, add_special_tokens=False)[-(room - 1) :]] for prompt in prompts]
+    asked = [[end, *ids[-(room - 1) :]] for ids in spelled(tokenizer, prompts)]
     ends_stop = _stop_watch(tokenizer, stop)
     outputs = [""] * len(asked)
     with measuring(model):

@@ -17,6 +17,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from curricle.evaluation.generation import batches, measuring
+from curricle.tokens.tokenizer import spelled
 
 LOGITS = 2**24  # entries of the widest matrix of logits: 64 MB in float32
 BATCH_TOKENS = 2**12  # measured fastest for 1M parameters on one core
@@ -50,8 +51,9 @@ def score(
     windows: list[tuple[int, list[int], int]] = []  # item, context + 1 tokens, where its targets begin
     targets = [0] * len(items)
     for item, (prompt, text) in enumerate(items):
-        before = [end, *tokenizer.encode(prompt, add_special_tokens=False)]
-        document = [*before, *tokenizer.encode(text, add_special_tokens=False), end]
+        before_ids, text_ids = spelled(tokenizer, [prompt, text])
+        before = [end, *before_ids]
+        document = [*before, *text_ids, end]
         targets[item] = len(document) - len(before)
         for start in range(0, len(document) - 1, context):
             window = document[start : start + context + 1]

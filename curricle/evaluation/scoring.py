@@ -21,6 +21,7 @@ from curricle.evaluation.generation import Sampler, generate
 from curricle.evaluation.grading import grade
 from curricle.evaluation.likelihood import score
 from curricle.study import Refused
+from curricle.tokens.tokenizer import spelled
 
 Row = dict[str, Any]
 Job = tuple[str, Callable[[], list[Row]]]
@@ -108,7 +109,7 @@ def fitted_prompts(tokenizer: PreTrainedTokenizerBase, benchmark: Benchmark, con
         )
 
     def tokens(text: str) -> int:
-        return len(tokenizer.encode(text, add_special_tokens=False))
+        return len(spelled(tokenizer, [text])[0])
 
     shots = [tokens(shot) for shot in benchmark.exemplars]
 

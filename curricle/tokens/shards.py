@@ -21,6 +21,7 @@ import numpy as np
 
 from curricle.corpus.documents import Document
 from curricle.store import whole_folder
+from curricle.tokens.tokenizer import spelled
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -33,15 +34,11 @@ def encode(documents: Iterable[Document], tokenizer: PreTrainedTokenizerFast) ->
 
     Prompt and text are encoded apart, so that a token never spans the place where an answer begins.
     """
-    backend, delimiter = tokenizer.backend_tokenizer, tokenizer.eos_token_id
     source = iter(documents)
     while batch := list(islice(source, DOCUMENTS_AT_ONCE)):
-        encoded = backend.encode_batch_fast(
-            [part for d in batch for part in (d.prompt, d.text)], add_special_tokens=False
-        )
+        encoded = spelled(tokenizer, [part for d in batch for part in (d.prompt, d.text)])
         for prompt, text in zip(encoded[::2], encoded[1::2], strict=True):
-            ids = [*prompt.ids, *text.ids, delimiter]
-            yield np.asarray(ids, dtype=np.uint32), len(prompt.ids)
+            yield np.asarray([*prompt, *text, tokenizer.eos_token_id], dtype=np.uint32), len(prompt)
 
 
 def write_shard(folder: Path, documents: Iterable[Document], tokenizer: PreTrainedTokenizerFast) -> None:

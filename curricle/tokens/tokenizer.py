@@ -8,7 +8,7 @@ evaluation alike, and every byte of a text is paid for.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ from curricle.store import whole_folder
 from curricle.study import Refused
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 DELIMITER = "<|endoftext|>"
 
@@ -52,12 +52,12 @@ def train_bpe(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
     )
 
 
-def load(folder: Path | str) -> PreTrainedTokenizerFast:
+def load(folder: Path | str, revision: str | None = None) -> PreTrainedTokenizerFast:
     """The tokenizer beside a checkpoint, or one that was saved here. Raises `Refused` where it has no delimiter."""
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), revision=revision or "main", trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise Refused(f"tokenizer: {folder} holds no tokenizer that transformers can read: {error}") from None
     if tokenizer.eos_token_id is None:
@@ -70,9 +70,18 @@ def save(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
         tokenizer.save_pretrained(temporary)
 
 
+def spelled(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    """The tokens of each text and nothing else: a text that spells the delimiter out (code that handles it, a hostile
+    page) gets the tokens of its letters, never the delimiter itself."""
+    backend = tokenizer.backend_tokenizer
+    backend.encode_special_tokens = True  # set each time: other calls on the tokenizer reset it
+    return [encoded.ids for encoded in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+
 def fingerprint_of(folder: Path) -> str:
-    """Identity of a tokenizer on disk: the content of `tokenizer.json`."""
+    """Identity of a tokenizer on disk: the content of `tokenizer.json`, and which token delimits documents (a base and
+    an instruct model may differ in nothing else)."""
     file = folder / "tokenizer.json"
     if not file.exists():
         raise Refused(f"tokenizer: {file} is not there; Curricle reads fast tokenizers")
-    return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+    return hashlib.sha256(file.read_bytes() + f" {load(folder).eos_token_id}".encode()).hexdigest()[:16]

@@ -50,6 +50,10 @@ class Diverged(RuntimeError):
     """The loss is no longer a number."""
 
 
+class NothingToLearn(ValueError):
+    """A batch in which no token carries loss."""
+
+
 def train(
     model: PreTrainedModel,
     sampler: Sampler,
@@ -63,7 +67,7 @@ def train(
     """Train for `steps` steps, or what is left of them, in `folder` (`metrics.jsonl`, `checkpoints/`).
 
     `evaluate_at` holds steps; 0 is the model as it came. Raises `Diverged` on a loss or gradient that is not finite,
-    `ValueError` on a batch in which nothing is to be learnt.
+    `NothingToLearn` on a batch in which nothing is to be learnt.
     """
     rows = recipe.batch_tokens // sampler.row_tokens
     micro_rows = max(1, (recipe.micro_batch_tokens or recipe.batch_tokens) // sampler.row_tokens)
@@ -92,8 +96,10 @@ def train(
             metrics.write(json.dumps({name: getattr(now, name) for name in kept}) + "\n")
             metrics.flush()
             if now.evaluate or now.final or time.monotonic() - saved_at > save_seconds:
+                began = time.monotonic()
                 checkpoint.save(checkpoints, model, optimizers, step)
                 saved, saved_at = step, time.monotonic()
+                save_seconds = max(save_seconds, 20 * (saved_at - began))  # saving may take a twentieth of the time
             yield now
     except GeneratorExit:
         if step > saved:
@@ -113,7 +119,7 @@ def update(
 ) -> tuple[float, float]:
     """One update; (mean nats over the batch's targets, gradient norm before clipping)."""
     if not batch.targets:
-        raise ValueError("a batch with nothing to learn: no token in it carries loss")
+        raise NothingToLearn("a batch with nothing to learn: no token in it carries loss; raise recipe.batch_tokens")
     autocast = torch.autocast("cpu", torch.bfloat16) if recipe.precision == "bf16" else contextlib.nullcontext()
     nats = torch.zeros(())
     for at in range(0, len(batch.tokens_BT), micro_rows):

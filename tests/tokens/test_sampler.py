@@ -44,6 +44,10 @@ def test_reading_from_the_middle_gives_what_reading_from_the_start_gives():
 def test_another_seed_reads_in_another_order_and_sources_do_not_share_one():
     rows = {seed: np.stack([sampler(seed=seed).read(i)[1] for i in range(16)]) for seed in (0, 1)}
     assert (rows[0] != rows[1]).any()
+    twins = {name: Supply([shard_of([5, 9, 40, 3] * 5)]) for name in "ab"}
+    both = Sampler(twins, {"a": 0.5, "b": 0.5}, row_tokens=8, samples=16, seed=0, delimiter=3)
+    read = [both.read(i) for i in range(16)]
+    assert [t.tolist() for s, t, *_ in read if s == "a"] != [t.tolist() for s, t, *_ in read if s == "b"]
 
 
 def test_skipped_rows_are_those_that_an_earlier_stage_read():

@@ -140,3 +140,19 @@ def test_a_tokenizer_read_back_is_the_same_and_has_the_same_fingerprint(tmp_path
     save(load(tmp_path / "one"), tmp_path / "two")
     assert load(tmp_path / "two").encode("def f(12)") == tokenizer.encode("def f(12)")
     assert fingerprint_of(tmp_path / "one") == fingerprint_of(tmp_path / "two")
+
+
+def test_a_text_that_spells_the_delimiter_out_is_one_document(tmp_path, tokenizer):
+    write_shard(tmp_path / "s", [Document("a", "a<|endoftext|>b", "s", "<|endoftext|>")], tokenizer)
+    shard = Shard.open(tmp_path / "s" / "data.ds")
+    assert (shard.tokens == tokenizer.eos_token_id).sum() == 1
+    assert tokenizer.decode(shard.tokens[:-1].tolist()) == "<|endoftext|>a<|endoftext|>b"
+
+
+def test_tokenizers_that_differ_in_the_delimiter_alone_have_different_fingerprints(tmp_path, tokenizer):
+    save(tokenizer, tmp_path / "one")
+    other = load(tmp_path / "one")
+    other.eos_token = other.convert_ids_to_tokens(10)
+    save(other, tmp_path / "two")
+    (tmp_path / "two" / "tokenizer.json").write_bytes((tmp_path / "one" / "tokenizer.json").read_bytes())
+    assert fingerprint_of(tmp_path / "one") != fingerprint_of(tmp_path / "two")
