@@ -90,6 +90,13 @@ def _plan(study: Study, store: Path, console: Console) -> tuple[Plan, Prepared]:
     from curricle.store import Store
 
     prepared = prepare(study, Store(store), Reading(console))
+    for name, entry in prepared.entries.items():
+        if entry.bad_lines:
+            console.print(f"{name}: {entry.bad_lines:,} bad lines left out; the first:", markup=False)
+            for line in entry.bad_examples:
+                console.print(f"  {line}", markup=False, soft_wrap=True)
+        for overlapped, count in entry.removed.items():
+            console.print(f"{name}: {count:,} documents removed that overlap {overlapped}", markup=False)
     return compile_plan(study, prepared.catalogue), prepared
 
 
@@ -282,6 +289,7 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Score a checkpoint on GSM8K or MATH: exact match, and bits per byte of the reference solutions."""
+    from curricle.analysis.intervals import wilson
     from curricle.evaluation.benchmarks import load as load_benchmark
     from curricle.progress import jobs_watched
     from curricle.results import EVALUATIONS, write_rows
@@ -308,6 +316,10 @@ def evaluate(
         where = {"run": model, "stage": "", "seed": 0, "tokens": 0, "final": True}
         write_rows(out, [{**where, **row} for row in rows], EVALUATIONS)
     scores = summary(rows)
+    for line in scores.values():
+        if "accuracy" in line:
+            interval = wilson(line["accuracy"], line["n"])
+            line |= {"low": interval.low, "high": interval.high}
     if as_json:
         _print_json({"model": model, "benchmarks": scores})
     else:

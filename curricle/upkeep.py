@@ -7,6 +7,7 @@ reference names can go; nothing goes unless it is asked for.
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -87,6 +88,9 @@ def unused(store: Store) -> dict[str, int]:
     present = [f"runs/{run}" for run in store.runs()]
     for kind in ("corpora", "tokens", "tokenizers"):
         present += [f"{kind}/{f.name}" for f in sorted((store.root / kind).glob("[!.]*"))]
+        # What a killed process left half written; an hour is more than any write takes without being noticed.
+        old = time.time() - 3600
+        present += [f"{kind}/{f.name}" for f in (store.root / kind).glob(".*.tmp") if f.stat().st_mtime < old]
     sizes = {}
     for name in present:
         if name not in kept:

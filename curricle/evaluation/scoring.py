@@ -129,8 +129,7 @@ def fitted_prompts(tokenizer: PreTrainedTokenizerBase, benchmark: Benchmark, con
 
 
 def summary(rows: Iterable[Row]) -> dict[str, Row]:
-    """For each benchmark or source: n, bits per byte, and where there are verdicts the accuracy with its Wilson 95 %
-    interval (over problems; one model)."""
+    """For each benchmark or source: n, bits per byte, and where there are verdicts how many are correct."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
         groups.setdefault(row["benchmark"], []).append(row)
@@ -147,16 +146,5 @@ def _summarise(rows: list[Row]) -> Row:
     }
     verdicts = [row["correct"] for row in rows if row["correct"] is not None]
     if verdicts:
-        low, high = wilson(sum(verdicts), len(verdicts))
-        line |= {"correct": sum(verdicts), "accuracy": sum(verdicts) / len(verdicts), "low": low, "high": high}
+        line |= {"correct": sum(verdicts), "accuracy": sum(verdicts) / len(verdicts)}
     return line
-
-
-def wilson(correct: int, n: int, z: float = 1.959963984540054) -> tuple[float, float]:
-    """Wilson's score interval for a share (Wilson 1927): never empty and never outside 0 to 1."""
-    share = correct / n
-    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    low = 0.0 if correct == 0 else middle - half
-    high = 1.0 if correct == n else middle + half
-    return low, high

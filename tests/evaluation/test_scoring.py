@@ -8,7 +8,7 @@ import torch
 
 from curricle.corpus.documents import Document
 from curricle.evaluation.benchmarks import Benchmark, Item, load
-from curricle.evaluation.scoring import evaluate, fitted_prompts, summary, wilson
+from curricle.evaluation.scoring import evaluate, fitted_prompts, summary
 from curricle.results import EVALUATIONS
 from curricle.study import GeneratedBenchmark, Refused
 
@@ -109,14 +109,3 @@ def test_bits_per_byte_are_of_all_bytes_together():
         {"benchmark": "prose", "kind": "held-out", "nats": 2 * math.log(2), "bytes": 1, "correct": None},
     ]
     assert summary(rows) == {"prose": {"kind": "held-out", "n": 2, "bits_per_byte": pytest.approx(2.0)}}
-
-
-def test_wilson_intervals_are_those_of_the_literature():
-    # Newcombe 1998, table I: 81/263 and 15/148, 0/20, 1/29.
-    for (correct, n), interval in {
-        (81, 263): (0.2553, 0.3662),
-        (15, 148): (0.0624, 0.1605),
-        (0, 20): (0.0, 0.1611),
-        (1, 29): (0.0061, 0.1718),
-    }.items():
-        assert wilson(correct, n) == pytest.approx(interval, abs=5e-5)

@@ -79,24 +79,24 @@ sys.path.insert(0, sys.argv[1])
 from test_training import finish
 from pathlib import Path
 print("ready", flush=True)
-finish(Path(sys.argv[2]), steps=150, save_seconds=0.0)
+finish(Path(sys.argv[2]), steps=60, save_seconds=0.0)
 """
 
 
 def test_kill_9_during_training_and_saving_ends_in_the_same_weights(tmp_path):
     """Saving after every step, so that most kills hit a save."""
-    whole = finish(tmp_path / "whole", steps=150)
+    whole = finish(tmp_path / "whole", steps=60)
     chance = random.Random(0)
-    for _ in range(4):
+    for _ in range(3):
         with subprocess.Popen(
             [sys.executable, "-c", KILLED, str(Path(__file__).parent), str(tmp_path / "cut")], stdout=subprocess.PIPE
         ) as process:
             process.stdout.readline()
-            time.sleep(0.3 + chance.random())
+            time.sleep(0.1 + 0.5 * chance.random())
             process.kill()
     reached = checkpoint.complete(tmp_path / "cut" / "checkpoints")
     assert reached, "nothing was saved: the test killed too early"
-    assert same(whole, finish(tmp_path / "cut", steps=150))
+    assert same(whole, finish(tmp_path / "cut", steps=60))
     assert not [f for f in (tmp_path / "cut" / "checkpoints").iterdir() if f.name.startswith(".")]
     assert len(reached) <= checkpoint.KEEP + 1
 
