@@ -261,7 +261,7 @@ class Worker:
 def _main_hidden() -> Iterator[None]:
     """A spawned process would run the caller's script again before it begins; it needs nothing of it."""
     main = vars(sys.modules["__main__"])
-    hidden = {name: main[name] for name in ("__file__", "__spec__") if name in main}
+    hidden: dict[str, Any] = {name: main[name] for name in ("__file__", "__spec__") if name in main}
     main.pop("__file__", None)
     main["__spec__"] = None
     try:

@@ -232,7 +232,7 @@ def test_a_worker_that_is_killed_alone_is_told_and_its_run_goes_on(trained, tmp_
 
 
 def test_a_tokenizer_that_is_not_the_checkpoint_s_is_refused(trained, tmp_path):
-    file, store, _, _ = trained
+    _, store, _, _ = trained
     from curricle.tokens.tokenizer import save, train_bpe
 
     model = next((store / "runs" / "instruct").iterdir()) / "model"
