@@ -16,7 +16,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "load_study": "curricle.study",
+    "load_study": "curricle.studyfile",
     "Study": "curricle.study",
     "Stage": "curricle.study",
     "Recipe": "curricle.study",

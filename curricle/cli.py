@@ -110,7 +110,8 @@ def new(
     """Write a study to start from, its reasons as comments."""
     from curricle.drafting import draft
     from curricle.store import whole_file
-    from curricle.study import Refused, parse_study
+    from curricle.study import Refused
+    from curricle.studyfile import parse_study
 
     if path.exists():
         raise Refused(f"{path}: is there already; name another file")
@@ -132,7 +133,7 @@ def run(
     """Train what is missing, evaluate it, and write the report."""
     from curricle import runner
     from curricle.progress import Reading, Training
-    from curricle.study import load_study
+    from curricle.studyfile import load_study
 
     console = _console()
     loaded = load_study(study, set or [])
@@ -165,7 +166,7 @@ def plan(
 ) -> None:
     """Show the tree of stages, the tokens and the cost; nothing is trained."""
     from curricle import runner
-    from curricle.study import load_study
+    from curricle.studyfile import load_study
 
     console = _console(quiet=as_json)
     compiled, prepared = _plan(load_study(study, set or []), store, console)
@@ -219,7 +220,7 @@ def status(study: StudyArgument = "code-first", store: StoreOption = STORE, set:
     """Show which runs of a study are done, begun or waiting."""
     from curricle import runner
     from curricle.report.listing import status_view
-    from curricle.study import load_study
+    from curricle.studyfile import load_study
 
     console = _console()
     compiled, prepared = _plan(load_study(study, set or []), store, console)
@@ -232,7 +233,7 @@ def list_(store: StoreOption = STORE) -> None:
     from curricle import upkeep
     from curricle.report.listing import list_view
     from curricle.store import Store
-    from curricle.study import SHIPPED, load_study
+    from curricle.studyfile import SHIPPED, load_study
 
     shipped = {file.stem: load_study(file).question for file in sorted(SHIPPED.glob("*.yaml"))}
     _console().print(list_view(shipped, upkeep.listing(Store(store)), store))
@@ -294,7 +295,8 @@ def evaluate(
     from curricle.progress import jobs_watched
     from curricle.results import EVALUATIONS, write_rows
     from curricle.store import Store, is_complete
-    from curricle.study import Refused, parse_benchmark
+    from curricle.study import Refused
+    from curricle.studyfile import parse_benchmark
 
     specs = {}
     for text in benchmark:
@@ -379,7 +381,7 @@ def report(
 ) -> None:
     """Write the report of what is done so far; nothing is trained."""
     from curricle import runner
-    from curricle.study import load_study
+    from curricle.studyfile import load_study
 
     console = _console()
     loaded = load_study(study, set or [])

@@ -8,11 +8,12 @@ has not begun.
 from __future__ import annotations
 
 import hashlib
+import heapq
 import itertools
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,7 @@ Watch = Callable[[str, Iterable[Document]], Iterable[Document]]
 """Shows that a named source is being read; gives its documents back."""
 
 CHUNKS_IN_BLOCK = 10  # chunks of an endless stream that are tokenised into one shard
+SHORTEST_PIECE = 20  # bytes that a held-out document is taken to have at least
 SCORED_PIECE = 4000  # characters of one held-out document that are scored, so that several are
 
 
@@ -53,6 +55,9 @@ class Prepared:
     shards: Mapping[str, Path]
     """Token shards of the sources that end."""
     benchmarks: tuple[Benchmark, ...]
+    asked: Mapping[str, str]
+    """What is scored at a point, by name: the benchmarks, then each source's held-out text; each with the fingerprint
+    of its content, so that what is asked later is told from what was asked before."""
     catalogue: Catalogue
 
     def stream(self, source: str, seed: int) -> Path:
@@ -72,12 +77,15 @@ class Prepared:
     def held_out(self, source: str) -> list[Document]:
         """The held-out text that is scored: pieces of documents, in an order that hashes decide."""
         found = corpora.documents(self.corpora[source], "held_out")
-        ordered = sorted(found, key=lambda d: hashlib.sha256(d.id.encode()).digest())
+        pieces = (Document(d.id, d.text[:SCORED_PIECE], source, d.prompt) for d in found)
+        wanted = self.study.held_out.scored_bytes
+        # Memory holds as many pieces as could be wanted, never all held-out text.
+        most = max(1, wanted // SHORTEST_PIECE)
+        ordered = heapq.nsmallest(most, pieces, key=lambda d: hashlib.sha256(d.id.encode()).digest())
         kept, size = [], 0
-        for document in ordered:
-            if size >= self.study.held_out.scored_bytes:
+        for piece in ordered:
+            if size >= wanted:
                 break
-            piece = Document(document.id, document.text[:SCORED_PIECE], source, document.prompt)
             kept.append(piece)
             size += len(piece.text.encode())
         return kept
@@ -139,7 +147,9 @@ def prepare(study: Study, store: Store, watch: Watch = lambda _name, documents: 
         shards[name] = folder
         tokens = sum(len(Shard.open(data).tokens) for data in folder.glob("*.ds"))
         supplied[name] = Supplied(entry.fingerprint, tokens, entry.documents, entry.bytes)
-    prepared = Prepared(study, store, entries, folders, tokenizer_folder, shards, benchmarks, _EMPTY)
+    prepared = Prepared(
+        study, store, entries, folders, tokenizer_folder, shards, benchmarks, _asked(study, benchmarks, entries), _EMPTY
+    )
     decoded, scored = _evaluation_tokens(prepared, tokenizer)
     catalogue = Catalogue(
         supplied,
@@ -150,7 +160,7 @@ def prepare(study: Study, store: Store, watch: Watch = lambda _name, documents: 
         decoded,
         scored,
     )
-    return Prepared(study, store, entries, folders, tokenizer_folder, shards, benchmarks, catalogue)
+    return replace(prepared, catalogue=catalogue)
 
 
 def stock(prepared: Prepared, plan: Plan, watch: Watch = lambda _name, documents: documents) -> None:
@@ -187,6 +197,16 @@ def make_plan(study: Study, store: Store | str | Path = "runs/store", watch: Wat
 
 
 # ---- parts ----------------------------------------------------------------------------------------------------------
+
+
+def _asked(study: Study, benchmarks: Iterable[Benchmark], entries: Mapping[str, Entry]) -> dict[str, str]:
+    context = study.model.context
+    found = {b.name: fingerprint([b.fingerprint(), context]) for b in benchmarks}
+    for name, entry in entries.items():
+        content = [entry.held_out_fingerprint, study.held_out.scored_bytes, context, SCORED_PIECE]
+        found[name] = fingerprint(content)
+    return found
+
 
 _EMPTY = Catalogue({}, PRESETS["1m"], 0, "")
 
@@ -304,7 +324,7 @@ def _only_planned(
             tokens = None if entry.endless else entry.bytes // 4
             supplied[name] = Supplied(entry.fingerprint, tokens, entry.documents, entry.bytes)
     catalogue = Catalogue(supplied, shape, vocabulary, f"of {tokenizer}" if tokenizer else f"bpe {vocabulary}", model)
-    return Prepared(study, store, entries, folders, tokenizer or "", {}, (), catalogue)
+    return Prepared(study, store, entries, folders, tokenizer or "", {}, (), {}, catalogue)
 
 
 def _tokenizer(

@@ -23,7 +23,7 @@ from curricle.results import Results
 from curricle.store import Store
 from curricle.study import Refused
 from curricle.upkeep import remember
-from curricle.workers import Message, Worker, asked, evaluation_file, is_done
+from curricle.workers import Message, Worker, evaluation_file, is_done
 
 
 class Interrupted(Exception):
@@ -204,7 +204,7 @@ def gather(plan: Plan, prepared: Prepared, folder: Path) -> Results:
         evaluation_file(prepared, prepared.store.run_folder(run), node.tokens_at(step), name)
         for run, node in plan.nodes.items()
         for step in node.evaluate_at
-        for name in asked(prepared)
+        for name in prepared.asked
     ]
     tables = [pq.read_table(file) for file in files if file.exists()]
     rows.write_table(

@@ -16,7 +16,8 @@ from typing import Any
 from curricle.planning import Plan
 from curricle.preparation import Prepared
 from curricle.store import Store, fingerprint, is_complete, locked, read_json, write_json
-from curricle.study import Refused, load_study
+from curricle.study import Refused
+from curricle.studyfile import load_study
 
 
 def identities(store: Store) -> dict[str, Mapping[str, Any]]:

@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from curricle.planning import Node
-from curricle.preparation import SCORED_PIECE, Prepared
+from curricle.preparation import Prepared
 from curricle.results import EVALUATIONS, write_rows
-from curricle.store import fingerprint, is_complete, locked, read_json, sweep, write_json
+from curricle.store import is_complete, locked, read_json, sweep, write_json
 from curricle.study import Refused
 
 if TYPE_CHECKING:
@@ -58,19 +58,7 @@ def weights_folder(run: Path, node: Node, step: int) -> Path:
 def evaluation_file(prepared: Prepared, run: Path, tokens: int, name: str) -> Path:
     """One benchmark, or one source's held-out text, at one point. The name carries what was asked, so that what is
     asked later is another file and nothing is trained again."""
-    found = next((b for b in prepared.benchmarks if b.name == name), None)
-    context = prepared.study.model.context
-    if found is not None:
-        content: list[object] = [found.fingerprint(), context]
-    else:
-        entry = prepared.entries[name]
-        content = [entry.held_out_fingerprint, prepared.study.held_out.scored_bytes, context, SCORED_PIECE]
-    return run / "evaluations" / f"{tokens:012d}-{name.replace(' ', '_')}-{fingerprint(content)}.parquet"
-
-
-def asked(prepared: Prepared) -> list[str]:
-    """All that is scored at a point: the benchmarks, then each source's held-out text."""
-    return [*(b.name for b in prepared.benchmarks), *prepared.entries]
+    return run / "evaluations" / f"{tokens:012d}-{name.replace(' ', '_')}-{prepared.asked[name]}.parquet"
 
 
 def is_done(prepared: Prepared, node: Node) -> bool:
@@ -78,7 +66,7 @@ def is_done(prepared: Prepared, node: Node) -> bool:
     folder = prepared.store.run_folder(node.run)
     return all(
         is_complete(weights_folder(folder, node, step))
-        and all(evaluation_file(prepared, folder, node.tokens_at(step), name).exists() for name in asked(prepared))
+        and all(evaluation_file(prepared, folder, node.tokens_at(step), name).exists() for name in prepared.asked)
         for step in node.evaluate_at
     )
 
@@ -168,7 +156,7 @@ def _evaluate_kept(prepared: Prepared, node: Node, folder: Path) -> Iterator[Mes
 
     for step in node.evaluate_at:
         tokens = node.tokens_at(step)
-        if not all(evaluation_file(prepared, folder, tokens, name).exists() for name in asked(prepared)):
+        if not all(evaluation_file(prepared, folder, tokens, name).exists() for name in prepared.asked):
             yield Message("evaluating", node.run, tokens)
             _evaluate(prepared, node, folder, step, *models.load(weights_folder(folder, node, step)))
 
@@ -186,7 +174,7 @@ def _evaluate(
     tokens = node.tokens_at(step)
     where = {"run": node.run, "stage": node.stage, "seed": node.seed, "tokens": tokens, "final": step == node.steps}
     context = max(node.context, getattr(model.config, "max_position_embeddings", 0))
-    for name in asked(prepared):
+    for name in prepared.asked:
         file = evaluation_file(prepared, folder, tokens, name)
         if file.exists():
             continue

@@ -17,6 +17,6 @@ def study_file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def study(study_file: Path) -> Study:
-    from curricle.study import load_study
+    from curricle.studyfile import load_study
 
     return load_study(study_file)

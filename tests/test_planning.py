@@ -158,7 +158,7 @@ def test_parameters_are_those_that_transformers_counts():
 
 def test_the_published_recipe_costs_what_the_arithmetic_says(tmp_path):
     from curricle.preparation import make_plan
-    from curricle.study import load_study
+    from curricle.studyfile import load_study
 
     plan = make_plan(load_study("deepseekmath-7b"), store=tmp_path)
     assert plan.parameters == 6_910_365_696

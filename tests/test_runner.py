@@ -18,7 +18,8 @@ from curricle import runner, upkeep
 from curricle.preparation import make_plan, prepare
 from curricle.results import Results
 from curricle.store import Store, is_complete
-from curricle.study import Refused, load_study
+from curricle.study import Refused
+from curricle.studyfile import load_study
 
 
 def run(file: Path, store: Path, **options) -> tuple[list, Results]:

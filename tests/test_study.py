@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_study import tiny, write_study
 
-from curricle.study import SHIPPED, Refused, Study, load_study, parse_count
+from curricle.study import Refused, Study, parse_count
+from curricle.studyfile import SHIPPED, load_study
 
 
 @pytest.mark.parametrize(
