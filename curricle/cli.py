@@ -88,7 +88,10 @@ def _plan(study: Study, store: Path, console: Console) -> tuple[Plan, Prepared]:
     from curricle.preparation import prepare
     from curricle.progress import Reading
     from curricle.store import Store
+    from curricle.study import Refused
 
+    if store.exists() and not store.is_dir():
+        raise Refused(f"--store {store}: a file, not a folder")
     prepared = prepare(study, Store(store), Reading(console))
     for name, entry in prepared.entries.items():
         if entry.bad_lines:
@@ -264,12 +267,15 @@ def clean(
     from curricle import upkeep
     from curricle.report.listing import clean_view
     from curricle.store import Store
+    from curricle.study import Refused
 
+    if not store.is_dir():
+        raise Refused(f"--store {store}: no such folder")
     place = Store(store)
     unused = upkeep.unused(place)
-    _console().print(clean_view(unused, removed=remove))
     if remove:
         upkeep.remove(place, list(unused))
+    _console().print(clean_view(unused, removed=remove))
 
 
 @app.command(
@@ -290,14 +296,17 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Score a checkpoint on GSM8K or MATH: exact match, and bits per byte of the reference solutions."""
+    from curricle import upkeep
     from curricle.analysis.intervals import wilson
     from curricle.evaluation.benchmarks import load as load_benchmark
     from curricle.progress import jobs_watched
     from curricle.results import EVALUATIONS, write_rows
-    from curricle.store import Store, is_complete
+    from curricle.store import Store
     from curricle.study import Refused
     from curricle.studyfile import parse_benchmark
 
+    if out is not None and not out.resolve().parent.is_dir():
+        raise Refused(f"--out {out}: {out.resolve().parent} is no folder")
     specs = {}
     for text in benchmark:
         name, spec = parse_benchmark(text, problems, shots, max_new_tokens)
@@ -310,8 +319,7 @@ def evaluate(
     from curricle.training.model import load
 
     console = _console(quiet=as_json)
-    run_folder = Store(store).run_folder(model) / "model"
-    loaded, tokenizer = load(run_folder if is_complete(run_folder) else model)
+    loaded, tokenizer = load(upkeep.model_of(Store(store), model))
     context = context_of(loaded)
     rows = score(loaded, tokenizer, list(specs.values()), {}, context=context, watch=jobs_watched(console))
     if out is not None:

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from curricle.evaluation.scoring import Job
 
 
+SHORT = 0.5  # seconds below which a step is not worth a line
+
+
 class Left(ProgressColumn):
     """Time left, from the speed so far."""
 
@@ -55,7 +58,9 @@ class Reading:
                     count += 1
                     bar.advance(task)
                     yield document
-        self.console.print(f"[dim]{name}: {count:,} documents, {time.monotonic() - began:.1f} s[/dim]", highlight=False)
+        if time.monotonic() - began > SHORT:
+            taken = time.monotonic() - began
+            self.console.print(f"[dim]{name}: {count:,} documents, {taken:.1f} s[/dim]", highlight=False)
 
 
 class Training:

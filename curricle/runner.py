@@ -168,7 +168,7 @@ def execute(plan: Plan, prepared: Prepared, workers: int, interrupted: Callable[
         for worker in crew:
             worker.close()
     if stopping:
-        raise Interrupted(f"{len(finished)} of {len(plan.nodes)} runs are done, the rest is saved")
+        raise Interrupted(f"{len(finished)} of {len(plan.nodes)} runs are done, what was begun is saved")
 
 
 def _gone(node: Node) -> Failed:

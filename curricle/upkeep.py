@@ -57,6 +57,18 @@ def described(store: Store, name: str) -> Mapping[str, Any]:
     return load_study(name).model_dump(mode="json")
 
 
+def model_of(store: Store, name: str) -> Path | str:
+    """Where a model lies that may be named as a run (also shortened), a folder, a .gguf file or a hub id."""
+    runs = [run for run in store.runs() if run.startswith(name) and is_complete(store.run_folder(run) / "model")]
+    if runs and not Path(name).exists():
+        if len(runs) > 1:
+            raise Refused(f"{name}: several runs begin so: {', '.join(runs[:5])}")
+        return store.run_folder(runs[0]) / "model"
+    if not Path(name).expanduser().exists() and name.count("/") != 1:
+        raise Refused(f"{name}: no such folder or file, no run in {store.root}, and not a hub id such as org/name")
+    return name
+
+
 def remember(plan: Plan, prepared: Prepared, out: Path) -> None:
     """Note in the store what this study needs of it, so that `clean` leaves it alone while `out` exists."""
     used = [*prepared.corpora.values(), *prepared.shards.values()]

@@ -53,6 +53,10 @@ def analyse(results: Results, *, target: str | None = None) -> list[Finding]:
     from curricle.analysis.scores import benchmarks
 
     known = benchmarks(results)
+    if not known:
+        raise Refused(
+            f"{results.folder}: nothing has been scored yet; curricle run trains and evaluates what is missing"
+        )
     if target is not None and target not in known:
         raise Refused(f"target: {target!r} has no rows; {nearest(target, known)}")
     made = [*scores(results), *gain(results), *contrasts(results), *stage_gains(results)]

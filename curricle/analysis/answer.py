@@ -61,7 +61,10 @@ def verdict(f: Finding, percent: Finding | None = None) -> str:
         return f"{number(f.estimate, f.unit)} ({'; '.join([*inside, 'not resolved: no interval can be had'])})"
     inside.append(f"{interval.level:.0%} interval for {interval.kind} {between(interval, f.unit)}")
     if f.resolved:
-        inside.append("resolved" if f.seeds > 1 else "resolved for these weights only: one seed")
+        better = (f.estimate > 0) == (f.measure == ACCURACY)
+        inside.append(f"resolved: {'better' if better else 'worse'}")
+        if f.seeds == 1:
+            inside.append("for these weights only: one seed")
     elif interval.contains(0.0):
         inside.append("not resolved: the interval includes 0")
     else:

@@ -5,6 +5,7 @@ notes wherever a number appears.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
@@ -34,10 +35,10 @@ def level(question: str, subject: str, scores: Scores, parts: Mapping[str, Part]
     s, n = scores.y_SP.shape
     mean = float(scores.y_SP.mean())
     intervals, notes = said(estimates(scores.y_SP))
-    if scores.measure == ACCURACY:
-        if not scores.y_SP.std():  # all right or all wrong, in every seed: a t interval would have no width
-            intervals = [wilson(mean / 100, n).scaled(100)]
-        intervals = [i.clipped(0.0, 100.0) for i in intervals]
+    if scores.measure == ACCURACY and not scores.y_SP.std():
+        # All right or all wrong, in every seed: a t interval would have no width.
+        intervals = [wilson(mean / 100, n).scaled(100)]
+    intervals = [i.clipped(0.0, 100.0 if scores.measure == ACCURACY else math.inf) for i in intervals]
     return Finding(
         question, subject, scores.measure, scores.benchmark, mean, UNITS[scores.measure], tuple(intervals),
         n=n, seeds=s, runs=scores.runs, note=join(notes), parts=dict(parts),

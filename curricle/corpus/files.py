@@ -131,9 +131,26 @@ def _json_lines(file: Path, relative: str, tally: Tally) -> Iterator[Row]:
                         yield str(number), row
                     else:
                         tally.add_bad(f"{relative}:{number}", row)
+        if file.suffix == ".zst" and not _ends_whole(file):
+            raise EOFError("the archive ends inside a frame")
     except (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError) as error:
         # What was read before is good, but an archive that ends early is rarely what its owner meant.
         raise Refused(f"{tally.field_name}: {relative}: damaged after line {number:,}: {error}") from None
+
+
+def _ends_whole(file: Path) -> bool:
+    """Whether a .zst file ends where a frame does: its reader takes a file that was cut off for one that is over."""
+    import zstandard
+
+    unpacker = None
+    with file.open("rb") as stream:
+        while packed := stream.read(2**12):
+            while packed:
+                unpacker = unpacker or zstandard.ZstdDecompressor().decompressobj()
+                unpacker.decompress(packed)
+                packed = unpacker.unused_data if unpacker.eof else b""
+                unpacker = None if unpacker.eof else unpacker
+    return unpacker is None
 
 
 def _parsed(line: bytes) -> dict[str, Any] | str:

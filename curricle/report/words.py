@@ -61,7 +61,8 @@ def plural(n: int, noun: str) -> str:
 def p_value(p: float | None) -> str:
     if p is None:
         return ""
-    return "< .0001" if p < 1e-4 else f"{p:.2g}"
+    # Near .05 a third digit says on which side it lies.
+    return "< .0001" if p < 1e-4 else f"{p:.3g}" if 0.045 < p < 0.055 else f"{p:.2g}"
 
 
 def estimate(f: Finding) -> str:

@@ -153,3 +153,18 @@ def test_without_the_extra_the_hub_is_refused_with_the_command(tmp_path, monkeyp
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(Refused, match=r"pip install 'curricle\[hub\]'"):
         list(hub_documents(Hub(hub="set"), "s", lambda p: tmp_path / p))
+
+
+def test_a_zst_archive_that_was_cut_off_is_refused(tmp_path):
+    import zstandard
+
+    lines = "".join(
+        json.dumps({"text": f"text number {n} {n * n}", "repo": str(n)}) + "\n" for n in range(5000)
+    ).encode()
+    whole = zstandard.ZstdCompressor().compress(lines)
+    (tmp_path / "a.jsonl.zst").write_bytes(whole + whole)  # two frames are one file
+    source = Files(files=("a.jsonl.zst",))
+    assert len(list(file_documents(source, "s", lambda path: tmp_path / path))) == 10_000
+    (tmp_path / "a.jsonl.zst").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(Refused, match=r"sources\.s\.files: a\.jsonl\.zst: damaged after line"):
+        list(file_documents(source, "s", lambda path: tmp_path / path))
