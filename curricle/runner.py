@@ -151,14 +151,14 @@ def execute(plan: Plan, prepared: Prepared, workers: int, interrupted: Callable[
                     message = worker.receive()
                 except (EOFError, ConnectionResetError):
                     raise _gone(worker.node) from None
+                if message.kind not in {"step", "evaluating"}:
+                    worker.node = None
                 if message.kind == "failed":
                     raise Failed(f"{message.run} failed:\n{message.text}")
                 if message.kind == "refused":
                     raise Refused(message.text)
                 if message.kind == "done":
                     finished.add(message.run)
-                if message.kind in {"done", "stopped"}:
-                    worker.node = None
                 yield message
             if interrupted() and not stopping:
                 stopping = True

@@ -106,7 +106,10 @@ def test_new_writes_a_study_that_can_be_planned(place):
         ),
         (["plan", "tiny.yaml", "--set", "sources.code.files=none.jsonl"], "sources.code.files"),
         (["plan", "tiny.yaml", "--set", "sources.algebra.generated=[chain_sums]"], "did you mean 'chain_sum'?"),
-        (["plan", "tiny.yaml", "--set", "model={checkpoint: ./nowhere, context: 64}"], "no such folder"),
+        (
+            ["plan", "tiny.yaml", "--set", "model={checkpoint: ./nowhere, context: 64}"],
+            "a checkpoint has a tokenizer of its own",
+        ),
         (["run", "deepseekmath-7b"], "can be planned and not run"),
         (["run", "tiny.yaml", "--wrokers", "2"], "No such option"),
         (["gain"], "give --from and --to, or --published"),

@@ -91,6 +91,7 @@ def test_a_benchmark_added_later_trains_nothing_again(trained, tmp_path):
     assert results.sql("select count(*) n from evaluations where benchmark = 'equations'")[0]["n"] == 4 * 7
 
 
+@pytest.mark.slow
 def test_results_are_the_same_with_one_worker_and_with_two(trained, tmp_path):
     file, _, _, results = trained
     (tmp_path / "code.jsonl").write_bytes(file.with_name("code.jsonl").read_bytes())
@@ -106,7 +107,9 @@ def weights(store: Path, runs: list[str]) -> dict[str, bytes]:
     return {run: (Store(store).run_folder(run) / "model" / "model.safetensors").read_bytes() for run in runs}
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGKILL, signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_a_driver_that_is_stopped_goes_on_to_the_same_weights(trained, tmp_path, number):
     file, store, _, _ = trained
     (tmp_path / "code.jsonl").write_bytes(file.with_name("code.jsonl").read_bytes())
@@ -162,6 +165,8 @@ def test_what_no_study_refers_to_is_found_and_removed(trained, tmp_path):
     study = load_study(file)
     prepared = prepare(study, place)
     plan = make_plan(study, store)
+    for reference in (store / "studies").glob("*.json"):  # of the other tests
+        reference.unlink()
     upkeep.remember(plan, prepared, tmp_path / "out")
     unused = upkeep.unused(place)
     assert not any(name.removeprefix("runs/") in plan.nodes for name in unused)
@@ -212,6 +217,7 @@ def test_a_report_half_way_compares_no_unfinished_strategy(trained, tmp_path):
     assert not [f for f in analyse(results) if f.question == "gain"]
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_alone_is_told_and_its_run_goes_on(trained, tmp_path):
     import multiprocessing
 

@@ -65,7 +65,7 @@ def make_plan(study: Study) -> Plan:
         "pages": Supplied("d" * 16, 500_000_000, declared=True),
     }
     sources = {name: sources[name] for name in study.sources}
-    return compile_plan(study, Catalogue(sources, PRESETS["0.5m"], 512, "t" * 16, None, None, 15_000, 60_000))
+    return compile_plan(study, Catalogue(sources, PRESETS["0.5m"], 512, "t" * 16, None, 15_000, 60_000))
 
 
 def make_rows(plan: Plan, output: str = "") -> dict[str, list[dict]]:
