@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -160,7 +161,8 @@ def test_two_drivers_on_one_run_do_not_harm_each_other(trained):
 
 
 def test_what_no_study_refers_to_is_found_and_removed(trained, tmp_path):
-    file, store, _, _ = trained
+    file, kept, _, _ = trained
+    store = Path(shutil.copytree(kept, tmp_path / "store"))  # what is removed here, other tests still read
     place = Store(store)
     study = load_study(file)
     prepared = prepare(study, place)
@@ -188,7 +190,6 @@ def test_a_declared_source_can_be_planned_and_not_run(tmp_path):
 
 
 def test_a_plan_that_does_not_fit_on_the_disk_is_refused(trained, monkeypatch):
-    import shutil
     from types import SimpleNamespace
 
     file, store, _, _ = trained
@@ -205,8 +206,6 @@ def test_a_report_half_way_compares_no_unfinished_strategy(trained, tmp_path):
     plan = make_plan(load_study(file), store)
     prepared = prepare(load_study(file), Store(store))
     begun = tmp_path / "store"
-    import shutil
-
     shutil.copytree(store, begun)
     for run in plan.paths["code first", 0][1:]:
         shutil.rmtree(Store(begun).run_folder(run))
