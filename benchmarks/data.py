@@ -60,7 +60,7 @@ def main() -> None:
             recipe = Recipe(batch_tokens=batch_tokens)
             rows = batch_tokens // context
             sampler = Sampler(
-                supplies, {"code": 0.5, "algebra": 0.5}, row_tokens=context, samples=rows * 1000, seed=0,
+                supplies, [(rows * 1000, {"code": 0.5, "algebra": 0.5})], row_tokens=context, seed=0,
                 delimiter=tokenizer.eos_token_id,
             )  # fmt: skip
             model = build(PRESETS[preset], vocabulary=len(tokenizer), context=context, delimiter=0, seed=0)

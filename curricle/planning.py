@@ -6,16 +6,17 @@ once. What would waste a run is refused here: a source that would get no sample,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from curricle.schedule import rates
 from curricle.shapes import Shape
 from curricle.store import canonical, fingerprint
 from curricle.study import Recipe, Refused, Study, nearest
-from curricle.turns import Turns
+from curricle.turns import PhasedTurns
 
-TRAINING_VERSION = 1  # raised by hand when the same identity would train to other weights
+TRAINING_VERSION = 2  # raised by hand when the same identity would train to other weights
 
 # Dense bf16 peaks from NVIDIA's H100 and H200 (SXM) data sheets; hours are given at this share of them.
 ACCELERATORS = {"H100": 989.4e12, "H200": 989.4e12}
@@ -64,14 +65,23 @@ class Node:
     recipe: Recipe = field(repr=False)
     context: int
     steps: int
-    mixture: Mapping[str, float]
+    mixtures: tuple[tuple[int, Mapping[str, float]], ...]
+    """The step at which it ends, and its weights, for each phase; one where there are no phases."""
     rows: Mapping[str, int]
     """Rows that each source gives to this stage."""
     skip: Mapping[str, int]
     """Rows of each source that the ancestors have read."""
     evaluate_at: tuple[int, ...]
     """Steps; 0 is a checkpoint as it came."""
-    strategies: tuple[str, ...]
+    init_from: str = "weights"
+    branch_step: int | None = None
+    """The parent's step at which this stage branches off, with everything; None where it begins from its end."""
+    states: Mapping[int, str] = field(default_factory=dict, repr=False)
+    """Steps after which the whole state is kept (ends of phases, branches), each with the state's fingerprint: runs
+    whose first steps are the same share them."""
+    needed: frozenset[int] = frozenset()
+    """Those of them that another stage of the plan begins from."""
+    strategies: tuple[str, ...] = ()
 
     @property
     def tokens(self) -> int:
@@ -83,6 +93,19 @@ class Node:
 
     def tokens_at(self, step: int) -> int:
         return step * self.recipe.batch_tokens
+
+    @property
+    def rows_per_step(self) -> int:
+        return self.recipe.batch_tokens // self.context
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        return tuple(self.rows)
+
+    @property
+    def turns(self) -> tuple[tuple[int, Mapping[str, float]], ...]:
+        """The mixtures with their ends in samples, as the sampler takes them."""
+        return tuple((step * self.rows_per_step, weights) for step, weights in self.mixtures)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +140,13 @@ class Plan:
         """Tokens to train on, shared stages counted once."""
         return sum(node.tokens for node in self.nodes.values())
 
+    def tokens_in(self, path: Sequence[str], position: int) -> int:
+        """Tokens of the stage at `position` of a path that the path passes through: all, but where the next branches
+        off before the end."""
+        after = self.nodes[path[position + 1]] if position + 1 < len(path) else None
+        node = self.nodes[path[position]]
+        return node.tokens if after is None or after.branch_step is None else node.tokens_at(after.branch_step)
+
     def training_flops(self, node: Node) -> float:
         return node.tokens * self.catalogue.shape.training_flops_per_token(self.catalogue.vocabulary, node.context)
 
@@ -136,6 +166,9 @@ class Plan:
     def declared(self) -> list[str]:
         """Sources that are only described, which make the study one that can be planned and not run."""
         return [name for name, source in self.catalogue.sources.items() if source.declared]
+
+    def _branch_tokens(self, node: Node) -> int:
+        return self.nodes[node.parent or ""].tokens_at(node.branch_step or 0)
 
     def ledger(self) -> list[Share]:
         """One line for each source of each stage."""
@@ -175,6 +208,7 @@ class Plan:
                     "steps": n.steps,
                     "evaluate_at_tokens": [n.tokens_at(s) for s in n.evaluate_at],
                     "training_flops": self.training_flops(n),
+                    "branch_at_tokens": None if n.branch_step is None else self._branch_tokens(n),
                     "strategies": list(n.strategies),
                     "done": n.run in finished,
                 }
@@ -207,24 +241,55 @@ def compile_plan(study: Study, catalogue: Catalogue) -> Plan:
             paths[strategy, seed] = tuple(path)
     if faults:
         raise Refused("\n".join(f"{study.path or study.name}: {fault}" for fault in dict.fromkeys(faults)))
-    return Plan(study, catalogue, nodes, paths)
+    return Plan(study, catalogue, _with_states(nodes), paths)
+
+
+def _with_states(nodes: dict[str, Node]) -> dict[str, Node]:
+    """Which states are kept: the ends of phases, and where another stage branches off; scored there, too."""
+    needed: dict[str, set[int]] = {run: set() for run in nodes}
+    branches: dict[str, set[int]] = {run: set() for run in nodes}
+    for node in nodes.values():
+        if node.parent is not None and node.branch_step is not None:
+            branches[node.parent].add(node.branch_step)
+            needed[node.parent].add(node.branch_step)
+        elif node.parent is not None and node.init_from != "weights":
+            needed[node.parent].add(nodes[node.parent].steps)
+    found = {}
+    for run, node in nodes.items():
+        kept = sorted({end for end, _ in node.mixtures} | branches[run])
+        found[run] = replace(
+            node,
+            evaluate_at=tuple(sorted({*node.evaluate_at, *branches[run]})),
+            states={step: state_after(node, step) for step in kept},
+            needed=frozenset(needed[run]),
+        )
+    return found
 
 
 def _node(study: Study, catalogue: Catalogue, name: str, seed: int, parent: Node | None, faults: list[str]) -> Node:
     """One run; what is wrong with it is added to `faults`."""
     stage, recipe, context = study.stages[name], study.recipe_of(name), study.model.context
     steps = max(1, round(stage.budget_tokens / recipe.batch_tokens))
-    samples = steps * recipe.batch_tokens // context
-    mixture = {source: weight for source, weight in stage.mixture.items() if weight > 0}
-    rows = Turns(mixture, samples).counts(samples)
-    skip = {s: parent.skip.get(s, 0) + parent.rows.get(s, 0) for s in {*parent.skip, *parent.rows}} if parent else {}
-    for source in mixture:
-        if not rows.get(source):
-            faults.append(
-                f"stages.{name}.mixture.{source}: a weight of {mixture[source]:g} gives no sample in {samples:,} rows; "
-                f"raise it or the budget, or leave the source out"
-            )
-            continue
+    mixtures = tuple((_step(end, recipe, steps), weights) for end, weights in stage.mixtures)
+    rows_per_step = recipe.batch_tokens // context
+    samples = steps * rows_per_step
+    if any(a >= b for (a, _), (b, _) in zip(((0, {}), *mixtures), mixtures)):
+        faults.append(f"stages.{name}.phases: one of them is shorter than a step of {recipe.batch_tokens:,} tokens")
+        mixtures = mixtures[-1:]
+    branch = _step(stage.branch_at, parent.recipe, parent.steps) if parent and stage.branch_at is not None else None
+    skip = _read_before(parent, parent.steps if branch is None else branch) if parent else {}
+    turns = PhasedTurns([(end * rows_per_step, weights) for end, weights in mixtures])
+    rows = turns.counts(samples)
+    where = [f"phases.{i}.mixture" for i in range(len(mixtures))] if stage.phases else ["mixture"]
+    for (_, weights), gives, field_name in zip(mixtures, turns.each(), where):
+        for source, weight in weights.items():
+            if not gives.get(source):
+                field_of = f"replay.{source}" if source in stage.replay else f"{field_name}.{source}"
+                faults.append(
+                    f"stages.{name}.{field_of}: a weight of {weight:g} gives no sample in {sum(gives.values()):,} "
+                    f"rows; raise it or the budget, or leave the source out"
+                )
+    for source in rows:
         supplied = catalogue.sources[source]
         epoch = rows_in_epoch(supplied, context)
         if epoch == 0:
@@ -236,16 +301,23 @@ def _node(study: Study, catalogue: Catalogue, name: str, seed: int, parent: Node
                     f"stages.{name}.mixture.{source}: {read * context:,} tokens by the end of the stage are "
                     f"{read / epoch:.1f} epochs of its {supplied.tokens:,}; max_epochs = {study.max_epochs:g}"
                 )
+    ancestor = None
+    if parent is not None:
+        ancestor = parent.fingerprint if branch is None else f"state {state_after(parent, branch)}"
+    mixture: object = mixtures[0][1]
+    if len(mixtures) > 1:
+        mixture = [{"until": end * recipe.batch_tokens, "mixture": weights} for end, weights in mixtures]
     identity = canonical(
         {
             "training_version": TRAINING_VERSION,
-            "ancestor": parent.fingerprint if parent else None,
+            "ancestor": ancestor,
+            "init_from": stage.init_from if branch is None else "everything",
             "model": None if parent else _model_identity(study, catalogue),
             "tokenizer": catalogue.tokenizer,
             "context": context,
             "kind": stage.kind,
             "mixture": mixture,
-            "data": {source: catalogue.sources[source].fingerprint for source in mixture},
+            "data": {source: catalogue.sources[source].fingerprint for source in rows},
             "budget_tokens": steps * recipe.batch_tokens,
             # How a batch is cut to fit into memory is where it runs, not what it is.
             "recipe": recipe.model_dump(exclude={"micro_batch_tokens"}),
@@ -253,7 +325,7 @@ def _node(study: Study, catalogue: Catalogue, name: str, seed: int, parent: Node
         }
     )
     assert isinstance(identity, dict)
-    points = {max(1, round(t / recipe.batch_tokens)) for t in stage.points if t < stage.budget_tokens} | {steps}
+    points = {_step(t, recipe, steps) for t in stage.points if t < stage.budget_tokens} | {steps}
     if parent is None and catalogue.model is not None:
         points.add(0)
     return Node(
@@ -266,11 +338,43 @@ def _node(study: Study, catalogue: Catalogue, name: str, seed: int, parent: Node
         recipe=recipe,
         context=context,
         steps=steps,
-        mixture=mixture,
+        mixtures=mixtures,
         rows=rows,
         skip=skip,
         evaluate_at=tuple(sorted(points)),
-        strategies=(),
+        init_from=stage.init_from,
+        branch_step=branch,
+    )
+
+
+def _step(tokens: int, recipe: Recipe, steps: int) -> int:
+    """The step that ends nearest to so many tokens."""
+    return min(steps, max(1, round(tokens / recipe.batch_tokens)))
+
+
+def _read_before(parent: Node, step: int) -> dict[str, int]:
+    """Rows of each source that have been read when the parent has taken `step` steps."""
+    gives = PhasedTurns(parent.turns).counts(step * parent.rows_per_step)
+    return {source: parent.skip.get(source, 0) + gives.get(source, 0) for source in {*parent.skip, *gives}}
+
+
+def state_after(node: Node, step: int) -> str:
+    """The fingerprint of everything (weights, optimizer) after `step` steps of a run. It covers what happened until
+    then and nothing later: two runs that differ only in what comes after have it in common."""
+    mixtures = [(min(end, step), weights) for end, weights in node.mixtures]
+    begun = [(end, weights) for (end, weights), (before, _) in zip(mixtures, ((0, {}), *mixtures)) if before < step]
+    read = {source for _, weights in begun for source in weights}
+    rate = {"learning_rate", "schedule", "warmup_share", "warmup_tokens", "decay_share", "average"}
+    recipe = node.identity["recipe"]
+    return fingerprint(
+        {
+            **{k: node.identity[k] for k in ("training_version", "ancestor", "init_from", "model", "tokenizer")},
+            **{k: node.identity[k] for k in ("context", "kind", "seed")},
+            "mixtures": [[end, dict(weights)] for end, weights in begun],
+            "data": {source: node.identity["data"][source] for source in read},
+            "recipe": {k: v for k, v in recipe.items() if k not in rate},
+            "rates": rates(node.recipe, node.steps, step),
+        }
     )
 
 

@@ -24,7 +24,7 @@ from curricle.corpus.decontamination import Contamination
 from curricle.corpus.documents import Document
 from curricle.evaluation import benchmarks as benchmark_files
 from curricle.evaluation.benchmarks import Benchmark
-from curricle.planning import Catalogue, Plan, Supplied, compile_plan
+from curricle.planning import Catalogue, Node, Plan, Supplied, compile_plan
 from curricle.shapes import PRESETS, Shape
 from curricle.store import Store, fingerprint, is_complete
 from curricle.study import Declared, Generated, Hub, Refused, Study
@@ -32,6 +32,7 @@ from curricle.study import Declared, Generated, Hub, Refused, Study
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
+    from curricle.tokens.sampler import Sampler
     from curricle.tokens.shards import Supply
 
 Watch = Callable[[str, Iterable[Document]], Iterable[Document]]
@@ -93,7 +94,7 @@ class Prepared:
 
 def prepare(study: Study, store: Store, watch: Watch = lambda _name, documents: documents) -> Prepared:
     """Read, clean, count and tokenise what the study names. Raises `Refused` before anything expensive."""
-    sources = {n: s for n, s in study.sources.items() if any(n in stage.mixture for stage in study.stages.values())}
+    sources = {n: s for n, s in study.sources.items() if any(n in stage.sources for stage in study.stages.values())}
     if any(isinstance(s, Hub) for s in sources.values()):
         _require("datasets", "a hub source", "hub")
     declared = [name for name, source in sources.items() if isinstance(source, Declared)]
@@ -188,6 +189,21 @@ def stock(prepared: Prepared, plan: Plan, watch: Watch = lambda _name, documents
                 documents = watch(f"writing {source}, seed {seed}", _block(spec, source, seed, block))
                 write_shard(folder, documents, tokenizer)
             have += sum(len(Shard.open(data).tokens) for data in folder.glob("*.ds"))
+
+
+def sampler_for(prepared: Prepared, node: Node, delimiter: int) -> Sampler:
+    """The rows that a run reads, in the order in which it reads them."""
+    from curricle.tokens.sampler import Sampler
+
+    return Sampler(
+        {name: prepared.supply(name, node.seed) for name in node.sources},
+        node.turns,
+        row_tokens=node.context,
+        seed=node.seed,
+        delimiter=delimiter,
+        skip=node.skip,
+        answers_only=node.kind == "instruct",
+    )
 
 
 def make_plan(study: Study, store: Store | str | Path = "runs/store", watch: Watch | None = None) -> Plan:

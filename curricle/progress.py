@@ -16,7 +16,7 @@ from rich.text import Text
 
 from curricle.corpus.documents import Document
 from curricle.planning import Plan
-from curricle.workers import Message
+from curricle.work import Message
 
 if TYPE_CHECKING:
     from curricle.evaluation.scoring import Job

@@ -6,24 +6,30 @@ Interrupted at any moment, it goes on where the last whole checkpoints stand: th
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from curricle import results as rows
+from curricle.execution import Execution
 from curricle.planning import Node, Plan
 from curricle.preparation import Prepared, Watch, prepare, stock
 from curricle.results import Results
 from curricle.store import Store
 from curricle.study import Refused
 from curricle.upkeep import remember
-from curricle.workers import Message, Worker, evaluation_file, is_done
+from curricle.work import Message, evaluation_file, is_done, work_on
+from curricle.workers import Crew, LocalCrew, cores, usual_workers
+
+if TYPE_CHECKING:
+    from curricle.training.distribution import Ranks
+
+ASK_AGAIN_SECONDS = 1.0  # after which a run that another driver holds is tried again
 
 
 class Interrupted(Exception):
@@ -43,14 +49,17 @@ def run(
     store: Store | str | Path = "runs/store",
     out: str | Path | None = None,
     workers: int | None = None,
+    on: str | None = None,
+    execution: Execution | None = None,
     watch: Watch | None = None,
     show: Show = lambda message: None,
     prepared: Prepared | None = None,
 ) -> Results:
     """Train and evaluate what the plan lacks, then write `out/results/*.parquet` (`runs/STUDY` by default).
 
-    `show` is told what workers say. SIGINT and SIGTERM save and stop. Raises `Refused` for a plan that can only be
-    planned, `Interrupted`, and `Failed` with the worker's own words. `prepared` spares preparing the study again.
+    `workers` runs go side by side. `show` is told what they say. SIGINT and SIGTERM save and stop. Raises `Refused`
+    for a plan that can only be planned, `Interrupted`, and `Failed` with the worker's own words. `prepared` spares
+    preparing the study again.
     """
     place = store if isinstance(store, Store) else Store(store)
     refuse_declared(plan)
@@ -61,14 +70,14 @@ def run(
     folder = Path(out) if out is not None else Path("runs") / plan.study.name
     remember(plan, prepared, folder)
     stock(prepared, plan, *([watch] if watch else []))
+    how = execution or Execution()
     with asked_to_stop() as interrupted:
-        for message in execute(plan, prepared, workers or cores(), interrupted):
-            show(message)
+        left = len(plan.nodes) - len(done(plan, prepared))
+        if left:
+            crew: Crew = LocalCrew(prepared, workers or usual_workers(how), how, left)
+            for message in execute(plan, prepared, crew, interrupted):
+                show(message)
     return gather(plan, prepared, folder / "results")
-
-
-def cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def done(plan: Plan, prepared: Prepared) -> frozenset[str]:
@@ -84,11 +93,12 @@ def refuse_declared(plan: Plan) -> None:
 
 
 def refuse_small_disk(plan: Plan, store: Store, finished: frozenset[str] = frozenset()) -> None:
-    """What is left needs weights at every point and, while a run is under way, three checkpoints with two optimizer
-    moments, in fp32."""
+    """What is left needs weights at every point, the whole state (weights and two moments) where others may begin and,
+    while a run is under way, in three checkpoints; all in fp32."""
     store.root.mkdir(parents=True, exist_ok=True)
     left = [node for run, node in plan.nodes.items() if run not in finished]
-    wanted = 4 * plan.parameters * (sum(len(n.evaluate_at) for n in left) + 9 * min(len(left), cores()))
+    copies = sum(len(n.evaluate_at) + 3 * len(n.states) for n in left) + 9 * min(len(left), cores())
+    wanted = 4 * plan.parameters * copies
     free = shutil.disk_usage(store.root).free
     if wanted > free:
         raise Refused(
@@ -117,62 +127,54 @@ def asked_to_stop() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-def execute(plan: Plan, prepared: Prepared, workers: int, interrupted: Callable[[], bool]) -> Iterator[Message]:
-    """Everything the workers say, until all runs are done."""
+def execute(plan: Plan, prepared: Prepared, crew: Crew, interrupted: Callable[[], bool]) -> Iterator[Message]:
+    """Everything the crew says, until all runs are done. Runs that another driver works on are waited for."""
     finished = set(done(plan, prepared))
     waiting = [node for run, node in plan.nodes.items() if run not in finished]
-    if not waiting:
-        return
     ahead = _work_ahead(plan)
     waiting.sort(key=lambda node: -ahead[node.run])  # the longest chain first, so that none is left alone at the end
-    # Threads follow from the machine and the option, never from what is left: the last run of an interrupted study must
-    # add its numbers in the same order as the first time.
-    threads = max(1, cores() // workers)
-    crew = [Worker(prepared, threads) for _ in range(min(workers, len(waiting)))]
+    held: dict[str, float] = {}  # by run, when to ask again
     stopping = False
     try:
-        while waiting or any(worker.node for worker in crew):
-            for worker in crew:
-                if worker.node is None and not stopping:
-                    node = next((n for n in waiting if n.parent is None or n.parent in finished), None)
-                    if node is not None:
-                        waiting.remove(node)
-                        try:
-                            worker.start(node)
-                        except OSError:
-                            raise _gone(node) from None
-            busy = {worker.connection: worker for worker in crew if worker.node}
-            if not busy:
+        while waiting or crew.busy:
+            for node in list(waiting) if crew.free and not stopping else ():
+                ready = node.parent is None or node.parent in finished
+                if crew.free and ready and time.monotonic() >= held.get(node.run, 0.0):
+                    waiting.remove(node)
+                    crew.start(node)
+            if stopping and not crew.busy:
                 break
-            for connection in wait(list(busy), timeout=0.2):
-                worker = busy[connection]  # type: ignore[index]
-                assert worker.node is not None
-                try:
-                    message = worker.receive()
-                except (EOFError, ConnectionResetError):
-                    raise _gone(worker.node) from None
-                if message.kind not in {"step", "evaluating"}:
-                    worker.node = None
+            for message in crew.listen(timeout=0.2):
                 if message.kind == "failed":
                     raise Failed(f"{message.run} failed:\n{message.text}")
                 if message.kind == "refused":
                     raise Refused(message.text)
+                if message.kind == "held":
+                    held[message.run] = time.monotonic() + ASK_AGAIN_SECONDS
+                    waiting.append(plan.nodes[message.run])
                 if message.kind == "done":
                     finished.add(message.run)
                 yield message
             if interrupted() and not stopping:
                 stopping = True
-                for worker in crew:
-                    worker.stop()
+                crew.stop()
     finally:
-        for worker in crew:
-            worker.close()
+        crew.close()
     if stopping:
         raise Interrupted(f"{len(finished)} of {len(plan.nodes)} runs are done, what was begun is saved")
 
 
-def _gone(node: Node) -> Failed:
-    return Failed(f"{node.run}: its worker was killed (out of memory?); run the study again to go on")
+def walk_as_rank(
+    plan: Plan, prepared: Prepared, ranks: Ranks, execution: Execution, interrupted: Callable[[], bool]
+) -> Iterator[Message]:
+    """The same under torchrun: every rank walks through the runs in one order, all of them on each run together."""
+    finished = ranks.decided(lambda: done(plan, prepared))
+    for run, node in plan.nodes.items():
+        if run not in finished:
+            for message in work_on(prepared, node, ranks, execution, interrupted):
+                if message.kind == "stopped":
+                    raise Interrupted("what was begun is saved")
+                yield message
 
 
 def _work_ahead(plan: Plan) -> dict[str, int]:
@@ -218,7 +220,9 @@ def _steps(store: Store, node: Node) -> list[dict[str, Any]]:
     if not file.exists():
         return []
     with open(file, encoding="utf-8") as lines:
-        return [{"run": node.run, "stage": node.stage, "seed": node.seed, **json.loads(line)} for line in lines]
+        found = [json.loads(line) for line in lines]
+    where = {"run": node.run, "stage": node.stage, "seed": node.seed}
+    return [{**where, **{n: v for n, v in row.items() if n in rows.STEPS.names}} for row in found if "loss_nats" in row]
 
 
 def _run_rows(plan: Plan, steps: Mapping[str, list[dict[str, Any]]]) -> Iterator[dict[str, Any]]:
@@ -226,6 +230,8 @@ def _run_rows(plan: Plan, steps: Mapping[str, list[dict[str, Any]]]) -> Iterator
         before = 0
         for position, run in enumerate(path):
             node = plan.nodes[run]
+            tokens = plan.tokens_in(path, position)
+            here = [s for s in steps[run] if s["tokens"] <= tokens]
             yield {
                 "study": plan.study.name,
                 "strategy": strategy,
@@ -235,9 +241,9 @@ def _run_rows(plan: Plan, steps: Mapping[str, list[dict[str, Any]]]) -> Iterator
                 "stage": node.stage,
                 "kind": node.kind,
                 "run": run,
-                "budget_tokens": node.tokens,
+                "budget_tokens": tokens,
                 "tokens_before": before,
-                "training_flops": plan.training_flops(node),
-                "wall_seconds": sum(node.recipe.batch_tokens / s["tokens_per_second"] for s in steps[run]),
+                "training_flops": plan.training_flops(node) * tokens / node.tokens,
+                "wall_seconds": sum(node.recipe.batch_tokens / s["tokens_per_second"] for s in here),
             }
-            before += node.tokens
+            before += tokens

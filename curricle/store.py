@@ -99,20 +99,26 @@ def whole_folder(path: Path) -> Iterator[Path]:
     temporary.chmod(0o755)
     try:
         yield temporary
-        for file in temporary.rglob("*"):
-            _flush(file)
-        (temporary / COMPLETE).touch()
-        _flush(temporary)
-        if path.exists() and not is_complete(path):
-            shutil.rmtree(path)
-        try:
-            temporary.rename(path)
-        except OSError:
-            if not is_complete(path):
-                raise
-        _flush(path.parent)
+        finish_folder(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def finish_folder(temporary: Path, path: Path) -> None:
+    """Flush a filled folder, mark it complete and give it its name, unless someone completed it meanwhile."""
+    for file in temporary.rglob("*"):
+        _flush(file)
+    (temporary / COMPLETE).touch()
+    _flush(temporary)
+    if path.exists() and not is_complete(path):
+        shutil.rmtree(path)
+    try:
+        temporary.rename(path)
+    except OSError:
+        if not is_complete(path):
+            raise
+        shutil.rmtree(temporary)
+    _flush(path.parent)
 
 
 def is_complete(folder: Path) -> bool:
@@ -125,15 +131,19 @@ def sweep(folder: Path) -> None:
         shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
 
 
+class Held(Refused):
+    """Another process is working on it."""
+
+
 @contextmanager
 def locked(folder: Path, what: str) -> Iterator[None]:
-    """Hold a folder for one process; the kernel lets go when the process dies. Raises `Refused` if it is held."""
+    """Hold a folder for one process; the kernel lets go when the process dies. Raises `Held` if it is held."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "w") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise Refused(f"{what}: another process is working on it; wait for it, or name another --store") from None
+            raise Held(f"{what}: another process is working on it; wait for it, or name another --store") from None
         yield
 
 

@@ -246,6 +246,13 @@ class Tokenizer(Frozen):
         return self
 
 
+class Average(Frozen):
+    """The weights that leave a stage are the mean of its last few states (Sanyal et al., arXiv 2306.03241)."""
+
+    last: Annotated[int, Field(ge=2, le=64)]
+    every_tokens: Count
+
+
 class Recipe(Frozen):
     """How a stage's weights are moved. The default is what learned fastest here (docs/LOG.md)."""
 
@@ -255,6 +262,8 @@ class Recipe(Frozen):
     schedule: Literal["constant", "multistep", "cosine", "wsd"] = "constant"
     """After the warm-up: flat; ×0.316 at 80 % and ×0.1 at 90 %; a half cosine to 10 %; flat, then straight to 0."""
     warmup_share: Share = 0.02
+    """Of the stage; or `warmup_tokens`, which a longer stage leaves as they are."""
+    warmup_tokens: Count | None = None
     decay_share: Share = 0.2
     """The last part of a `wsd` schedule, in which the rate falls to 0."""
     batch_tokens: Count = 2048
@@ -263,7 +272,43 @@ class Recipe(Frozen):
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.1
     betas: tuple[Beta, Beta] = (0.9, 0.95)
     clip: Annotated[float, Field(gt=0)] = 1.0
+    skip_sigma: Annotated[float, Field(gt=0)] = 6.0
+    """A step whose loss or gradient norm lies so many standard deviations above the last 128 moves nothing; nor does
+    one that is not a number."""
+    max_skipped: Annotated[int, Field(ge=0)] = 10
+    """Past so many skipped steps the run stops."""
+    average: Average | None = None
     precision: Literal["fp32", "bf16"] = "fp32"
+
+
+Weights = Annotated[dict[str, Annotated[float, Field(ge=0)]], Field(min_length=1)]
+
+
+def parse_until(value: object) -> object:
+    """`'80%'` stays a share of the budget; anything else is a count of tokens."""
+    if isinstance(value, str) and value.strip().endswith("%"):
+        number = value.strip().removesuffix("%").strip()
+        if not re.fullmatch(r"\d+(\.\d+)?", number) or not 0 < float(number) <= 100:
+            raise ValueError(f"{value!r} is not a share; write for example 80%, or a count of tokens such as 240k")
+        return f"{float(number):g}%"
+    return parse_count(value)
+
+
+class Phase(Frozen):
+    """A part of a stage with a mixture of its own, such as an annealing phase at its end."""
+
+    until: Annotated[
+        int | str,
+        BeforeValidator(parse_until),
+        pydantic.WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string"}]}),
+    ]
+    """Where it ends: a share of the stage's budget (`80%`), or tokens of the stage."""
+    mixture: Weights
+
+    def ends_at(self, budget_tokens: int) -> int:
+        if isinstance(self.until, str):
+            return round(Fraction(self.until.removesuffix("%")) / 100 * budget_tokens)
+        return self.until
 
 
 class Stage(Frozen):
@@ -271,19 +316,44 @@ class Stage(Frozen):
 
     kind: Literal["pretrain", "instruct"] = "pretrain"
     """`instruct` puts the loss on the answers only."""
-    mixture: dict[str, Annotated[float, Field(ge=0)]] = Field(min_length=1)
+    mixture: Weights | None = None
     """Weights over sources, as shares of tokens; they sum to 1."""
+    phases: tuple[Phase, ...] = ()
+    """Instead of one mixture, several in turn; the last ends with the stage. A phase added later leaves what was
+    trained before it as it was."""
+    replay: dict[str, Annotated[float, Field(gt=0, lt=1)]] = {}
+    """Shares of all tokens that go on reading other text, against forgetting; the mixture shares out the rest."""
     budget_tokens: Count
     evaluate_at: tuple[Count, ...] = ()
     """Tokens of this stage after which to evaluate; its end always is."""
+    init_from: Literal["weights", "weights and optimizer"] = "weights"
+    """What is taken over from the end of the stage before."""
+    branch_at: Count | None = None
+    """Branch off inside the stage before, after so many of its tokens, with everything (weights and optimizer): several
+    cooldowns or mixtures share one prefix."""
     recipe: Recipe | None = None
     """What differs from the study's recipe."""
 
     @pydantic.model_validator(mode="after")
     def _sums_to_one(self) -> Self:
-        total = sum(self.mixture.values())
-        if abs(total - 1) > 1e-6:
-            raise ValueError(f"mixture: the weights sum to {total:g}; they must sum to 1")
+        if (self.mixture is None) == (not self.phases):
+            raise ValueError("give exactly one of mixture (one for the whole stage) and phases (several in turn)")
+        written = [("mixture", self.mixture)] if self.mixture is not None else []
+        written += [(f"phases.{i}.mixture", phase.mixture) for i, phase in enumerate(self.phases)]
+        for where, mixture in written:
+            total = sum((mixture or {}).values())
+            if abs(total - 1) > 1e-6:
+                raise ValueError(f"{where}: the weights sum to {total:g}; they must sum to 1")
+        ends = [phase.ends_at(self.budget_tokens) for phase in self.phases]
+        if ends and (ends[-1] != self.budget_tokens or any(a >= b for a, b in zip([0, *ends], ends))):
+            raise ValueError(
+                f"phases: they end at {', '.join(f'{e:,}' for e in ends)} tokens; the ends must rise, and the last be "
+                f"100% (budget_tokens = {self.budget_tokens:,})"
+            )
+        if sum(self.replay.values()) >= 1:
+            raise ValueError(
+                f"replay: the shares sum to {sum(self.replay.values()):g}; leave something for the mixture"
+            )
         late = [t for t in self.evaluate_at if t > self.budget_tokens]
         if late:
             raise ValueError(f"evaluate_at: {late[0]:,} lies past budget_tokens = {self.budget_tokens:,}")
@@ -293,6 +363,25 @@ class Stage(Frozen):
     def points(self) -> tuple[int, ...]:
         """Tokens at which the stage is evaluated, in order, its end included."""
         return tuple(sorted({*self.evaluate_at, self.budget_tokens}))
+
+    @property
+    def mixtures(self) -> tuple[tuple[int, dict[str, float]], ...]:
+        """(tokens at which it ends, weights with the replay in them) for each phase; one where there are none."""
+        written = [(phase.ends_at(self.budget_tokens), phase.mixture) for phase in self.phases]
+        rest = 1 - sum(self.replay.values())
+        found = []
+        for end, mixture in written or [(self.budget_tokens, self.mixture or {})]:
+            weights = {source: weight * rest for source, weight in mixture.items() if weight > 0}
+            for source, share in self.replay.items():
+                weights[source] = weights.get(source, 0.0) + share
+            found.append((end, weights))
+        return tuple(found)
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Every source that the stage names, in the order in which they are first named."""
+        mixtures = [self.mixture or {}, *(phase.mixture for phase in self.phases), self.replay]
+        return tuple(dict.fromkeys(source for mixture in mixtures for source in mixture))
 
 
 class HeldOut(Frozen):
@@ -371,7 +460,7 @@ class Study(Frozen):
         return (
             self.target
             or next(iter(self.benchmarks), None)
-            or next(iter(self.stages[self.strategies[self.baseline][-1]].mixture))
+            or self.stages[self.strategies[self.baseline][-1]].sources[0]
         )
 
     @pydantic.model_validator(mode="after")
@@ -382,10 +471,11 @@ class Study(Frozen):
                     f"{name!r}: a name starts with a letter or digit and holds letters, digits, ' ', '_', '.', '+', '-'"
                 )
         for name, stage in self.stages.items():
-            for source in stage.mixture:
+            for source in stage.sources:
                 if source not in self.sources:
+                    where = "mixture" if source in (stage.mixture or {}) else "phases" if stage.phases else "replay"
                     raise ValueError(
-                        f"stages.{name}.mixture.{source}: unknown source {source!r}; {nearest(source, self.sources)}"
+                        f"stages.{name}.{where}.{source}: unknown source {source!r}; {nearest(source, self.sources)}"
                     )
         for name, steps in self.strategies.items():
             for stage_name in steps:
@@ -393,6 +483,7 @@ class Study(Frozen):
                     raise ValueError(
                         f"strategies.{name}: unknown stage {stage_name!r}; {nearest(stage_name, self.stages)}"
                     )
+            self._branches_fit(name, steps)
         if self.baseline not in self.strategies:
             raise ValueError(f"baseline: unknown strategy {self.baseline!r}; {nearest(self.baseline, self.strategies)}")
         for one, other in self.compare:
@@ -409,7 +500,7 @@ class Study(Frozen):
         if self.target is not None and self.target not in {*self.benchmarks, *self.sources}:
             known = {*self.benchmarks, *self.sources}
             raise ValueError(f"target: unknown benchmark or source {self.target!r}; {nearest(self.target, known)}")
-        used = {source for steps in self.strategies.values() for n in steps for source in self.stages[n].mixture}
+        used = {source for steps in self.strategies.values() for n in steps for source in self.stages[n].sources}
         if self.answer_target not in {*self.benchmarks, *used}:
             raise ValueError(f"target: no strategy uses the source {self.answer_target!r}; {nearest('', used)}")
         for name in dict.fromkeys(name for steps in self.strategies.values() for name in steps):
@@ -431,3 +522,20 @@ class Study(Frozen):
         if self.tokenizer is None and self.model.checkpoint is None:
             raise ValueError("tokenizer: missing; a preset has no tokenizer of its own, write for example {bpe: 512}")
         return self
+
+    def _branches_fit(self, strategy: str, steps: tuple[str, ...]) -> None:
+        for before, name in zip((None, *steps), steps):
+            stage = self.stages[name]
+            carries = stage.branch_at is not None or stage.init_from != "weights"
+            field = "branch_at" if stage.branch_at is not None else "init_from"
+            if carries and before is None:
+                raise ValueError(f"stages.{name}.{field}: it is the first stage of {strategy!r}, with none before it")
+            if carries and before is not None and self.recipe_of(name).optimizer != self.recipe_of(before).optimizer:
+                raise ValueError(f"stages.{name}.{field}: {before!r} has another optimizer, whose state does not fit")
+            if stage.branch_at is None or before is None:
+                continue
+            if stage.branch_at >= self.stages[before].budget_tokens:
+                raise ValueError(
+                    f"stages.{name}.branch_at: {stage.branch_at:,} is not inside {before!r}, which has "
+                    f"budget_tokens = {self.stages[before].budget_tokens:,}"
+                )

@@ -5,9 +5,10 @@ It is arithmetic on the weights alone, so the plan counts with it before any dat
 
 from __future__ import annotations
 
+import bisect
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -46,6 +47,43 @@ class Turns:
         periods, rest = divmod(samples, self.period)
         tail = np.bincount(self._source[:rest], minlength=len(self.names))
         return dict(zip(self.names, (int(n) for n in periods * self._per_period + tail), strict=True))
+
+
+class PhasedTurns:
+    """Turns of several mixtures, one after the other: `(samples at which it ends, weights)` for each.
+
+    What comes before a sample depends on no later phase, so a phase that is added leaves the others as they were.
+    """
+
+    def __init__(self, phases: Sequence[tuple[int, Mapping[str, float]]]):
+        self.ends = [end for end, _ in phases]
+        self._starts = [0, *self.ends[:-1]]
+        self._turns = [Turns(w, end - start) for (end, w), start in zip(phases, self._starts, strict=True)]
+        self.names = tuple(sorted({name for turns in self._turns for name in turns.names}))
+        self._place = {name: at for at, name in enumerate(self.names)}
+        self._before = [dict.fromkeys(self.names, 0)]
+        for turns, start, end in zip(self._turns, self._starts, self.ends, strict=True):
+            gives = turns.counts(end - start)
+            self._before.append({name: n + gives.get(name, 0) for name, n in self._before[-1].items()})
+
+    def at(self, i: int) -> tuple[int, int]:
+        """(index of the source in `names`, how many of its rows came before) for sample `i`."""
+        phase = min(bisect.bisect_right(self.ends, i), len(self.ends) - 1)  # the last goes on
+        turns = self._turns[phase]
+        source, before = turns.at(i - self._starts[phase])
+        name = turns.names[source]
+        return self._place[name], self._before[phase][name] + before
+
+    def counts(self, samples: int) -> dict[str, int]:
+        """Rows that each source gives among the first `samples`."""
+        phase = min(bisect.bisect_right(self.ends, samples), len(self.ends) - 1)
+        gives = self._turns[phase].counts(samples - self._starts[phase])
+        return {name: n + gives.get(name, 0) for name, n in self._before[phase].items()}
+
+    def each(self) -> Iterator[dict[str, int]]:
+        """Rows that each source of a phase gives to it, phase after phase."""
+        for turns, start, end in zip(self._turns, self._starts, self.ends, strict=True):
+            yield turns.counts(end - start)
 
 
 @functools.lru_cache(maxsize=64)

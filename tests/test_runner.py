@@ -71,9 +71,13 @@ def test_every_run_leaves_a_model_that_transformers_reads_and_metrics(trained):
         folder = Store(store).run_folder(name)
         model = AutoModelForCausalLM.from_pretrained(folder / "model")
         assert model.config.vocab_size == len(AutoTokenizer.from_pretrained(folder / "model"))
-        steps = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        steps = [line for line in lines if "loss_nats" in line]
         assert [s["step"] for s in steps] == list(range(1, node.steps + 1))
-        assert set(steps[0]) == {"step", "tokens", "loss_nats", "grad_norm", "lr", "tokens_per_second"}
+        assert set(steps[0]) >= {"step", "tokens", "loss_nats", "grad_norm", "lr", "tokens_per_second"}
+        scored = [line for line in lines if "evaluation" in line]
+        assert [line["step"] for line in scored] == list(node.evaluate_at)
+        assert set(scored[0]["evaluation"]["code"]) == {"nats", "target_tokens", "bytes"}
 
 
 def test_running_again_trains_nothing(trained):
@@ -156,8 +160,17 @@ def test_two_drivers_on_one_run_do_not_harm_each_other(trained):
     file, store, _, _ = trained
     plan = make_plan(load_study(file, ["seeds=[5]"]), store)
     first = next(iter(plan.nodes))
-    with locked(Store(store).run_folder(first), first), pytest.raises(Refused, match="another process"):
-        runner.run(plan, store=store, out=store.parent / "out5")
+    holder = locked(Store(store).run_folder(first), first)
+    holder.__enter__()
+    kinds = []
+
+    def show(message):
+        kinds.append((message.kind, message.run))
+        if kinds[-1] == ("held", first) and kinds.count(("held", first)) == 2:
+            holder.__exit__(None, None, None)
+
+    runner.run(plan, store=store, out=store.parent / "out5", show=show)
+    assert sorted(run for kind, run in kinds if kind == "done") == sorted(plan.nodes)
 
 
 def test_what_no_study_refers_to_is_found_and_removed(trained, tmp_path):

@@ -148,10 +148,13 @@ class Benchmark:
         return sorted({tokens for run, tokens in self._cells if run in runs and tokens})
 
     def final(self, stage: StageRuns, measure: str) -> Scores | None:
-        """At the stage's end."""
-        return self._gather(
-            {seed: (run, self._ends[run]) for seed, run in stage.runs.items() if run in self._ends}, measure
-        )
+        """At the stage's end, or where its strategy leaves it for a branch."""
+
+        def end(run: str) -> tuple[str, int]:
+            left = (run, stage.budget_tokens)
+            return left if left in self._cells else (run, self._ends[run])
+
+        return self._gather({seed: end(run) for seed, run in stage.runs.items() if run in self._ends}, measure)
 
     def at(self, stage: StageRuns, tokens: int, measure: str) -> Scores | None:
         """After so many tokens of this stage."""

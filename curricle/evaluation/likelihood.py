@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from curricle.evaluation.generation import batches, measuring
 from curricle.tokens.tokenizer import spelled
+from curricle.training.loss import bends_logits
 
 LOGITS = 2**24  # entries of the widest matrix of logits: 64 MB in float32
 BATCH_TOKENS = 2**12  # measured fastest for 1M parameters on one core
@@ -83,7 +84,7 @@ def _nats(
     owner_N = torch.tensor([item for item, _, _ in windows])[rows_N]
     wanted_N = tokens_BT[rows_N, places_N]
 
-    if _bends_logits(model):
+    if bends_logits(model):
         logits_NV = model(input_ids=tokens_BT[:, :-1], use_cache=False).logits[rows_N, places_N - 1]
         return owner_N, functional.cross_entropy(logits_NV.float(), wanted_N, reduction="none")
     # Logits only where there is a target, a part at a time: for a large vocabulary they outweigh the model.
@@ -96,9 +97,3 @@ def _nats(
         for some_NH, wanted in zip(hidden_NH.split(part), wanted_N.split(part), strict=True)
     ]
     return owner_N, torch.cat(nats)
-
-
-def _bends_logits(model: PreTrainedModel) -> bool:
-    """Whether the model does more to its logits than multiply by the output matrix (Gemma 2, Cohere, Granite)."""
-    settings = ("final_logit_softcapping", "logit_scale", "logits_scaling")
-    return any(getattr(model.config, name, None) is not None for name in settings)

@@ -8,13 +8,13 @@ its own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from curricle.turns import Turns
+from curricle.turns import PhasedTurns
 
 if TYPE_CHECKING:
     import torch
@@ -33,24 +33,31 @@ class Batch:
     """Restart at every document, which is what keeps documents apart in attention."""
     targets: int
 
+    def to(self, device: torch.device) -> Batch:
+        if device.type == "cpu":
+            return self
+        parts = (self.tokens_BT, self.labels_BT, self.positions_BT)
+        tokens_BT, labels_BT, positions_BT = (part.pin_memory().to(device, non_blocking=True) for part in parts)
+        return Batch(tokens_BT, labels_BT, positions_BT, self.targets)
+
 
 class Sampler:
     """Rows of a stage. `skip` is how many rows of a source the strategy's earlier stages have read already: a stage
-    goes on in the stream where the one before it stopped, so nothing repeats before its epoch is over."""
+    goes on in the stream where the one before it stopped, so nothing repeats before its epoch is over. `phases` holds,
+    for each mixture of the stage, the sample at which it ends and its weights."""
 
     def __init__(
         self,
         supplies: Mapping[str, Supply],
-        weights: Mapping[str, float],
+        phases: Sequence[tuple[int, Mapping[str, float]]],
         *,
         row_tokens: int,
-        samples: int,
         seed: int,
         delimiter: int,
         skip: Mapping[str, int] | None = None,
         answers_only: bool = False,
     ):
-        self.turns = Turns(weights, samples)
+        self.turns = PhasedTurns(phases)
         self.supplies = [supplies[name] for name in self.turns.names]
         self.row_tokens, self.seed, self.delimiter, self.answers_only = row_tokens, seed, delimiter, answers_only
         self._skip = [(skip or {}).get(name, 0) for name in self.turns.names]

@@ -1,34 +1,128 @@
 """Checkpoints that exist whole or not at all, and hold all that training needs to go on: weights, optimizers, step.
 
-`checkpoints/step-00000120/` holds `weights.safetensors`, `optimizer.pt` (read back with `weights_only`), `state.json`
-and, last, `COMPLETE`. The sampler's position is the step itself and the learning rate is a function of it, so nothing
-else has to be kept.
+`checkpoints/step-00000120/` holds `*.safetensors`, written by `torch.distributed.checkpoint` (each rank writes its
+part; any number of ranks reads it back), `state.json` and, last, `COMPLETE`. Nothing in it is pickled. The sampler's
+position is the step itself, the learning rate and the randomness of a step are functions of it, so nothing else has to
+be kept.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+import tempfile
+import warnings
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors.torch import load_model, save_model
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
 
-from curricle.store import is_complete, read_json, whole_folder, write_json
+from curricle.store import finish_folder, is_complete, read_json, write_json
+from curricle.training.distribution import Ranks
 
-KEEP = 2
+MOMENTS = ("exp_avg", "exp_avg_sq", "momentum_buffer")
 
 
-def save(folder: Path, model: torch.nn.Module, optimizers: Sequence[torch.optim.Optimizer], step: int) -> None:
-    """Write the state after `step` steps, then drop all but the newest two."""
-    with whole_folder(folder / f"step-{step:08d}") as temporary:
-        save_model(model, str(temporary / "weights.safetensors"))
-        torch.save([o.state_dict() for o in optimizers], temporary / "optimizer.pt")
-        torch.save(torch.get_rng_state(), temporary / "rng.pt")
-        write_json(temporary / "state.json", {"step": step})
-    for old in complete(folder)[:-KEEP]:
-        # Renamed first: a folder that is half deleted must not look whole.
-        shutil.rmtree(old.rename(old.with_name(f".{old.name}.old.tmp")))
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """What a checkpoint says of itself, beside its tensors."""
+
+    step: int
+    optimizer_steps: int
+    """Updates that the optimizers have made: steps less those skipped, and those of the stages before that count."""
+    state: str | None = None
+    """The state's fingerprint, where it is one that other runs may begin from."""
+    guard: Mapping[str, Any] = field(default_factory=dict)
+
+
+def tensors(model: torch.nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, torch.Tensor]:
+    """Weights and moments by name, as they lie on this rank. Moments that are not there yet are made, as zeros."""
+    names = {id(p): name for name, p in model.named_parameters()}
+    found = {f"model.{name}": p.detach() for name, p in model.named_parameters()}
+    for optimizer in optimizers:
+        kinds = MOMENTS[2:] if "momentum" in optimizer.defaults else MOMENTS[:2]
+        for p in (p for group in optimizer.param_groups for p in group["params"]):
+            for kind in kinds:
+                if kind not in optimizer.state[p]:
+                    optimizer.state[p][kind] = torch.zeros_like(p, memory_format=torch.preserve_format)
+                found[f"optimizer.{kind}.{names[id(p)]}"] = optimizer.state[p][kind]
+    return found
+
+
+class Saver:
+    """Writes checkpoints of one run; at most one is on its way. All ranks call its methods at the same steps."""
+
+    def __init__(self, folder: Path, ranks: Ranks, *, keep: int = 2, ahead: bool = False):
+        """`keep` resumable checkpoints stay beside the milestones. With `ahead`, tensors are copied and written while
+        training goes on."""
+        self.folder, self.ranks, self.keep, self.ahead = folder, ranks, keep, ahead
+        self._writing: Future | None = None
+        self._temporary: Path | None = None
+        self._saved: Saved | None = None
+
+    def save(self, model: torch.nn.Module, optimizers: Sequence[torch.optim.Optimizer], saved: Saved) -> None:
+        self.finish()
+        self._saved = saved
+        self._temporary = self.ranks.decided(lambda: temporary_folder(self.folder, saved.step))
+        state = tensors(model, optimizers)
+        writer = HuggingFaceStorageWriter(str(self._temporary), save_distributed=True)
+        with quiet():
+            if self.ahead:
+                self._writing = dcp.async_save(state, storage_writer=writer)  # type: ignore[assignment]
+            else:
+                dcp.save(state, storage_writer=writer)
+        if not self.ahead:
+            self._close()
+
+    def written(self) -> bool:
+        """Whether this rank has something on its way that is written by now."""
+        return self._writing is not None and self._writing.done()
+
+    def finish(self) -> None:
+        """Wait for what is on its way, and make it count."""
+        if self._writing is not None:
+            self._writing.result()
+            self._writing = None
+            self.ranks.wait()
+            self._close()
+
+    def _close(self) -> None:
+        if self.ranks.first:
+            assert self._temporary is not None and self._saved is not None
+            saved = self._saved
+            named = {"step": saved.step, "optimizer_steps": saved.optimizer_steps, "state": saved.state}
+            write_json(self._temporary / "state.json", named | {"guard": dict(saved.guard)})
+            finish_folder(self._temporary, self.folder / f"step-{saved.step:08d}")
+            for old in [f for f in complete(self.folder) if describe(f).state is None][: -self.keep]:
+                _drop(old)
+        self._temporary = None
+        self.ranks.wait()
+
+
+def restore(
+    place: Path, model: torch.nn.Module, optimizers: Sequence[torch.optim.Optimizer], *, weights_too: bool = True
+) -> Saved:
+    """Load a checkpoint in place, whatever number of ranks wrote it. Without `weights_too` only the optimizers."""
+    saved = describe(place)
+    state = tensors(model, optimizers)
+    wanted = state if weights_too else {name: t for name, t in state.items() if name.startswith("optimizer.")}
+    with quiet():
+        dcp.load(wanted, storage_reader=HuggingFaceStorageReader(str(place)))
+    for optimizer in optimizers:
+        if "momentum" in optimizer.defaults:
+            continue
+        for p in (p for group in optimizer.param_groups for p in group["params"]):
+            optimizer.state[p]["step"] = torch.tensor(float(saved.optimizer_steps), device=p.device)
+    return saved
+
+
+def describe(place: Path) -> Saved:
+    return Saved(**read_json(place / "state.json"))
 
 
 def complete(folder: Path) -> list[Path]:
@@ -36,19 +130,31 @@ def complete(folder: Path) -> list[Path]:
     return sorted(f for f in folder.glob("step-*") if is_complete(f))
 
 
-def restore(folder: Path, model: torch.nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> int:
-    """Load the newest checkpoint in place; the step it was taken after, 0 where there is none."""
-    found = complete(folder)
-    if not found:
-        return 0
-    load_model(model, str(found[-1] / "weights.safetensors"))
-    states = torch.load(found[-1] / "optimizer.pt", weights_only=True, map_location="cpu")
-    for optimizer, state in zip(optimizers, states, strict=True):
-        optimizer.load_state_dict(state)
-    torch.set_rng_state(torch.load(found[-1] / "rng.pt", weights_only=True))
-    return int(read_json(found[-1] / "state.json")["step"])
+def keep_milestones(folder: Path) -> None:
+    """Drop what is only there to resume from, once a run has ended."""
+    for old in [f for f in complete(folder) if describe(f).state is None]:
+        _drop(old)
 
 
 def clear(folder: Path) -> None:
     """Drop all checkpoints, so that the run begins again."""
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _drop(folder: Path) -> None:
+    # Renamed first: a folder that is half deleted must not look whole.
+    shutil.rmtree(folder.rename(folder.with_name(f".{folder.name}.old.tmp")))
+
+
+def temporary_folder(folder: Path, step: int) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return Path(tempfile.mkdtemp(dir=folder, prefix=f".step-{step:08d}.", suffix=".tmp"))
+
+
+@contextmanager
+def quiet():
+    """DCP tells at every call that one process is not a distributed program."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*torch.distributed is disabled.*")
+        warnings.filterwarnings("ignore", message=".*TypedStorage is deprecated.*")
+        yield

@@ -2,9 +2,10 @@
 
 It knows no benchmark and no strategy: it gets a model, a sampler and a recipe, and promises that a run killed at any
 moment and started again goes on where its last whole checkpoint stands, and ends in the same weights bit for bit on
-the same machine. Closing the generator saves first.
+the same machine, on as many ranks; on another number of ranks it reads the same documents in the same steps. Closing
+the generator (one rank) or being asked to stop (any number) saves first.
 
-Letters: B rows, T tokens in a row, V vocabulary.
+Letters: B rows, T tokens in a row.
 """
 
 from __future__ import annotations
@@ -14,22 +15,30 @@ import json
 import math
 import os
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-import torch.nn.functional as F
+from torch import nn
 
+from curricle.execution import Execution
+from curricle.schedule import learning_rate
 from curricle.store import sweep
 from curricle.study import Recipe
 from curricle.tokens.sampler import Batch, Sampler
-from curricle.training import checkpoint
-from curricle.training.optimizer import learning_rate, make_optimizers
+from curricle.training import averaging, checkpoint
+from curricle.training.checkpoint import Saved, Saver
+from curricle.training.distribution import Ranks, layers_of, shard
+from curricle.training.guard import Guard
+from curricle.training.loss import Learner
+from curricle.training.optimizer import make_optimizers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+KEPT = ("step", "tokens", "loss_nats", "grad_norm", "lr", "tokens_per_second", "data_seconds", "save_seconds")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +53,25 @@ class Step:
     tokens_per_second: float
     evaluate: bool
     final: bool
+    data_seconds: float = 0.0
+    """Waiting for the batch."""
+    save_seconds: float = 0.0
+    """In saves since the step before."""
+    skipped: str | None = None
+    """Why the step moved nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """A state that is there already. `resume`: go on in it, it is this run's own first part. `branch`: begin this
+    stage with its weights and optimizer. `optimizer`: with its optimizer alone, beside the weights given."""
+
+    place: Path
+    verb: Literal["resume", "branch", "optimizer"]
 
 
 class Diverged(RuntimeError):
-    """The loss is no longer a number."""
+    """The loss is no longer a number, or has jumped too often."""
 
 
 class NothingToLearn(ValueError):
@@ -62,51 +86,118 @@ def train(
     steps: int,
     evaluate_at: frozenset[int],
     folder: Path,
-    save_seconds: float = 30.0,
+    milestones: Mapping[int, str] | None = None,
+    begin: Begin | None = None,
+    ranks: Ranks | None = None,
+    execution: Execution | None = None,
+    asked_to_stop: Callable[[], bool] = lambda: False,
+    flops_per_token: float | None = None,
 ) -> Generator[Step]:
     """Train for `steps` steps, or what is left of them, in `folder` (`metrics.jsonl`, `checkpoints/`).
 
-    `evaluate_at` holds steps; 0 is the model as it came. Raises `Diverged` on a loss or gradient that is not finite,
-    `NothingToLearn` on a batch in which nothing is to be learnt.
+    `evaluate_at` holds steps; 0 is the model as it came. `milestones` are steps whose whole state stays, with its
+    fingerprint. Every rank calls it alike; where any is asked to stop, all save and return before the next step.
+    Raises `Diverged` past `recipe.max_skipped` steps that had to be skipped, `NothingToLearn` on a batch in which
+    nothing is to be learnt, `Refused` where a batch cannot be shared out over the ranks.
     """
+    ranks = ranks or Ranks.alone()
+    how = (execution or Execution()).for_device(ranks.device.type)
+    milestones = milestones or {}
     rows = recipe.batch_tokens // sampler.row_tokens
+    mine = ranks.share(rows)
     micro_rows = max(1, (recipe.micro_batch_tokens or recipe.batch_tokens) // sampler.row_tokens)
+    learner = _ready(model, ranks, how, recipe)
     optimizers = make_optimizers(model, recipe)
     checkpoints = folder / "checkpoints"
-    checkpoints.mkdir(parents=True, exist_ok=True)
-    sweep(checkpoints)
-    step = saved = checkpoint.restore(checkpoints, model, optimizers)
-    metrics = _reopen(folder / "metrics.jsonl", step)
-    saved_at = time.monotonic()
+    saver = Saver(checkpoints, ranks, keep=how.keep, ahead=bool(how.save_ahead))
+    start = _start(checkpoints, model, optimizers, begin, ranks)
+    step = saved = start.step
+    updates, guard = start.optimizer_steps, Guard(recipe.skip_sigma, start.guard)
+    metrics = _reopen(folder / "metrics.jsonl", step) if ranks.first else None
+    save_every, saved_at, in_saves = how.save_seconds, time.monotonic(), 0.0
+
+    def save() -> None:
+        nonlocal saved, saved_at, save_every, in_saves
+        began = time.monotonic()
+        saver.save(model, optimizers, Saved(step, updates, milestones.get(step), guard.memory()))
+        saved, saved_at = step, time.monotonic()
+        in_saves += saved_at - began
+        save_every = max(save_every, 20 * (saved_at - began))  # saving may take a twentieth of the time
+
     model.train()
     try:
         if step in evaluate_at:
+            if step == steps:
+                averaging.apply(folder, model, recipe, steps, ranks)
             yield Step(step, step * recipe.batch_tokens, math.nan, math.nan, 0.0, 0.0, True, step == steps)
+            model.train()
         while step < steps:
             began = time.perf_counter()
+            batch = sampler.batch(step * rows + mine.start, step * rows + mine.stop).to(ranks.device)
+            waited = time.perf_counter() - began
+            due = ranks.first and time.monotonic() - saved_at > save_every
+            targets, stop, late, written = ranks.summed([batch.targets, asked_to_stop(), due, saver.written()])
+            if written == ranks.size:
+                saver.finish()
+            if stop:
+                break
+            if late and step > saved:
+                save()
+            torch.manual_seed(_seed_of(sampler.seed, step, ranks.rank))  # dropout, where a model has any
             lr = learning_rate(recipe, step, steps)
-            loss, norm = update(
-                model, optimizers, sampler.batch(step * rows, (step + 1) * rows), recipe, lr, micro_rows
-            )
+            loss, norm = gradients(learner, batch, recipe, int(targets), micro_rows, ranks)
+            objection = guard.objection(loss, norm)
+            if objection is None:
+                move(optimizers, lr)
+                guard.accept(loss, norm)
+                updates += 1
+            else:
+                guard.skipped += 1
+            for optimizer in optimizers:
+                optimizer.zero_grad()
             step += 1
             tokens = rows * sampler.row_tokens
             rate = tokens / (time.perf_counter() - began)
-            now = Step(step, step * tokens, loss, norm, lr, rate, step in evaluate_at, step == steps)
-            kept = ("step", "tokens", "loss_nats", "grad_norm", "lr", "tokens_per_second")
-            metrics.write(json.dumps({name: getattr(now, name) for name in kept}) + "\n")
-            metrics.flush()
-            if now.evaluate or now.final or time.monotonic() - saved_at > save_seconds:
-                began = time.monotonic()
-                checkpoint.save(checkpoints, model, optimizers, step)
-                saved, saved_at = step, time.monotonic()
-                save_seconds = max(save_seconds, 20 * (saved_at - began))  # saving may take a twentieth of the time
+            now = Step(
+                step,
+                step * tokens,
+                loss,
+                norm,
+                lr,
+                rate,
+                step in evaluate_at,
+                step == steps,
+                waited,
+                in_saves,
+                objection,
+            )
+            in_saves = 0.0
+            if metrics is not None:
+                _write(metrics, now, flops_per_token)
+            if guard.skipped > recipe.max_skipped or (now.final and not guard.losses):
+                raise Diverged(
+                    f"{guard.skipped} steps were skipped, the last at step {step}: {objection}; lower "
+                    f"recipe.learning_rate (now {recipe.learning_rate:g}), or look at the text: curricle explain"
+                )
+            if averaging.due(recipe, step, steps):
+                averaging.keep(folder, model, step, ranks)
+            if now.evaluate or now.final or step in milestones:
+                save()
+            if now.final:
+                averaging.apply(folder, model, recipe, steps, ranks)
             yield now
-    except GeneratorExit:
+            model.train()
         if step > saved:
-            checkpoint.save(checkpoints, model, optimizers, step)
+            save()
+        saver.finish()
+    except GeneratorExit:
+        if step > saved and ranks.size == 1:
+            save()
+        saver.finish()
         raise
     finally:
-        metrics.close()
+        if metrics is not None:
+            metrics.close()
 
 
 def update(
@@ -117,36 +208,92 @@ def update(
     lr: float,
     micro_rows: int,
 ) -> tuple[float, float]:
-    """One update; (mean nats over the batch's targets, gradient norm before clipping)."""
-    if not batch.targets:
+    """One whole update on one rank, without the guard: what is timed, and compared with other loops."""
+    found = gradients(Learner(model), batch, recipe, batch.targets, micro_rows, Ranks(device=model.device))
+    move(optimizers, lr)
+    for optimizer in optimizers:
+        optimizer.zero_grad()
+    return found
+
+
+def gradients(
+    learner: Learner | nn.Module, batch: Batch, recipe: Recipe, targets: int, micro_rows: int, ranks: Ranks
+) -> tuple[float, float]:
+    """Gradients of the mean loss over `targets`, those of all ranks; (that mean in nats, their norm before it is
+    clipped)."""
+    if not targets:
         raise NothingToLearn("a batch with nothing to learn: no token in it carries loss; raise recipe.batch_tokens")
-    autocast = torch.autocast("cpu", torch.bfloat16) if recipe.precision == "bf16" else contextlib.nullcontext()
-    nats = torch.zeros(())
+    kind = ranks.device.type
+    autocast = torch.autocast(kind, torch.bfloat16) if recipe.precision == "bf16" else contextlib.nullcontext()
+    nats = torch.zeros((), device=ranks.device)
     for at in range(0, len(batch.tokens_BT), micro_rows):
         part = slice(at, at + micro_rows)
         with autocast:
-            logits_BTV = model(
-                input_ids=batch.tokens_BT[part],
-                position_ids=batch.positions_BT[part],
-                attention_mask=None,
-                use_cache=False,
-            ).logits
-        loss = F.cross_entropy(logits_BTV.flatten(0, 1).float(), batch.labels_BT[part].flatten(), reduction="sum")
-        # Divided by the whole batch's targets, so that accumulation changes no gradient.
-        (loss / batch.targets).backward()
+            loss = learner(batch.tokens_BT[part], batch.positions_BT[part], batch.labels_BT[part])
+        # Divided by the targets of the whole batch, so that neither accumulation nor sharing out changes a gradient;
+        # times the ranks, since sharding averages over them.
+        (loss * (ranks.size / targets)).backward()
         nats += loss.detach()
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
-    mean = float(nats) / batch.targets
-    if not (math.isfinite(mean) and math.isfinite(float(norm))):
-        raise Diverged(
-            f"loss {mean}, gradient norm {float(norm)}: lower recipe.learning_rate (now {recipe.learning_rate:g})"
-        )
+    norm = torch.nn.utils.clip_grad_norm_(learner.parameters(), recipe.clip)
+    norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+    return ranks.summed([float(nats)])[0] / targets, float(norm)
+
+
+def move(optimizers: list[torch.optim.Optimizer], lr: float) -> None:
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = lr
         optimizer.step()
-        optimizer.zero_grad()
-    return mean, float(norm)
+
+
+def _ready(model: PreTrainedModel, ranks: Ranks, how: Execution, recipe: Recipe) -> Learner:
+    """The model on its device, cut over the ranks, compiled where that was asked."""
+    model.to(ranks.device)
+    if how.attention != "sdpa" and model.config._attn_implementation != how.attention:
+        model.set_attn_implementation(how.attention)
+    if how.recompute:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    learner = Learner(model)
+    if how.compile:
+        for layer in layers_of(model):
+            layer.compile()
+    shard(learner, model, ranks, precision=recipe.precision, replicas=how.replicas)
+    return learner
+
+
+def _start(
+    checkpoints: Path,
+    model: PreTrainedModel,
+    optimizers: list[torch.optim.Optimizer],
+    begin: Begin | None,
+    ranks: Ranks,
+) -> Saved:
+    """Where this run begins: its own newest checkpoint, or what it is told to begin with, or the weights as given."""
+    if ranks.first:
+        checkpoints.mkdir(parents=True, exist_ok=True)
+        sweep(checkpoints)
+    own = ranks.decided(lambda: [str(f) for f in checkpoint.complete(checkpoints)][-1:])
+    if own:
+        return checkpoint.restore(Path(own[0]), model, optimizers)
+    if begin is None:
+        return Saved(0, 0)
+    found = checkpoint.restore(begin.place, model, optimizers, weights_too=begin.verb != "optimizer")
+    return found if begin.verb == "resume" else Saved(0, found.optimizer_steps)
+
+
+def _seed_of(seed: int, step: int, rank: int) -> int:
+    return (seed * 1_000_003 + step) * 4_099 + rank
+
+
+def _write(metrics: Any, now: Step, flops_per_token: float | None) -> None:
+    row: dict[str, Any] = {name: getattr(now, name) for name in KEPT}
+    row = {name: v if not isinstance(v, float) or math.isfinite(v) else None for name, v in row.items()}
+    if flops_per_token is not None:
+        row["flops_per_second"] = now.tokens_per_second * flops_per_token
+    if now.skipped is not None:
+        row["skipped"] = now.skipped
+    metrics.write(json.dumps(row) + "\n")
+    metrics.flush()
 
 
 def _reopen(file: Path, step: int):

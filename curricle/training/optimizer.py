@@ -1,4 +1,4 @@
-"""The optimizer and its schedule, as the recipe says them.
+"""The optimizer, as the recipe says it.
 
 AdamW moves everything, or Muon moves the layers' matrices and AdamW the rest (embeddings, output, norms).
 """
@@ -6,11 +6,12 @@ AdamW moves everything, or Muon moves the layers' matrices and AdamW the rest (e
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from curricle.study import Recipe
 
@@ -58,17 +59,34 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             trained = [p for p in group["params"] if p.grad is not None]
             for shape, members in groupby(trained, key=lambda p: tuple(p.shape)):
-                weights = list(members)
-                for p in weights:
+                whole = list(members)
+                for p in whole:
                     if not self.state[p]:
                         self.state[p]["momentum_buffer"] = torch.zeros_like(p)
-                moments = [self.state[p]["momentum_buffer"] for p in weights]
-                gradients = [p.grad for p in weights]
+                moments = [_local(self.state[p]["momentum_buffer"]) for p in whole]
+                gradients = [_local(p.grad) for p in whole]
                 torch._foreach_lerp_(moments, gradients, 1 - group["momentum"])
                 ahead = torch._foreach_lerp(gradients, moments, group["momentum"])  # Nesterov's look ahead
-                steps_MNK = orthogonalised(torch.stack(ahead))
+                steps = _orthogonalised_like(whole, ahead)
+                weights = [_local(p) for p in whole]
                 torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
-                torch._foreach_add_(weights, list(steps_MNK), alpha=-group["lr"] * 0.2 * math.sqrt(max(shape)))
+                torch._foreach_add_(weights, steps, alpha=-group["lr"] * 0.2 * math.sqrt(max(shape)))
+
+
+def _local(tensor: torch.Tensor) -> torch.Tensor:
+    """What of a tensor lies on this rank; all of it where it is not sharded."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def _orthogonalised_like(weights: list[nn.Parameter], ahead: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """The steps of matrices of one shape. Of sharded ones each rank gathers the whole, works it out, and keeps its
+    part: a matrix is orthogonal as a whole or not at all."""
+    if not isinstance(weights[0], DTensor):
+        return list(orthogonalised(torch.stack(list(ahead))))
+    mesh, placements = weights[0].device_mesh, weights[0].placements
+    like = [DTensor.from_local(a, mesh, placements, shape=w.shape, stride=w.stride()) for a, w in zip(ahead, weights)]
+    steps_MNK = orthogonalised(torch.stack([part.full_tensor() for part in like]))
+    return [distribute_tensor(step, mesh, placements, src_data_rank=None).to_local() for step in steps_MNK]
 
 
 def orthogonalised(gradients_MNK: torch.Tensor) -> torch.Tensor:
@@ -83,23 +101,3 @@ def orthogonalised(gradients_MNK: torch.Tensor) -> torch.Tensor:
         gram = x @ x.mT
         x = a * x + torch.baddbmm(gram, gram, gram, beta=b, alpha=c) @ x
     return (x.mT if tall else x).to(gradients_MNK.dtype)
-
-
-def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
-    """The rate of step `step` (from 0) of `steps`: linear warm-up, then the schedule. A pure function, so that a
-    resumed run needs nothing but its step."""
-    warmup = round(recipe.warmup_share * steps)
-    if step < warmup:
-        return recipe.learning_rate * (step + 1) / warmup
-    done = step / steps
-    match recipe.schedule:
-        case "constant":
-            factor = 1.0
-        case "multistep":  # DeepSeekMath (arXiv 2402.03300), section 2.3
-            factor = 1.0 if done < 0.8 else 0.316 if done < 0.9 else 0.1
-        case "cosine":
-            factor = 0.1 + 0.45 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
-        case "wsd":
-            falling = max(1, round(recipe.decay_share * steps))
-            factor = min(1.0, (steps - step) / falling)
-    return recipe.learning_rate * factor

@@ -15,8 +15,9 @@ from curricle.tokens.shards import Shard, Supply
 
 def sampler(samples: int = 64, seed: int = 0, **changes) -> Sampler:
     supplies = {"a": Supply([shard_of([5, 9, 40, 3] * 5)]), "b": Supply([shard_of([11] * 30, 10_000)])}
-    settings_ = {"row_tokens": 8, "samples": samples, "seed": seed, "delimiter": 3}
-    return Sampler(supplies, changes.pop("weights", {"a": 0.3, "b": 0.7}), **(settings_ | changes))
+    settings_ = {"row_tokens": 8, "seed": seed, "delimiter": 3}
+    weights = changes.pop("weights", {"a": 0.3, "b": 0.7})
+    return Sampler(supplies, [(samples, weights)], **(settings_ | changes))
 
 
 @settings(max_examples=25, deadline=None)
@@ -45,7 +46,7 @@ def test_another_seed_reads_in_another_order_and_sources_do_not_share_one():
     rows = {seed: np.stack([sampler(seed=seed).read(i)[1] for i in range(16)]) for seed in (0, 1)}
     assert (rows[0] != rows[1]).any()
     twins = {name: Supply([shard_of([5, 9, 40, 3] * 5)]) for name in "ab"}
-    both = Sampler(twins, {"a": 0.5, "b": 0.5}, row_tokens=8, samples=16, seed=0, delimiter=3)
+    both = Sampler(twins, [(16, {"a": 0.5, "b": 0.5})], row_tokens=8, seed=0, delimiter=3)
     read = [both.read(i) for i in range(16)]
     assert [t.tolist() for s, t, *_ in read if s == "a"] != [t.tolist() for s, t, *_ in read if s == "b"]
 
@@ -65,12 +66,12 @@ def test_a_row_holds_tokens_of_one_source_only():
 def test_in_an_instruct_stage_prompts_carry_no_loss():
     tokens = np.arange(24, dtype=np.uint32)
     supply = Supply([Shard(tokens, np.array([12, 24], np.uint64), tokens % 12 >= 5)], permuted=False)
-    options = {"row_tokens": 23, "samples": 1, "seed": 0, "delimiter": 999}
-    batch = Sampler({"s": supply}, {"s": 1.0}, answers_only=True, **options).batch(0, 1)
+    options = {"row_tokens": 23, "seed": 0, "delimiter": 999}
+    batch = Sampler({"s": supply}, [(1, {"s": 1.0})], answers_only=True, **options).batch(0, 1)
     asked = batch.labels_BT[0][batch.labels_BT[0] != -100].tolist()
     assert asked == [t for t in range(1, 24) if t % 12 >= 5]
     assert batch.targets == len(asked)
-    plain = Sampler({"s": supply}, {"s": 1.0}, **options).batch(0, 1)
+    plain = Sampler({"s": supply}, [(1, {"s": 1.0})], **options).batch(0, 1)
     assert plain.targets == 23
 
 

@@ -17,6 +17,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from curricle.execution import Execution
+from curricle.schedule import learning_rate
 from curricle.shapes import Shape
 from curricle.study import Recipe
 from curricle.tokens.sampler import Sampler
@@ -24,7 +26,7 @@ from curricle.tokens.shards import Shard, Supply
 from curricle.training import checkpoint
 from curricle.training.loop import Diverged, train, update
 from curricle.training.model import build
-from curricle.training.optimizer import Muon, learning_rate, make_optimizers
+from curricle.training.optimizer import Muon, make_optimizers
 
 SHAPE = Shape(layers=2, hidden=32, feed_forward=64, heads=2, kv_heads=2)
 RECIPE = Recipe(batch_tokens=128, learning_rate=1e-2)
@@ -36,15 +38,14 @@ def make(seed: int = 0, recipe: Recipe = RECIPE, samples: int = 200):
     tokens = generator.integers(0, 64, 9000).astype(np.uint16)
     tokens[::37] = 0
     supply = Supply([Shard(tokens, np.arange(90, 9001, 90).astype(np.uint64), None)])
-    sampler = Sampler({"s": supply}, {"s": 1.0}, row_tokens=32, samples=samples, seed=seed, delimiter=0)
+    sampler = Sampler({"s": supply}, [(samples, {"s": 1.0})], row_tokens=32, seed=seed, delimiter=0)
     return build(SHAPE, vocabulary=64, context=32, delimiter=0, seed=seed), sampler
 
 
 def finish(folder: Path, steps: int = 20, recipe: Recipe = RECIPE, save_seconds: float = 1e9) -> dict:
     model, sampler = make()
-    for _ in train(
-        model, sampler, recipe, steps=steps, evaluate_at=frozenset({steps}), folder=folder, save_seconds=save_seconds
-    ):
+    how = Execution(save_seconds=save_seconds)
+    for _ in train(model, sampler, recipe, steps=steps, evaluate_at=frozenset({steps}), folder=folder, execution=how):
         pass
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
@@ -69,7 +70,8 @@ def test_resume_is_bitwise_equal_to_an_uninterrupted_run(tmp_path, at, optimizer
     logs = [[json.loads(line) for line in file.read_text().splitlines()] for file in files]
     for log in logs:
         for row in log:
-            del row["tokens_per_second"]
+            for taken in ("tokens_per_second", "data_seconds", "save_seconds"):
+                del row[taken]
     assert logs[0] == logs[1]
 
 
@@ -98,15 +100,17 @@ def test_kill_9_during_training_and_saving_ends_in_the_same_weights(tmp_path):
     assert reached, "nothing was saved: the test killed too early"
     assert same(whole, finish(tmp_path / "cut", steps=60))
     assert not [f for f in (tmp_path / "cut" / "checkpoints").iterdir() if f.name.startswith(".")]
-    assert len(reached) <= checkpoint.KEEP + 1
+    assert len(reached) <= Execution().keep + 1
 
 
 def test_a_checkpoint_without_its_mark_is_not_read(tmp_path):
     finish(tmp_path, steps=4)
     newest = checkpoint.complete(tmp_path / "checkpoints")[-1]
     (newest / "COMPLETE").unlink()
-    model, _ = make()
-    assert checkpoint.restore(tmp_path / "checkpoints", model, make_optimizers(model, RECIPE)) == 0
+    assert newest not in checkpoint.complete(tmp_path / "checkpoints")
+    model, sampler = make()
+    first = next(train(model, sampler, RECIPE, steps=4, evaluate_at=frozenset(), folder=tmp_path))
+    assert first.step == 1
 
 
 def test_accumulation_changes_no_gradient(tmp_path):
@@ -122,7 +126,7 @@ def test_training_learns_what_can_be_learnt(tmp_path):
     model, _ = make()
     tokens = np.tile(np.arange(1, 33), 100).astype(np.uint16)
     supply = Supply([Shard(tokens, np.array([len(tokens)], np.uint64), None)])
-    sampler = Sampler({"s": supply}, {"s": 1.0}, row_tokens=32, samples=240, seed=0, delimiter=0)
+    sampler = Sampler({"s": supply}, [(240, {"s": 1.0})], row_tokens=32, seed=0, delimiter=0)
     losses = [s.loss_nats for s in train(model, sampler, RECIPE, steps=60, evaluate_at=frozenset(), folder=tmp_path)]
     assert losses[0] == pytest.approx(math.log(64), abs=0.3)
     assert losses[-1] < 0.1

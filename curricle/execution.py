@@ -1,0 +1,39 @@
+"""Where and how a plan is carried out. Nothing in it is part of what a run is: it changes speed and memory, never the
+result beyond the last digits of sums over ranks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """What `curricle run` is told beside the study. The default suits a machine of a few cores, or of one GPU."""
+
+    ranks: int = 1
+    """Processes (and GPUs, where there are any) that train one run together."""
+    replicas: int = 1
+    """Copies of the model among them: 1 shards it over all ranks, more is hybrid sharding."""
+    compile: bool | None = None
+    """`torch.compile` the layers; None: on a GPU only, where it pays (docs/results/train_cpu.md)."""
+    attention: Literal["auto", "sdpa", "flex_attention"] = "auto"
+    """How documents in a row are kept apart: by a dense mask, or (GPUs, by default) block by block."""
+    recompute: bool = False
+    """Activation checkpointing: activations are made again in the backward pass, for memory."""
+    save_ahead: bool | None = None
+    """Write checkpoints while training goes on; None: on a GPU only."""
+    save_seconds: float = 30.0
+    """Time between checkpoints that are only there to resume from; it grows where saving takes long."""
+    keep: int = 2
+    """How many of these stay."""
+
+    def for_device(self, kind: str) -> Execution:
+        """The same with what depends on the device settled."""
+        from dataclasses import replace
+
+        gpu = kind == "cuda"
+        attention = ("flex_attention" if gpu else "sdpa") if self.attention == "auto" else self.attention
+        settled = {"compile": self.compile if self.compile is not None else gpu}
+        settled["save_ahead"] = self.save_ahead if self.save_ahead is not None else gpu
+        return replace(self, attention=attention, **settled)

@@ -1,0 +1,148 @@
+"""One run over many ranks: who this process is, how the model is cut over them, what they agree on.
+
+A rank is a process with a device of its own. One process alone is the same code with nothing to send. Every rank walks
+the training loop in step; what one of them is told (a signal, a save that is due) all of them learn at the next step,
+so that they leave together and no checkpoint is half there.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from curricle.study import Refused
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+PATIENCE = datetime.timedelta(hours=12)  # ranks wait for the first one's exports and for each other's evaluations
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """This process among those that train one run. `alone()` is one process, without any communication."""
+
+    rank: int = 0
+    size: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    @classmethod
+    def alone(cls) -> Ranks:
+        return cls(device=torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu"))
+
+    @classmethod
+    def join(cls, rank: int, size: int, rendezvous: str, local_rank: int = 0) -> Ranks:
+        """Meet the other ranks at `rendezvous` (`env://` under torchrun, `file://…` between local processes)."""
+        device = torch.device("cpu")
+        if torch.cuda.is_available():
+            device = torch.device("cuda", local_rank % torch.cuda.device_count())
+            torch.cuda.set_device(device)
+        # gloo beside nccl: flags and objects travel without waiting for the GPU.
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, init_method=rendezvous, rank=rank, world_size=size, timeout=PATIENCE)
+        return cls(rank, size, device)
+
+    @classmethod
+    def of_torchrun(cls) -> Ranks | None:
+        """The ranks that torchrun started; None where it did not."""
+        if "TORCHELASTIC_RUN_ID" not in os.environ and int(os.environ.get("WORLD_SIZE", "1")) == 1:
+            return None
+        size, rank = int(os.environ["WORLD_SIZE"]), int(os.environ["RANK"])
+        return cls.alone() if size == 1 else cls.join(rank, size, "env://", int(os.environ.get("LOCAL_RANK", "0")))
+
+    def leave(self) -> None:
+        if self.size > 1 and dist.is_initialized():
+            dist.destroy_process_group()
+
+    def summed(self, numbers: Iterable[float]) -> list[float]:
+        """Each number summed over the ranks, in float64."""
+        values = list(numbers)
+        if self.size == 1:
+            return values
+        together = torch.tensor(values, dtype=torch.float64)
+        dist.all_reduce(together)
+        return together.tolist()
+
+    def decided(self, decide: Callable[[], Any]) -> Any:
+        """What the first rank decides; every rank gets it."""
+        if self.size == 1:
+            return decide()
+        said = [decide() if self.first else None]
+        dist.broadcast_object_list(said, src=0)
+        return said[0]
+
+    def wait(self) -> None:
+        """Until every rank is here."""
+        self.summed([0.0])
+
+    def share(self, rows: int) -> slice:
+        """Which of a batch's rows are this rank's: a contiguous part, equal for all."""
+        if rows % self.size:
+            raise Refused(
+                f"recipe.batch_tokens: {rows} rows cannot be shared out evenly over {self.size} ranks; choose a "
+                f"multiple, or another --nproc-per-node"
+            )
+        part = rows // self.size
+        return slice(self.rank * part, (self.rank + 1) * part)
+
+
+def shard(learner: nn.Module, model: PreTrainedModel, ranks: Ranks, *, precision: str, replicas: int = 1) -> None:
+    """Cut parameters, gradients and optimizer states over the ranks, layer by layer (`fully_shard`).
+
+    `replicas` > 1 is hybrid sharding: the model is cut over `size / replicas` ranks, and as many groups hold copies.
+    """
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+    if ranks.size == 1:
+        return
+    if ranks.size % replicas:
+        raise Refused(f"--replicas {replicas}: {ranks.size} ranks cannot be shared out over so many copies")
+    kind = ranks.device.type
+    if replicas > 1:
+        mesh = init_device_mesh(kind, (replicas, ranks.size // replicas), mesh_dim_names=("replicate", "shard"))
+    else:
+        mesh = init_device_mesh(kind, (ranks.size,), mesh_dim_names=("shard",))
+    half = precision == "bf16" and kind == "cuda"  # on a CPU autocast does it, as with one rank
+    policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if half else MixedPrecisionPolicy()
+    for layer in layers_of(model):
+        fully_shard(layer, mesh=mesh, mp_policy=policy)
+    fully_shard(learner, mesh=mesh, mp_policy=policy)
+
+
+def layers_of(model: PreTrainedModel) -> list[nn.Module]:
+    """The decoder's blocks: the longest list of modules in it."""
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    return list(max(lists, key=len, default=[]))
+
+
+def whole_weights(model: PreTrainedModel, ranks: Ranks) -> PreTrainedModel | None:
+    """The model with its weights in one piece, for export: itself on one rank, a copy on the first of many, None on
+    the others. All ranks call it."""
+    if ranks.size == 1:
+        return model
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+    weights = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    if not ranks.first:
+        return None
+    copy = type(model)(model.config)
+    copy.load_state_dict(weights)
+    return copy.eval()
+
+
+def rendezvous(folder: Path) -> str:
+    """A meeting point for processes of this machine; the file must not be there yet."""
+    return f"file://{folder.resolve()}"

@@ -1,0 +1,352 @@
+"""The work on one run: train what is left of it, keep its weights at every evaluation point, score them there.
+
+Whatever it is doing when it dies, the store holds only whole things, and whoever works on the run next goes on from
+there. On many ranks all of them walk through it in step; the first one writes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from curricle.execution import Execution
+from curricle.planning import Node
+from curricle.preparation import Prepared, sampler_for
+from curricle.results import EVALUATIONS, write_rows
+from curricle.store import is_complete, locked, read_json, sweep, whole_file, whole_folder, write_json
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+    from curricle.training.distribution import Ranks
+    from curricle.training.loop import Begin
+
+Kind = Literal["step", "evaluating", "done", "stopped", "held", "failed", "refused"]
+Asked = Callable[[], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What is said about a run that is being worked on."""
+
+    kind: Kind
+    run: str
+    tokens: int = 0
+    loss_nats: float = 0.0
+    tokens_per_second: float = 0.0
+    text: str = ""
+
+
+def weights_folder(run: Path, node: Node, step: int) -> Path:
+    """Where the weights of an evaluation point lie, in the Hugging Face format: the end is `model/`."""
+    return run / "model" if step == node.steps else run / "points" / f"{node.tokens_at(step):012d}"
+
+
+def state_folder(run: Path, step: int) -> Path:
+    return run / "checkpoints" / f"step-{step:08d}"
+
+
+def evaluation_file(prepared: Prepared, run: Path, tokens: int, name: str) -> Path:
+    """One benchmark, or one source's held-out text, at one point. The name carries what was asked, so that what is
+    asked later is another file and nothing is trained again."""
+    return run / "evaluations" / f"{tokens:012d}-{name.replace(' ', '_')}-{prepared.asked[name]}.parquet"
+
+
+def is_trained(prepared: Prepared, node: Node) -> bool:
+    """Its weights kept at every point, and every state that another stage begins from."""
+    folder = prepared.store.run_folder(node.run)
+    kept = [weights_folder(folder, node, step) for step in node.evaluate_at]
+    return all(map(is_complete, [*kept, *(state_folder(folder, step) for step in node.needed)]))
+
+
+def is_done(prepared: Prepared, node: Node) -> bool:
+    """Trained, and every evaluation there."""
+    folder = prepared.store.run_folder(node.run)
+    return is_trained(prepared, node) and all(
+        evaluation_file(prepared, folder, node.tokens_at(step), name).exists()
+        for step in node.evaluate_at
+        for name in prepared.asked
+    )
+
+
+def work_on(
+    prepared: Prepared,
+    node: Node,
+    ranks: Ranks | None = None,
+    execution: Execution | None = None,
+    asked_to_stop: Asked = lambda: False,
+) -> Iterator[Message]:
+    """Train what is left of a run and evaluate it; nothing that is there is done again. The last message is `done`, or
+    `stopped` where it was asked to stop and has saved. Raises `Held` where another process works on it."""
+    from curricle.training.distribution import Ranks
+
+    ranks = ranks or Ranks.alone()
+    folder = prepared.store.run_folder(node.run)
+    with locked(folder, node.run) if ranks.first else nullcontext():
+        if ranks.first:
+            for part in (folder, folder / "points", folder / "evaluations", folder / "average"):
+                sweep(part)
+            if not (folder / "run.json").exists():
+                write_json(folder / "run.json", {"run": node.run, "seed": node.seed, "identity": dict(node.identity)})
+        if ranks.decided(lambda: is_trained(prepared, node)):
+            yield from _evaluate_kept(prepared, node, folder, ranks, asked_to_stop)
+        else:
+            if ranks.first:
+                file = folder / "receipt.json"
+                sessions = read_json(file)["sessions"] if file.exists() else []
+                write_json(file, {"sessions": [*sessions, receipt(ranks)]})
+            yield from _train(prepared, node, folder, ranks, execution or Execution(), asked_to_stop)
+        done = ranks.decided(lambda: is_done(prepared, node))
+    yield Message("done" if done else "stopped", node.run, node.tokens if done else 0)
+
+
+def _train(
+    prepared: Prepared, node: Node, folder: Path, ranks: Ranks, execution: Execution, asked_to_stop: Asked
+) -> Iterator[Message]:
+    from curricle.tokens.tokenizer import load as load_tokenizer
+    from curricle.training import averaging, checkpoint
+    from curricle.training import model as models
+    from curricle.training.distribution import whole_weights
+    from curricle.training.loop import train
+
+    tokenizer = load_tokenizer(prepared.tokenizer)
+    if ranks.first and _point_lies_behind(node, folder):
+        # It was not asked for before: the same steps are taken again.
+        checkpoint.clear(folder / "checkpoints")
+    begin = _begin(prepared, node, folder, ranks)
+    how = execution.for_device(ranks.device.type)
+    model = _initial(prepared, node, len(tokenizer), tokenizer.eos_token_id)
+    steps = train(
+        model,
+        sampler_for(prepared, node, tokenizer.eos_token_id),
+        node.recipe,
+        steps=node.steps,
+        evaluate_at=frozenset(node.evaluate_at),
+        folder=folder,
+        milestones=node.states,
+        begin=begin,
+        ranks=ranks,
+        execution=how,
+        asked_to_stop=asked_to_stop,
+        flops_per_token=prepared.catalogue.shape.training_flops_per_token(prepared.catalogue.vocabulary, node.context),
+    )
+    # On a GPU the layers are compiled for training's shapes; what is scored is then what was exported.
+    live = ranks.size == 1 and not how.compile and how.attention == "sdpa"
+    for now in steps:
+        yield Message("step", node.run, now.tokens, now.loss_nats, now.tokens_per_second)
+        if now.step in node.states and ranks.first:
+            _register(prepared, node, now.step)
+        if now.evaluate:
+            yield Message("evaluating", node.run, now.tokens)
+            kept = weights_folder(folder, node, now.step)
+            if not ranks.decided(partial(is_complete, kept)):
+                whole = whole_weights(model, ranks)
+                if whole is not None:
+                    models.export(whole, tokenizer, kept)
+                ranks.wait()
+            _evaluate(prepared, node, folder, now.step, (model, tokenizer) if live else None, ranks, asked_to_stop)
+    if not ranks.decided(lambda: is_trained(prepared, node)):
+        return
+    # What was asked since, at points that an earlier session passed.
+    yield from _evaluate_kept(prepared, node, folder, ranks, asked_to_stop)
+    if ranks.first and is_done(prepared, node):
+        averaging.clear(folder)
+        checkpoint.keep_milestones(folder / "checkpoints")  # other runs may begin with these
+    ranks.wait()
+
+
+def _point_lies_behind(node: Node, folder: Path) -> bool:
+    from curricle.training import checkpoint
+
+    found = checkpoint.complete(folder / "checkpoints")
+    reached = checkpoint.describe(found[-1]).step if found else 0
+    points = [weights_folder(folder, node, s) for s in node.evaluate_at if s < reached]
+    return not all(map(is_complete, [*points, *(state_folder(folder, s) for s in node.needed if s < reached)]))
+
+
+# ---- where a run begins -------------------------------------------------------------------------------------------
+
+
+def _initial(prepared: Prepared, node: Node, vocabulary: int, delimiter: int) -> PreTrainedModel:
+    from curricle.training import model as models
+
+    if node.parent is not None:
+        return models.load(prepared.store.run_folder(node.parent) / "model")[0]
+    spec = prepared.study.model
+    if spec.checkpoint is not None:
+        local = prepared.study.resolve(spec.checkpoint)
+        return models.load(local if local.exists() else spec.checkpoint, revision=spec.revision)[0]
+    return models.build(
+        prepared.catalogue.shape,
+        vocabulary=prepared.catalogue.vocabulary,
+        context=node.context,
+        delimiter=delimiter,
+        seed=node.seed,
+    )
+
+
+def _begin(prepared: Prepared, node: Node, folder: Path, ranks: Ranks) -> Begin | None:
+    """The state that a run begins with beside its weights: that of a run with the same first steps, or its parent's."""
+    from curricle.training import checkpoint
+    from curricle.training.loop import Begin
+
+    found = ranks.decided(
+        lambda: None if checkpoint.complete(folder / "checkpoints") else _adopted(prepared, node, folder)
+    )
+    if found is not None:
+        return Begin(found, "resume")
+    if node.parent is None:
+        return None
+    parent = prepared.store.run_folder(node.parent)
+    if node.branch_step is not None:
+        return Begin(state_folder(parent, node.branch_step), "branch")
+    if node.init_from != "weights":
+        return Begin(checkpoint.complete(parent / "checkpoints")[-1], "optimizer")
+    return None
+
+
+def _register(prepared: Prepared, node: Node, step: int) -> None:
+    """Note where a state lies, for runs whose first steps are the same."""
+    file = prepared.store.root / "states" / f"{node.states[step]}.json"
+    if not file.exists():
+        write_json(file, {"run": node.run, "step": step})
+
+
+def _adopted(prepared: Prepared, node: Node, folder: Path) -> Path | None:
+    """The latest state of another run that is a state of this one, too; what that run kept until then is taken over:
+    its metrics, and its weights at the points that are asked of this run. None where there is no such state."""
+    for step in sorted(node.states, reverse=True):
+        file = prepared.store.root / "states" / f"{node.states[step]}.json"
+        donor = prepared.store.run_folder(read_json(file)["run"]) if file.exists() else folder
+        points = [s for s in node.evaluate_at if s <= step]
+        kept = {s: _kept_by(donor, node, s) for s in points}
+        if donor == folder or not is_complete(state_folder(donor, step)) or not all(kept.values()):
+            continue
+        for point, place in kept.items():
+            target = weights_folder(folder, node, point)
+            if place is not None and not is_complete(target):
+                with whole_folder(target) as temporary:
+                    shutil.copytree(place, temporary, copy_function=_linked, dirs_exist_ok=True)
+        with (
+            whole_file(folder / "metrics.jsonl", "w") as metrics,
+            open(donor / "metrics.jsonl", encoding="utf-8") as old,
+        ):
+            metrics.writelines(line for line in old if json.loads(line)["step"] <= step)
+        return state_folder(donor, step)
+    return None
+
+
+def _kept_by(donor: Path, node: Node, step: int) -> Path | None:
+    """Where a run with the same first steps keeps its weights after `step` steps."""
+    inside = donor / "points" / f"{node.tokens_at(step):012d}"
+    if is_complete(inside):
+        return inside
+    end = donor / "model"
+    ended = is_complete(end) and read_json(donor / "run.json")["identity"]["budget_tokens"] == node.tokens_at(step)
+    return end if ended and node.recipe.average is None else None
+
+
+def _linked(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system
+        shutil.copy2(source, target)
+
+
+# ---- evaluation ---------------------------------------------------------------------------------------------------
+
+
+def _evaluate_kept(
+    prepared: Prepared, node: Node, folder: Path, ranks: Ranks, asked_to_stop: Asked
+) -> Iterator[Message]:
+    for step in node.evaluate_at:
+        if not ranks.decided(partial(_all_asked, prepared, node, folder, step)):
+            yield Message("evaluating", node.run, node.tokens_at(step))
+            _evaluate(prepared, node, folder, step, None, ranks, asked_to_stop)
+
+
+def _all_asked(prepared: Prepared, node: Node, folder: Path, step: int) -> bool:
+    tokens = node.tokens_at(step)
+    return all(evaluation_file(prepared, folder, tokens, name).exists() for name in prepared.asked)
+
+
+def _evaluate(
+    prepared: Prepared,
+    node: Node,
+    folder: Path,
+    step: int,
+    live: tuple[PreTrainedModel, PreTrainedTokenizerFast] | None,
+    ranks: Ranks,
+    asked_to_stop: Asked,
+) -> None:
+    """Score what was not scored yet; ranks share out what is asked. Leaves early where it is asked to stop."""
+    from curricle.evaluation.scoring import evaluate
+    from curricle.training import model as models
+
+    tokens = node.tokens_at(step)
+    where = {"run": node.run, "stage": node.stage, "seed": node.seed, "tokens": tokens, "final": step == node.steps}
+    left = [n for n in prepared.asked if not evaluation_file(prepared, folder, tokens, n).exists()]
+    for name in left[ranks.rank :: ranks.size]:
+        if asked_to_stop():
+            break
+        if live is None:
+            loaded, tokenizer = models.load(weights_folder(folder, node, step))
+            live = loaded.to(ranks.device), tokenizer
+        model, tokenizer = live
+        context = max(node.context, getattr(model.config, "max_position_embeddings", 0))
+        benchmarks = [b for b in prepared.benchmarks if b.name == name]
+        held_out = {} if benchmarks else {name: prepared.held_out(name)}
+        rows = evaluate(model, tokenizer, benchmarks, held_out, context=context)
+        write_rows(evaluation_file(prepared, folder, tokens, name), [{**where, **row} for row in rows], EVALUATIONS)
+    ranks.wait()
+    if ranks.first:
+        _note_held_out(prepared, node, folder, step)
+
+
+def _note_held_out(prepared: Prepared, node: Node, folder: Path, step: int) -> None:
+    """The held-out text of every source as one line of the metrics, so that what is lost is seen while it happens."""
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    tokens = node.tokens_at(step)
+    files = {name: evaluation_file(prepared, folder, tokens, name) for name in prepared.entries}
+    metrics = folder / "metrics.jsonl"
+    if not all(file.exists() for file in files.values()):
+        return
+    columns = ("nats", "target_tokens", "bytes")
+    tables = {name: pq.read_table(file, columns=list(columns)) for name, file in files.items()}
+    scored = {name: {c: pc.sum(table[c]).as_py() for c in columns} for name, table in tables.items()}
+    line = json.dumps({"step": step, "tokens": tokens, "evaluation": scored}) + "\n"
+    known = metrics.read_text(encoding="utf-8") if metrics.exists() else ""
+    if f'"step": {step}, "tokens": {tokens}, "evaluation"' not in known:
+        with open(metrics, "a", encoding="utf-8") as out:
+            out.write(line)
+
+
+def receipt(ranks: Ranks) -> dict[str, Any]:
+    """Where a session of training began: bit for bit holds where these agree."""
+    import torch
+    import transformers
+
+    on_gpu = ranks.device.type == "cuda"
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "threads": torch.get_num_threads(),
+        "ranks": ranks.size,
+        "device": torch.cuda.get_device_name(ranks.device) if on_gpu else "cpu",
+        "cpu_features": torch.backends.cpu.get_cpu_capability(),
+        "machine": platform.machine(),
+        "system": platform.system(),
+        "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
