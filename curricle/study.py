@@ -276,7 +276,7 @@ class Recipe(Frozen):
     """A step whose loss or gradient norm lies so many standard deviations above the last 128 moves nothing; nor does
     one that is not a number."""
     max_skipped: Annotated[int, Field(ge=0)] = 10
-    """Past so many skipped steps the run stops."""
+    """Past so many skipped steps among the last 128 the run stops."""
     average: Average | None = None
     precision: Literal["fp32", "bf16"] = "fp32"
 

@@ -87,6 +87,7 @@ def work_on(
 ) -> Iterator[Message]:
     """Train what is left of a run and evaluate it; nothing that is there is done again. The last message is `done`, or
     `stopped` where it was asked to stop and has saved. Raises `Held` where another process works on it."""
+    from curricle.training import averaging, checkpoint
     from curricle.training.distribution import Ranks
 
     ranks = ranks or Ranks.alone()
@@ -106,6 +107,9 @@ def work_on(
                 write_json(file, {"sessions": [*sessions, receipt(ranks)]})
             yield from _train(prepared, node, folder, ranks, execution or Execution(), asked_to_stop)
         done = ranks.decided(lambda: is_done(prepared, node))
+        if done and ranks.first:
+            averaging.clear(folder)
+            checkpoint.keep_milestones(folder / "checkpoints")  # other runs may begin with these
     yield Message("done" if done else "stopped", node.run, node.tokens if done else 0)
 
 
@@ -113,7 +117,7 @@ def _train(
     prepared: Prepared, node: Node, folder: Path, ranks: Ranks, execution: Execution, asked_to_stop: Asked
 ) -> Iterator[Message]:
     from curricle.tokens.tokenizer import load as load_tokenizer
-    from curricle.training import averaging, checkpoint
+    from curricle.training import checkpoint
     from curricle.training import model as models
     from curricle.training.distribution import whole_weights
     from curricle.training.loop import train
@@ -124,7 +128,7 @@ def _train(
         checkpoint.clear(folder / "checkpoints")
     begin = _begin(prepared, node, folder, ranks)
     how = execution.for_device(ranks.device.type)
-    model = _initial(prepared, node, len(tokenizer), tokenizer.eos_token_id)
+    model = _initial(prepared, node, tokenizer.eos_token_id)
     steps = train(
         model,
         sampler_for(prepared, node, tokenizer.eos_token_id),
@@ -158,10 +162,6 @@ def _train(
         return
     # What was asked since, at points that an earlier session passed.
     yield from _evaluate_kept(prepared, node, folder, ranks, asked_to_stop)
-    if ranks.first and is_done(prepared, node):
-        averaging.clear(folder)
-        checkpoint.keep_milestones(folder / "checkpoints")  # other runs may begin with these
-    ranks.wait()
 
 
 def _point_lies_behind(node: Node, folder: Path) -> bool:
@@ -176,7 +176,7 @@ def _point_lies_behind(node: Node, folder: Path) -> bool:
 # ---- where a run begins -------------------------------------------------------------------------------------------
 
 
-def _initial(prepared: Prepared, node: Node, vocabulary: int, delimiter: int) -> PreTrainedModel:
+def _initial(prepared: Prepared, node: Node, delimiter: int) -> PreTrainedModel:
     from curricle.training import model as models
 
     if node.parent is not None:
