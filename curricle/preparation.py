@@ -24,7 +24,7 @@ from curricle.corpus.decontamination import Contamination
 from curricle.corpus.documents import Document
 from curricle.evaluation import benchmarks as benchmark_files
 from curricle.evaluation.benchmarks import Benchmark
-from curricle.planning import Catalogue, Plan, Supplied, compile_plan
+from curricle.planning import Catalogue, Node, Plan, Supplied, compile_plan
 from curricle.shapes import PRESETS, Shape
 from curricle.store import Store, fingerprint, is_complete
 from curricle.study import Declared, Generated, Hub, Refused, Study
@@ -32,6 +32,7 @@ from curricle.study import Declared, Generated, Hub, Refused, Study
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
+    from curricle.tokens.sampler import Sampler
     from curricle.tokens.shards import Supply
 
 Watch = Callable[[str, Iterable[Document]], Iterable[Document]]
@@ -188,6 +189,23 @@ def stock(prepared: Prepared, plan: Plan, watch: Watch = lambda _name, documents
                 documents = watch(f"writing {source}, seed {seed}", _block(spec, source, seed, block))
                 write_shard(folder, documents, tokenizer)
             have += sum(len(Shard.open(data).tokens) for data in folder.glob("*.ds"))
+
+
+def sampler_for(prepared: Prepared, node: Node, tokenizer: PreTrainedTokenizerFast) -> Sampler:
+    """What a run reads, row by row: the one place where it is decided, for whoever trains and for whoever asks later
+    which documents a step had seen."""
+    from curricle.tokens.sampler import Sampler
+
+    return Sampler(
+        {name: prepared.supply(name, node.seed) for name in node.mixture},
+        node.mixture,
+        row_tokens=node.context,
+        samples=node.steps * node.recipe.batch_tokens // node.context,
+        seed=node.seed,
+        delimiter=tokenizer.eos_token_id,
+        skip=node.skip,
+        answers_only=node.kind == "instruct",
+    )
 
 
 def make_plan(study: Study, store: Store | str | Path = "runs/store", watch: Watch | None = None) -> Plan:
