@@ -157,7 +157,8 @@ def run(
     _show_plan(console, plan, prepared, done)
     peak = known_peak(prepared.store, threads=max(1, runner.cores() // (workers or runner.cores())))
     training = Training(console, plan, done, peak.flops_per_second if peak else None)
-    tracker = Tracker(track, plan) if track is not None else None
+    say = lambda text: console.print(text, markup=False, soft_wrap=True)  # noqa: E731
+    tracker = Tracker(track, plan, say) if track is not None else None
     with training.shown(), tracker or nullcontext():
         results = runner.run(
             plan,

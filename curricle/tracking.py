@@ -8,9 +8,11 @@ warned of once and left.
 from __future__ import annotations
 
 import importlib.util
+import io
 import os
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
 from typing import TYPE_CHECKING, Any
 
 from curricle.study import Refused, nearest
@@ -28,7 +30,8 @@ def refuse_missing(spec: str) -> None:
     name = spec.partition(":")[0]
     if name not in SERVICES:
         raise Refused(f"--track {spec}: unknown service {name!r}; {nearest(name, SERVICES)}")
-    if importlib.util.find_spec(name) is None:
+    found = importlib.util.find_spec(name)
+    if found is None or found.origin is None:  # a folder `wandb` beside us, as its offline runs leave, is no package
         raise Refused(f"--track {spec}: {name} is not installed: pip install 'curricle[{name}]'")
 
 
@@ -36,15 +39,17 @@ class Tracker:
     """Writes what is told of each run to a service. Open it with `with`, so that what is under way is handed over when
     the study is left, finished or not."""
 
-    def __init__(self, spec: str, plan: Plan):
-        """`spec` is `wandb`, `trackio`, or one of them with `:PROJECT`. Raises as `refuse_missing` does."""
+    def __init__(self, spec: str, plan: Plan, say: Callable[[str], None] = warnings.warn):
+        """`spec` is `wandb`, `trackio`, or one of them with `:PROJECT`. `say` is told where to look, and what fails.
+        Raises as `refuse_missing` does."""
         refuse_missing(spec)
         name, _, project = spec.partition(":")
         self._service: Any = importlib.import_module(name)
         self.name, self.project, self.plan = name, project or PROJECT, plan
         self._open: dict[str, Any] = {}
         self._given_up: set[str] = set()
-        self._warned = False
+        self._say = say
+        self._warned = self._introduced = False
 
     def __enter__(self) -> Tracker:
         return self
@@ -72,6 +77,7 @@ class Tracker:
             opened = self._try(run, lambda: self._opened(self.plan.nodes[run]))
             if opened is not None:
                 self._open[run] = opened
+                self._introduce(opened)
         return self._open.get(run)
 
     def _opened(self, node: Node) -> Any:
@@ -93,6 +99,13 @@ class Tracker:
             **({} if self._reachable() else {"mode": "offline"}),
         )
 
+    def _introduce(self, opened: Any) -> None:
+        """Where to look, once: the services' own notices are kept off the terminal, which shows the runs."""
+        place = f"trackio show --project {self.project}" if self.name == "trackio" else getattr(opened, "url", None)
+        if place and not self._introduced:
+            self._introduced = True
+            self._say(f"{self.name}: {place}")
+
     def _reachable(self) -> bool:
         """Whether Weights & Biases knows who we are; where not, it would ask at the keyboard, and training would wait.
         Offline runs lie in `wandb/` and go up later by its own `wandb sync`."""
@@ -109,7 +122,8 @@ class Tracker:
     def _try(self, run: str, act: Callable[[], Any]) -> Any:
         """The service's answer; None where it failed, and then this run is no longer tracked."""
         try:
-            return act()
+            with redirect_stdout(io.StringIO()):
+                return act()
         except Exception as error:  # a service may raise anything, and none of it is a reason to stop training
             self._open.pop(run, None)
             self._given_up.add(run)
@@ -119,7 +133,7 @@ class Tracker:
     def _warn(self, text: str) -> None:
         if not self._warned:
             self._warned = True
-            warnings.warn(f"{self.name}: {text}", stacklevel=4)
+            self._say(f"{self.name}: {text}")
 
 
 def tracked(show: Callable[[Message], None], tracker: Tracker) -> Callable[[Message], None]:
