@@ -191,8 +191,9 @@ def stock(prepared: Prepared, plan: Plan, watch: Watch = lambda _name, documents
             have += sum(len(Shard.open(data).tokens) for data in folder.glob("*.ds"))
 
 
-def sampler_for(prepared: Prepared, node: Node, delimiter: int) -> Sampler:
-    """The rows that a run reads, in the order in which it reads them."""
+def sampler_for(prepared: Prepared, node: Node, tokenizer: PreTrainedTokenizerFast) -> Sampler:
+    """What a run reads, row by row: the one place where it is decided, for whoever trains and for whoever asks later
+    which documents a step had seen."""
     from curricle.tokens.sampler import Sampler
 
     return Sampler(
@@ -200,7 +201,7 @@ def sampler_for(prepared: Prepared, node: Node, delimiter: int) -> Sampler:
         node.turns,
         row_tokens=node.context,
         seed=node.seed,
-        delimiter=delimiter,
+        delimiter=tokenizer.eos_token_id,
         skip=node.skip,
         answers_only=node.kind == "instruct",
     )

@@ -15,6 +15,7 @@ from typing import Any
 
 from curricle.planning import Plan
 from curricle.preparation import Prepared
+from curricle.recall import noted
 from curricle.store import Store, fingerprint, is_complete, locked, read_json, write_json
 from curricle.study import Refused
 from curricle.studyfile import load_study
@@ -47,14 +48,18 @@ def listing(store: Store) -> list[dict[str, Any]]:
     return found
 
 
+def run_named(store: Store, name: str) -> str | None:
+    """The run that a name means, which may be shortened; None where no run begins so."""
+    found = [run for run in store.runs() if run.startswith(name)]
+    if len(found) > 1 and name not in found:
+        raise Refused(f"{name}: several runs begin so: {', '.join(found[:5])}")
+    return name if name in found else next(iter(found), None)
+
+
 def described(store: Store, name: str) -> Mapping[str, Any]:
     """A run's identity, or a study's fields, as plain values to compare. A run may be shortened."""
-    runs = [run for run in store.runs() if run.startswith(name)] if "/" in name else []
-    if len(runs) > 1:
-        raise Refused(f"{name}: several runs begin so: {', '.join(runs[:5])}")
-    if runs:
-        return identities(store)[runs[0]]
-    return load_study(name).model_dump(mode="json")
+    run = run_named(store, name) if "/" in name else None
+    return identities(store)[run] if run else load_study(name).model_dump(mode="json")
 
 
 def model_of(store: Store, name: str) -> Path | str:
@@ -69,8 +74,15 @@ def model_of(store: Store, name: str) -> Path | str:
     return name
 
 
+def remembered(store: Store, run: str) -> dict[str, Any] | None:
+    """The newest reference that says what this run was, whether or not its study's folder is still there."""
+    files = sorted((store.root / "studies").glob("*.json"), key=lambda file: file.stat().st_mtime, reverse=True)
+    return next((found for file in files if run in (found := read_json(file)).get("nodes", {})), None)
+
+
 def remember(plan: Plan, prepared: Prepared, out: Path) -> None:
-    """Note in the store what this study needs of it, so that `clean` leaves it alone while `out` exists."""
+    """Note in the store what this study needs of it, so that `clean` leaves it alone while `out` exists, and what its
+    runs were, so that `explain` can go back to them."""
     used = [*prepared.corpora.values(), *prepared.shards.values()]
     used += [prepared.stream(name, 0).parent for name, entry in prepared.entries.items() if entry.endless]
     if isinstance(prepared.tokenizer, Path):
@@ -82,6 +94,7 @@ def remember(plan: Plan, prepared: Prepared, out: Path) -> None:
         "out": str(out.resolve()),
         "runs": list(plan.nodes),
         "folders": sorted(str(f.resolve().relative_to(root)) for f in used if f.resolve().is_relative_to(root)),
+        **noted(plan, prepared),
     }
     name = f"{plan.study.name}-{fingerprint(reference['out'])}.json"
     write_json(prepared.store.root / "studies" / name, reference)

@@ -131,7 +131,7 @@ def _train(
     model = _initial(prepared, node, tokenizer.eos_token_id)
     steps = train(
         model,
-        sampler_for(prepared, node, tokenizer.eos_token_id),
+        sampler_for(prepared, node, tokenizer),
         node.recipe,
         steps=node.steps,
         evaluate_at=frozenset(node.evaluate_at),
@@ -292,6 +292,7 @@ def _evaluate(
     from curricle.evaluation.scoring import evaluate
     from curricle.training import model as models
 
+    began = time.monotonic()
     tokens = node.tokens_at(step)
     where = {"run": node.run, "stage": node.stage, "seed": node.seed, "tokens": tokens, "final": step == node.steps}
     left = [n for n in prepared.asked if not evaluation_file(prepared, folder, tokens, n).exists()]
@@ -309,10 +310,10 @@ def _evaluate(
         write_rows(evaluation_file(prepared, folder, tokens, name), [{**where, **row} for row in rows], EVALUATIONS)
     ranks.wait()
     if ranks.first:
-        _note_held_out(prepared, node, folder, step)
+        _note_held_out(prepared, node, folder, step, time.monotonic() - began)
 
 
-def _note_held_out(prepared: Prepared, node: Node, folder: Path, step: int) -> None:
+def _note_held_out(prepared: Prepared, node: Node, folder: Path, step: int, seconds: float) -> None:
     """The held-out text of every source as one line of the metrics, so that what is lost is seen while it happens."""
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
@@ -325,7 +326,7 @@ def _note_held_out(prepared: Prepared, node: Node, folder: Path, step: int) -> N
     columns = ("nats", "target_tokens", "bytes")
     tables = {name: pq.read_table(file, columns=list(columns)) for name, file in files.items()}
     scored = {name: {c: pc.sum(table[c]).as_py() for c in columns} for name, table in tables.items()}
-    line = json.dumps({"step": step, "tokens": tokens, "evaluation": scored}) + "\n"
+    line = json.dumps({"step": step, "tokens": tokens, "evaluation": scored, "seconds": round(seconds, 3)}) + "\n"
     known = metrics.read_text(encoding="utf-8") if metrics.exists() else ""
     if f'"step": {step}, "tokens": {tokens}, "evaluation"' not in known:
         with open(metrics, "a", encoding="utf-8") as out:

@@ -84,7 +84,7 @@ def test_a_bad_batch_moves_no_weight_and_is_named_in_the_metrics(tmp_path):
             assert (not moved) == (now.skipped is not None)
             skipped = now.skipped
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert lines[50].get("skipped") == skipped
+    assert lines[50].get("guard") == skipped
 
 
 def test_a_run_that_keeps_spiking_stops_and_says_so(tmp_path):
