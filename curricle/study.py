@@ -246,9 +246,38 @@ class Tokenizer(Frozen):
         return self
 
 
+# Published recipes (arXiv 2402.03300). Weight decay and betas of the second are those of the first: none are stated.
+RECIPES: dict[str, dict[str, Any]] = {
+    # Section 2.3: 10M tokens a batch, written in whole rows of 4096; 2,000 steps of 50,000 are the warm-up.
+    "deepseekmath-pretrain": {
+        "optimizer": "adamw",
+        "learning_rate": 4.2e-4,
+        "schedule": "multistep",
+        "warmup_share": 0.04,
+        "batch_tokens": 10_002_432,
+        "weight_decay": 0.1,
+        "betas": (0.9, 0.95),
+        "precision": "bf16",
+    },
+    # Section 3.1: 256 rows of 4096 a batch; 500 steps of it are a budget of 524,288,000 tokens.
+    "deepseekmath-instruct": {
+        "optimizer": "adamw",
+        "learning_rate": 5e-5,
+        "schedule": "constant",
+        "warmup_share": 0.0,
+        "batch_tokens": 256 * 4096,
+        "weight_decay": 0.1,
+        "betas": (0.9, 0.95),
+        "precision": "bf16",
+    },
+}
+
+
 class Recipe(Frozen):
     """How a stage's weights are moved. The default is what learned fastest here (docs/LOG.md)."""
 
+    preset: Literal["deepseekmath-pretrain", "deepseekmath-instruct"] | None = Field(default=None, exclude=True)
+    """A published recipe to start from; fields beside it override. Its fields are the recipe, its name is no part."""
     optimizer: Literal["muon", "adamw"] = "muon"
     """`muon` moves the matrices by Muon and the rest by AdamW; both read `learning_rate` (updates of equal size)."""
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 4e-3
@@ -264,6 +293,13 @@ class Recipe(Frozen):
     betas: tuple[Beta, Beta] = (0.9, 0.95)
     clip: Annotated[float, Field(gt=0)] = 1.0
     precision: Literal["fp32", "bf16"] = "fp32"
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _begins_with_its_preset(cls, data: object) -> object:
+        if isinstance(data, Mapping) and isinstance(data.get("preset"), str):
+            return {**RECIPES.get(data["preset"], {}), **data}
+        return data
 
 
 class Stage(Frozen):

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_study import tiny, write_study
 
-from curricle.study import Refused, Study, parse_count
+from curricle.study import Recipe, Refused, Study, parse_count
 from curricle.studyfile import SHIPPED, load_study
 
 
@@ -158,6 +158,26 @@ def test_a_stage_changes_only_what_it_says_of_the_recipe(tmp_path):
     assert study.recipe_of("instruct").schedule == "wsd"
     assert study.recipe_of("instruct").batch_tokens == 512
     assert study.recipe_of("math") == study.recipe
+
+
+def test_a_published_recipe_is_its_fields_and_what_stands_beside_it_overrides(tmp_path):
+    fields = tiny()
+    fields["stages"]["instruct"]["recipe"] = {"preset": "deepseekmath-instruct", "batch_tokens": 1024}
+    fields["recipe"] = {"preset": "deepseekmath-pretrain", "batch_tokens": 512, "clip": 2.0}
+    study = load_study(write_study(tmp_path, fields))
+    instruct, other = study.recipe_of("instruct"), study.recipe_of("math")
+    assert (other.optimizer, other.learning_rate, other.schedule) == ("adamw", 4.2e-4, "multistep")
+    assert (other.warmup_share, other.batch_tokens, other.clip) == (0.04, 512, 2.0)
+    assert (instruct.learning_rate, instruct.schedule, instruct.warmup_share) == (5e-5, "constant", 0.0)
+    assert (instruct.batch_tokens, instruct.clip, instruct.precision) == (1024, 2.0, "bf16")
+    assert Recipe(preset="deepseekmath-instruct").batch_tokens == 256 * 4096
+
+
+def test_the_name_of_a_recipe_is_no_part_of_an_identity():
+    named = Recipe(preset="deepseekmath-instruct")
+    assert "preset" not in named.model_dump()
+    assert named.model_dump() == Recipe(**named.model_dump()).model_dump()
+    assert set(Recipe().model_dump()) == set(named.model_dump())
 
 
 def test_a_study_survives_a_round_trip_through_yaml(study, tmp_path):
