@@ -96,6 +96,7 @@ def _train(prepared: Prepared, node: Node, folder: Path) -> Iterator[Message]:
     from curricle.training.loop import train
 
     tokenizer = load_tokenizer(prepared.tokenizer)
+    tokenizer.chat_template = prepared.chat_template(node.kind, node.mixture) or tokenizer.chat_template
     if any(not is_complete(weights_folder(folder, node, s)) for s in node.evaluate_at if s < _reached(folder)):
         # A point that was not asked for before lies behind us: the same steps are taken again.
         checkpoint.clear(folder / "checkpoints")

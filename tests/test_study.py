@@ -94,6 +94,41 @@ BAD = [
     (["compare"], [["code first", "x"]], "compare: unknown strategy 'x'"),
     (["recipe", "optimizer"], "adam", "recipe.optimizer: input should be 'muon' or 'adamw' (got 'adam')"),
     (["recipe", "learning_rate"], float("nan"), "recipe.learning_rate: "),
+    (
+        ["recipe", "preset"],
+        "deepseekmath-instuct",
+        "recipe.preset: input should be 'deepseekmath-pretrain' or 'deepseekmath-instruct' (got 'deepseekmath-ins",
+    ),
+    (
+        ["sources", "code"],
+        {"files": "x", "messages": "m", "prompt": "p"},
+        "sources.code.messages: a row is a conversation or a pair; give messages or prompt: p, not both",
+    ),
+    (
+        ["sources", "code"],
+        {"hub": "x", "messages": "m", "text": "t", "prompt": "p"},
+        "sources.code.messages: a row is a conversation or a pair; give messages or text: t and prompt: p, not both",
+    ),
+    (
+        ["sources", "code"],
+        {"files": "x", "messages": "m", "template": "chatml"},
+        "sources.code.template: input should be 'plain', 'checkpoint' or 'none' (got 'chatml')",
+    ),
+    (
+        ["sources", "code"],
+        {"files": "x", "template": "checkpoint"},
+        "sources.code.template: 'checkpoint' has nothing to lay out; name the field of messages, or of the prompt",
+    ),
+    (
+        ["sources", "code"],
+        {"files": "x", "messages": "m", "template": "none"},
+        "sources.code.template: 'none' leaves no mark between turns; messages need plain or checkpoint",
+    ),
+    (
+        ["sources", "code"],
+        {"files": "x", "mesages": "m"},
+        "sources.code: unknown field 'mesages'; did you mean 'messages'?",
+    ),
 ]
 
 

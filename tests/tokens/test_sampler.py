@@ -75,8 +75,8 @@ def test_in_an_instruct_stage_prompts_carry_no_loss():
 
 
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=40))
-def test_positions_restart_at_every_delimiter(tokens):
-    found = positions(np.array([tokens]), delimiter=0)[0]
+def test_positions_restart_where_a_document_opens(tokens):
+    found = positions(np.array([tokens]) == 0)[0]
     for place, token in enumerate(tokens):
         assert found[place] == (0 if token == 0 or place == 0 else found[place - 1] + 1)
 
@@ -93,7 +93,7 @@ def test_packed_documents_get_the_logits_that_they_get_alone(family):
     row_BT = np.array([[token for document in documents for token in document]])
     with torch.inference_mode():
         packed = model(
-            input_ids=torch.from_numpy(row_BT), position_ids=torch.from_numpy(positions(row_BT, 0)), use_cache=False
+            input_ids=torch.from_numpy(row_BT), position_ids=torch.from_numpy(positions(row_BT == 0)), use_cache=False
         ).logits[0]
         alone = torch.cat([model(input_ids=torch.tensor([d]), use_cache=False).logits[0] for d in documents])
         blurred = model(input_ids=torch.from_numpy(row_BT), use_cache=False).logits[0]
