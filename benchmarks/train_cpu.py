@@ -52,7 +52,7 @@ def ours(model: PreTrainedModel, recipe: Recipe, data: np.ndarray, steps: int) -
     ends = np.arange(60, len(data) + 1, 60).astype(np.uint64)
     supply = Supply([Shard(data[: int(ends[-1])], ends, None)])
     samples = steps * recipe.batch_tokens // CONTEXT
-    sampler = Sampler({"s": supply}, {"s": 1.0}, row_tokens=CONTEXT, samples=samples, seed=0, delimiter=0)
+    sampler = Sampler({"s": supply}, [(samples, {"s": 1.0})], row_tokens=CONTEXT, seed=0)
     with tempfile.TemporaryDirectory() as folder:
         for _ in train(model, sampler, recipe, steps=steps, evaluate_at=frozenset(), folder=Path(folder)):
             yield

@@ -81,17 +81,17 @@ def explain(store: Store, name: str, step: int) -> Explained:
     if not 1 <= step <= node.steps:
         raise Refused(f"--step {step}: {run} has the steps 1 to {node.steps:,}")
     tokenizer = load(prepared.tokenizer, prepared.study.model.revision)
-    sampler = sampler_for(prepared, node, tokenizer)
+    sampler = sampler_for(prepared, node)
     rows = node.recipe.batch_tokens // node.context
-    read = [sampler.read(i) for i in range((step - 1) * rows, step * rows)]
+    read = [(*sampler.read(i), sampler.openings(i)) for i in range((step - 1) * rows, step * rows)]
     wanted: dict[str, set[int]] = {}
-    for source, _, _, touched in read:
+    for source, _, _, touched, _ in read:
         wanted.setdefault(source, set()).update(touched)
     found = {source: documents_of(prepared, source, node.seed, places) for source, places in wanted.items()}
     passages = [
         _passage(row, source, place, found[source].get(place), tokens, loss, tokenizer)
-        for row, (source, tokens_S, loss_S, touched) in enumerate(read)
-        for place, tokens, loss in _cut(tokens_S, loss_S, touched, tokenizer.eos_token_id)
+        for row, (source, tokens_S, loss_S, touched, opens_S) in enumerate(read)
+        for place, tokens, loss in _cut(tokens_S, loss_S, touched, opens_S)
     ]
     metrics, guard = _said(store.run_folder(run) / "metrics.jsonl", step)
     return Explained(
@@ -118,10 +118,10 @@ def documents_of(prepared: Prepared, source: str, seed: int, wanted: Collection[
 
 
 def _cut(
-    tokens_S: np.ndarray, loss_S: np.ndarray, touched: list[int], delimiter: int
+    tokens_S: np.ndarray, loss_S: np.ndarray, touched: list[int], opens_S: np.ndarray
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """A row in its documents, each with its delimiter. The last token of the row is a target only."""
-    ends = [*(np.flatnonzero(tokens_S == delimiter) + 1).tolist(), len(tokens_S)]
+    ends = [*(np.flatnonzero(opens_S) + 1).tolist(), len(tokens_S)]
     begin = 0
     for place, end in zip(touched, ends):
         yield place, tokens_S[begin:end], loss_S[begin:end]

@@ -27,7 +27,7 @@ from curricle.evaluation.benchmarks import Benchmark
 from curricle.planning import Catalogue, Node, Plan, Supplied, compile_plan
 from curricle.shapes import PRESETS, Shape
 from curricle.store import Store, fingerprint, is_complete
-from curricle.study import Declared, Generated, Hub, Refused, Study
+from curricle.study import Declared, Files, Generated, Hub, Refused, Source, Study
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -78,7 +78,7 @@ class Prepared:
     def held_out(self, source: str) -> list[Document]:
         """The held-out text that is scored: pieces of documents, in an order that hashes decide."""
         found = corpora.documents(self.corpora[source], "held_out")
-        pieces = (Document(d.id, d.text[:SCORED_PIECE], source, d.prompt) for d in found)
+        pieces = (replace(d, text=d.text[:SCORED_PIECE], meta={}) for d in found)
         wanted = self.study.held_out.scored_bytes
         # Memory holds as many pieces as could be wanted, never all held-out text.
         most = max(1, wanted // SHORTEST_PIECE)
@@ -91,6 +91,18 @@ class Prepared:
             size += len(piece.text.encode())
         return kept
 
+    def chat_template(self, kind: str, names: Iterable[str]) -> str | None:
+        """What lays out questions to a model that was trained on answers to them; None where the tokenizer has it, or
+        where nothing was asked."""
+        from curricle.tokens.chat import PLAIN, PROBLEMS
+
+        sources = [self.study.sources[name] for name in names] if kind == "instruct" else []
+        if any(_template(source) == "plain" for source in sources):
+            return PLAIN
+        # The checkpoint's own stays where anything of the study is laid out by it.
+        own = any(_template(source) == "checkpoint" for source in self.study.sources.values())
+        return PROBLEMS if sources and not own and all(isinstance(source, Generated) for source in sources) else None
+
 
 def prepare(study: Study, store: Store, watch: Watch = lambda _name, documents: documents) -> Prepared:
     """Read, clean, count and tokenise what the study names. Raises `Refused` before anything expensive."""
@@ -99,6 +111,7 @@ def prepare(study: Study, store: Store, watch: Watch = lambda _name, documents: 
         _require("datasets", "a hub source", "hub")
     declared = [name for name, source in sources.items() if isinstance(source, Declared)]
     benchmarks = tuple(benchmark_files.load(n, spec, study.resolve) for n, spec in study.benchmarks.items())
+    _refuse_two_templates(sources)
     contamination, contamination_key = _contamination(study, benchmarks)
     folders = {
         name: store.folder(
@@ -137,20 +150,22 @@ def prepare(study: Study, store: Store, watch: Watch = lambda _name, documents: 
     tokenizer_folder = own_tokenizer or _tokenizer(study, store, sources, entries, folders, watch)
     tokenizer = tokenizers.load(tokenizer_folder, study.model.revision if own_tokenizer else None)
     tokenizer_key = _tokenizer_fingerprint(tokenizer_folder, study.model.revision)
-    shards, supplied = {}, {}
+    shards, supplied, layouts = {}, {}, {}
     for name, entry in entries.items():
         if entry.endless:
             supplied[name] = Supplied(entry.fingerprint, None)
             continue
-        folder = store.folder("tokens", f"{_file_name(name)}-{fingerprint([entry.fingerprint, tokenizer_key])}")
+        layouts[name] = _layout(name, sources[name], tokenizer)
+        content = fingerprint([entry.fingerprint, *layouts[name]]) if layouts[name] else entry.fingerprint
+        folder = store.folder("tokens", f"{_file_name(name)}-{fingerprint([content, tokenizer_key])}")
         if not is_complete(folder):
             write_shard(folder, watch(f"tokenising {name}", corpora.documents(folders[name])), tokenizer)
         shards[name] = folder
         tokens = sum(len(Shard.open(data).tokens) for data in folder.glob("*.ds"))
-        supplied[name] = Supplied(entry.fingerprint, tokens, entry.documents, entry.bytes)
-    prepared = Prepared(
-        study, store, entries, folders, tokenizer_folder, shards, benchmarks, _asked(study, benchmarks, entries), _EMPTY
-    )
+        supplied[name] = Supplied(content, tokens, entry.documents, entry.bytes)
+    _refuse_unanswered(study, folders, shards)
+    asked = _asked(study, benchmarks, entries, layouts)
+    prepared = Prepared(study, store, entries, folders, tokenizer_folder, shards, benchmarks, asked, _EMPTY)
     decoded, scored = _evaluation_tokens(prepared, tokenizer)
     catalogue = Catalogue(
         supplied,
@@ -191,7 +206,7 @@ def stock(prepared: Prepared, plan: Plan, watch: Watch = lambda _name, documents
             have += sum(len(Shard.open(data).tokens) for data in folder.glob("*.ds"))
 
 
-def sampler_for(prepared: Prepared, node: Node, tokenizer: PreTrainedTokenizerFast) -> Sampler:
+def sampler_for(prepared: Prepared, node: Node) -> Sampler:
     """What a run reads, row by row: the one place where it is decided, for whoever trains and for whoever asks later
     which documents a step had seen."""
     from curricle.tokens.sampler import Sampler
@@ -201,7 +216,6 @@ def sampler_for(prepared: Prepared, node: Node, tokenizer: PreTrainedTokenizerFa
         node.turns,
         row_tokens=node.context,
         seed=node.seed,
-        delimiter=tokenizer.eos_token_id,
         skip=node.skip,
         answers_only=node.kind == "instruct",
     )
@@ -216,11 +230,61 @@ def make_plan(study: Study, store: Store | str | Path = "runs/store", watch: Wat
 # ---- parts ----------------------------------------------------------------------------------------------------------
 
 
-def _asked(study: Study, benchmarks: Iterable[Benchmark], entries: Mapping[str, Entry]) -> dict[str, str]:
+def _template(source: Source) -> str | None:
+    """How the source's conversations are laid out; None for any other text."""
+    return source.template if isinstance(source, Files | Hub) and source.conversation else None
+
+
+def _refuse_two_templates(sources: Mapping[str, Source]) -> None:
+    """A model answers to one template: two in one study would train it on one and ask it by the other."""
+    found = {
+        template: name for name, source in sources.items() if (template := _template(source)) not in {None, "none"}
+    }
+    if len(found) > 1:
+        (one, first), (other, second) = sorted(found.items())
+        raise Refused(
+            f"sources.{second}.template: {other!r}, but sources.{first}.template is {one!r}; a study has one template"
+        )
+
+
+def _layout(name: str, source: Source, tokenizer: PreTrainedTokenizerFast) -> list[object]:
+    """What decides, beside their text, how a source's documents are laid out; nothing for text without questions."""
+    from curricle.tokens.chat import LAYOUT_VERSION, jinja_of
+
+    template = _template(source)
+    if template is None:
+        return []
+    return [LAYOUT_VERSION, None if template == "none" else jinja_of(template, tokenizer, name)]
+
+
+def _refuse_unanswered(study: Study, folders: Mapping[str, Path], shards: Mapping[str, Path]) -> None:
+    """In an `instruct` stage every document has a token to learn."""
+    from curricle.tokens.shards import Shard
+
+    asking = [(name, stage) for name, stage in study.stages.items() if stage.kind == "instruct"]
+    asked = {source: name for name, stage in asking for source in stage.sources if source not in stage.replay}
+    for source, stage in asked.items():
+        for data in sorted(shards[source].glob("*.ds")) if source in shards else ():
+            number = Shard.open(data).unanswered()
+            if number is not None:
+                found = next(itertools.islice(corpora.documents(folders[source]), number, None))
+                raise Refused(
+                    f"stages.{stage}.mixture.{source}: the document {found.id} has no token that carries loss, so an "
+                    f"instruct stage learns nothing from it; take it out of the source, or give it an answer"
+                )
+
+
+def _asked(
+    study: Study,
+    benchmarks: Iterable[Benchmark],
+    entries: Mapping[str, Entry],
+    layouts: Mapping[str, list[object]],
+) -> dict[str, str]:
     context = study.model.context
     found = {b.name: fingerprint([b.fingerprint(), context]) for b in benchmarks}
     for name, entry in entries.items():
-        content = [entry.held_out_fingerprint, study.held_out.scored_bytes, context, SCORED_PIECE]
+        content: list[object] = [entry.held_out_fingerprint, study.held_out.scored_bytes, context, SCORED_PIECE]
+        content += layouts.get(name, [])
         found[name] = fingerprint(content)
     return found
 
@@ -368,7 +432,7 @@ def _tokenizer(
         ordered = sorted(entries, key=lambda name: entries[name].fingerprint)
         samples = (_sample(study, entries[name], folders[name], each) for name in ordered)
         documents = watch("training the tokenizer", itertools.chain.from_iterable(samples))
-        texts = (part for document in documents for part in (document.prompt, document.text))
+        texts = (text for document in documents for text in document.texts)
         tokenizers.save(tokenizers.train_bpe(texts, spec.bpe), folder)
     return folder
 
@@ -414,7 +478,7 @@ def _tokenizer_fingerprint(folder: Path | str, revision: str | None = None) -> s
 
 def _evaluation_tokens(prepared: Prepared, tokenizer: PreTrainedTokenizerFast) -> tuple[int, int]:
     """(tokens generated at most, tokens scored) at one evaluation point."""
-
+    from curricle.tokens.shards import encode
     from curricle.tokens.tokenizer import spelled
 
     def count(texts: Iterable[str]) -> int:
@@ -426,5 +490,5 @@ def _evaluation_tokens(prepared: Prepared, tokenizer: PreTrainedTokenizerFast) -
         shots = count(benchmark.exemplars) * len(benchmark.items)
         scored += shots + count(part for item in benchmark.items for part in (item.prompt, item.reference))
     for source in prepared.entries:
-        scored += count(part for d in prepared.held_out(source) for part in (d.prompt, d.text))
+        scored += sum(len(document.ids) for document in encode(prepared.held_out(source), tokenizer))
     return decoded, scored

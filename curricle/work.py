@@ -123,6 +123,7 @@ def _train(
     from curricle.training.loop import train
 
     tokenizer = load_tokenizer(prepared.tokenizer)
+    tokenizer.chat_template = prepared.chat_template(node.kind, node.sources) or tokenizer.chat_template
     if ranks.first and _point_lies_behind(node, folder):
         # It was not asked for before: the same steps are taken again.
         checkpoint.clear(folder / "checkpoints")
@@ -131,7 +132,7 @@ def _train(
     model = _initial(prepared, node, tokenizer.eos_token_id)
     steps = train(
         model,
-        sampler_for(prepared, node, tokenizer),
+        sampler_for(prepared, node),
         node.recipe,
         steps=node.steps,
         evaluate_at=frozenset(node.evaluate_at),

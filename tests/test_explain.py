@@ -70,7 +70,7 @@ def test_the_rows_are_the_ones_whose_loss_was_noted(alone):
         prepared.catalogue.shape, vocabulary=prepared.catalogue.vocabulary, context=node.context,
         delimiter=tokenizer.eos_token_id, seed=node.seed,
     )  # fmt: skip
-    batch = sampler_for(prepared, node, tokenizer).batch(0, node.recipe.batch_tokens // node.context)
+    batch = sampler_for(prepared, node).batch(0, node.recipe.batch_tokens // node.context)
     with torch.inference_mode():
         logits = model(input_ids=batch.tokens_BT, position_ids=batch.positions_BT, use_cache=False).logits
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch.labels_BT.flatten())

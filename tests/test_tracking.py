@@ -10,7 +10,7 @@ import pytest
 from curricle.preparation import make_plan
 from curricle.study import Refused
 from curricle.tracking import Tracker, refuse_missing, tracked
-from curricle.workers import Message
+from curricle.work import Message
 
 
 class Recorded:

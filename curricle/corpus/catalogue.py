@@ -80,12 +80,18 @@ def key(name: str, source: Source, *, resolve: Resolve, contamination_key: str, 
         "version": CATALOGUE_VERSION,
         "name": name,
         "kind": kind_of(source),
-        "source": source,
+        "source": _stated(source),
         "inputs": _inputs(name, source, resolve),
         "contamination": contamination_key,
         "held_out_share": held_out_share,
     }
     return f"{name.replace(' ', '_')}-{fingerprint(identity)}"
+
+
+def _stated(source: Source) -> dict[str, Any]:
+    """What the study says of a source. Where it holds no conversations, how they are laid out is no part of it."""
+    plain = isinstance(source, Files | Hub) and not source.conversation
+    return source.model_dump(exclude={"messages", "template"} if plain else None)
 
 
 def _inputs(name: str, source: Source, resolve: Resolve) -> object:
@@ -294,7 +300,9 @@ class Part:
         self._out.write(document.to_json().encode() + b"\n")
         self.documents += 1
         self.bytes += size(document)
-        for text in (document.prompt, document.text):  # not the id: a renamed file is the same text
+        turns = (text for turn in document.conversation for text in turn)
+        # Not the id: a renamed file is the same text.
+        for text in (document.template, *turns) if document.template else (document.prompt, document.text):
             content = text.encode()
             self._hash.update(len(content).to_bytes(8) + content)  # the length, so that no border can move unseen
 
