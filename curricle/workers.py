@@ -79,7 +79,7 @@ def work_on(prepared: Prepared, node: Node) -> Generator[Message]:
         for part in ("points", "evaluations"):
             sweep(folder / part)
         if not (folder / "run.json").exists():
-            write_json(folder / "run.json", {"run": node.run, "seed": node.seed, "identity": dict(node.identity)})
+            write_json(folder / "run.json", prepared.described(node))
         if all(is_complete(weights_folder(folder, node, step)) for step in node.evaluate_at):
             yield from _evaluate_kept(prepared, node, folder)
         else:
@@ -141,7 +141,7 @@ def _initial(prepared: Prepared, node: Node, vocabulary: int, delimiter: int) ->
     spec = prepared.study.model
     if spec.checkpoint is not None:
         local = prepared.study.resolve(spec.checkpoint)
-        return models.load(local if local.exists() else spec.checkpoint, revision=spec.revision)[0]
+        return models.begin(local if local.exists() else spec.checkpoint, spec.revision, delimiter)
     return models.build(
         prepared.catalogue.shape,
         vocabulary=prepared.catalogue.vocabulary,

@@ -6,7 +6,6 @@ Weights are read as data: safetensors or GGUF, never a pickle, never code that c
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,9 @@ from transformers.utils.logging import disable_progress_bar
 from curricle.shapes import Shape
 from curricle.store import whole_folder
 from curricle.study import Refused
+from curricle.training.origin import refuse_unread_gguf
+
+ROUNDING = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.05}  # of logits, relative
 
 disable_progress_bar()  # of transformers: a bar for each of hundreds of small files helps nobody
 
@@ -64,15 +66,42 @@ def load(
     return model.eval(), tokenizer
 
 
+def begin(path: str | Path, revision: str | None, delimiter: int) -> PreTrainedModel:
+    """A checkpoint to train on, in fp32. Raises `Refused` where documents in a packed row would read each other."""
+    model = load(path, revision=revision)[0]
+    refuse_leaks(model, delimiter, str(path))
+    return model
+
+
+def refuse_leaks(model: PreTrainedModel, delimiter: int, name: str) -> None:
+    """Lay two short documents in one row and compare the second with itself alone: positions that restart must keep
+    it from reading the first. A family can take positions and still not heed them (Falcon with ALiBi, a layer that
+    carries a state), so this looks at what the model does, once, before anything is trained."""
+    first, second = [delimiter, 5, 9, 7, 3], [delimiter, 8, 6, 4, 11, 2]
+    positions = [*range(len(first)), *range(len(second))]
+    training = model.training
+    model.eval()
+    with torch.inference_mode():
+        row = torch.tensor([first + second], device=model.device)
+        where = torch.tensor([positions], device=model.device)
+        packed = model(input_ids=row, position_ids=where, attention_mask=None, use_cache=False).logits[0, len(first) :]
+        place = where[:, len(first) :]
+        alone = model(input_ids=row[:, len(first) :], position_ids=place, attention_mask=None, use_cache=False).logits
+    model.train(training)
+    scale = float(alone.float().std())
+    apart = float((packed - alone[0]).float().abs().max())
+    if not apart <= ROUNDING[model.dtype] * scale:
+        raise Refused(
+            f"{name}: documents packed into one row read each other in a model of the family {model.config.model_type!r} "
+            f"(logits {apart:.2g} apart where they vary by {scale:.2g}); begin from another family"
+        )
+
+
 def _located(path: str, revision: str | None) -> tuple[str, dict[str, Any]]:
     """What to hand to transformers: a name, and where in it to look."""
     place = Path(path).expanduser()
     if place.suffix == ".gguf":
-        if not place.is_file():
-            raise Refused(f"{path}: no such file")
-        missing = [package for package in ("gguf", "accelerate") if importlib.util.find_spec(package) is None]
-        if missing:
-            raise Refused(f"{path}: reading a GGUF file needs {' and '.join(missing)}: pip install {' '.join(missing)}")
+        refuse_unread_gguf(place, path)
         return str(place.parent), {"gguf_file": place.name}
     if place.is_dir():
         if not (place / "config.json").is_file():
