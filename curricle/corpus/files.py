@@ -25,6 +25,7 @@ from curricle.study import Files, Hub, Refused, nearest
 MAX_LINE = 64 * 2**20  # bytes of a decompressed line, and of a plain text file
 LOOKED_AT = 5  # first rows of a file, in which the named fields must occur
 TEXTS = (".txt", ".md")
+LICENCE = ("licence", "license")  # fields that say under which licence a row came
 LINES = (".jsonl", ".ndjson", ".json")
 KNOWN = (*LINES, *(f"{end}{packed}" for end in LINES for packed in (".gz", ".zst")), ".parquet", *TEXTS)
 
@@ -106,11 +107,12 @@ def to_document(row: dict[str, Any], source: Files | Hub, name: str, id: str, or
     else:
         group = first_field(row, ["repo", "host", "package"]) or host_of(row.get("url"))
     url = row["url"] if isinstance(row.get("url"), str) else None
+    licence = next((v for field in LICENCE if isinstance(v := row.get(field), str) and v.strip()), "")
     try:
-        "".join((prompt, text, group, url or "")).encode()
+        "".join((prompt, text, group, url or "", licence)).encode()
     except UnicodeEncodeError:  # JSON can spell half of a surrogate pair, which no file can hold
         return "holds half of a surrogate pair, which is no text"
-    return Document(id, text, name, prompt, url, group or origin)
+    return Document(id, text, name, prompt, url, group or origin, {"licence": licence} if licence else {})
 
 
 def _json_lines(file: Path, relative: str, tally: Tally) -> Iterator[Row]:
@@ -180,7 +182,7 @@ def _parquet(file: Path, source: Files) -> Iterator[Row]:
 
     try:
         table = pyarrow.parquet.ParquetFile(file)
-        wanted = {source.text, source.prompt, source.group, "repo", "host", "package", "url"}
+        wanted = {source.text, source.prompt, source.group, "repo", "host", "package", "url", *LICENCE}
         columns = [column for column in table.schema_arrow.names if column in wanted]
         number = 0
         # Without the columns that are needed, the first rows are read whole: `checked` then says what there is.

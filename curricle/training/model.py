@@ -6,12 +6,13 @@ Weights are read as data: safetensors or GGUF, never a pickle, never code that c
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.utils.logging import disable_progress_bar
 
@@ -20,6 +21,9 @@ from curricle.store import whole_folder
 from curricle.study import Refused
 from curricle.training.origin import refuse_unread_gguf
 
+# Where a package for it is installed, transformers would keep the weights of a GGUF file packed, and no gradient could
+# move them.
+_FULL_NUMBERS: dict[str, Any] = {"quantization_config": GgufConfig(dequantize=True)}
 ROUNDING = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.05}  # of logits, relative
 
 disable_progress_bar()  # of transformers: a bar for each of hundreds of small files helps nobody
@@ -53,16 +57,18 @@ def load(
     name, settings = _located(str(path), revision)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **settings)
-        weights = settings if "gguf_file" in settings else {**settings, "use_safetensors": True}
+        weights = {**settings, **(_FULL_NUMBERS if "gguf_file" in settings else {"use_safetensors": True})}
         model = AutoModelForCausalLM.from_pretrained(name, trust_remote_code=False, dtype=dtype, **weights)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise Refused(f"{path}: not a checkpoint that transformers reads: {first_line}") from None
     if tokenizer.eos_token_id is None:
         raise Refused(f"{path}: its tokenizer names no end-of-text token, which documents are delimited by")
-    # Weights of a GGUF file are full numbers once read; the note that they were quantised would keep them from saving.
-    if "gguf_file" in settings and hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
+    if "gguf_file" in settings:
+        # The weights are full numbers now; what notes that they were quantised would keep them from being saved.
+        model.hf_quantizer = None
+        if hasattr(model.config, "quantization_config"):
+            del model.config.quantization_config
     return model.eval(), tokenizer
 
 
@@ -92,8 +98,8 @@ def refuse_leaks(model: PreTrainedModel, delimiter: int, name: str) -> None:
     apart = float((packed - alone[0]).float().abs().max())
     if not apart <= ROUNDING[model.dtype] * scale:
         raise Refused(
-            f"{name}: documents packed into one row read each other in a model of the family {model.config.model_type!r} "
-            f"(logits {apart:.2g} apart where they vary by {scale:.2g}); begin from another family"
+            f"{name}: in the family {model.config.model_type!r} documents packed into one row read each other (logits "
+            f" {apart:.2g} apart where they vary by {scale:.2g}); begin from another family"
         )
 
 
@@ -114,8 +120,13 @@ def _located(path: str, revision: str | None) -> tuple[str, dict[str, Any]]:
     return path, {"revision": revision}
 
 
-def export(model: PreTrainedModel, tokenizer: Tokenizer, folder: Path) -> None:
-    """Write weights, configuration and tokenizer in the Hugging Face format; whole or not at all."""
+def export(model: PreTrainedModel, tokenizer: Tokenizer, folder: Path, beside: Mapping[str, str] | None = None) -> None:
+    """Write weights, configuration and tokenizer in the Hugging Face format, and texts `beside` them by file name;
+    whole or not at all."""
     with whole_folder(folder) as temporary:
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
+        for file in temporary.iterdir():
+            file.chmod(0o644)  # safetensors lets nobody else read what it writes
+        for name, text in (beside or {}).items():
+            (temporary / name).write_text(text, encoding="utf-8")

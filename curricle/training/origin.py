@@ -81,7 +81,7 @@ def _in_folder(folder: Path) -> Origin:
     if not weights or not (folder / "config.json").exists():
         raise Refused(f"{FIELD}: {folder} holds no config.json with *.safetensors beside it")
     config = _config(str(folder), f"{FIELD}: {folder / 'config.json'} is not readable")
-    return Origin(_digest([folder / "config.json"], weights), shape_of(config), folder, licence=_card_licence(folder))
+    return Origin(_digest([folder / "config.json"], weights), shape_of(config), folder, licence=card_licence(folder))
 
 
 def _digest(read: Iterable[Path], hashed: Iterable[Path]) -> str:
@@ -136,7 +136,7 @@ def gguf_licence(file: Path) -> str | None:
     return str(field.contents()) if field is not None else None
 
 
-def _card_licence(folder: Path) -> str | None:
+def card_licence(folder: Path) -> str | None:
     """`license` in the model card that lies in a checkpoint's folder."""
     stated = front_matter(folder / "README.md").get("license")
     return stated if isinstance(stated, str) and stated != "other" else None
