@@ -173,10 +173,10 @@ def prepare(study: Study, store: Store, watch: Watch = lambda _name, documents: 
     tokenizer = tokenizers.load(tokenizer_folder, study.model.revision if own_tokenizer else None)
     tokenizer_key = _tokenizer_fingerprint(tokenizer_folder, study.model.revision)
     shape = origin.shape if origin else PRESETS[study.model.preset or ""]
-    if shape.vocabulary and len(tokenizer) > shape.vocabulary and origin:
+    if origin and shape.vocabulary and (last := tokenizers.last_token(tokenizer)) >= shape.vocabulary:
         raise Refused(
-            f"model.checkpoint: its tokenizer has {len(tokenizer):,} tokens, and its weights know "
-            f"{shape.vocabulary:,}; these do not belong together"
+            f"model.checkpoint: its tokenizer writes tokens up to {last:,}, and its weights know {shape.vocabulary:,} "
+            f"tokens (0 to {shape.vocabulary - 1:,}); these do not belong together"
         )
     shards, supplied = {}, {}
     for name, entry in entries.items():
