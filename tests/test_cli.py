@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from tiny_study import tiny, write_study
 
-VERBS = ["new", "run", "plan", "status", "list", "diff", "clean", "evaluate", "gain", "schema", "report"]
+VERBS = ["new", "run", "plan", "status", "list", "diff", "clean", "evaluate", "export", "gain", "schema", "report"]
 
 
 def curricle(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

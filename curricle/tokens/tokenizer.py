@@ -79,8 +79,8 @@ def spelled(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[li
 
 
 def last_token(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The highest token that a document can hold. Special tokens other than the delimiter are never written (`spelled`),
-    so that one which a conversion added beyond the weights does no harm."""
+    """The highest token that a document can hold. Special tokens other than the delimiter are never written
+    (`spelled`), so that one which a conversion added beyond the weights does no harm."""
     special = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
     return max({*tokenizer.get_vocab().values()} - special | {tokenizer.eos_token_id})
 
