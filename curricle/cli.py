@@ -397,6 +397,22 @@ def evaluate(
         console.print(evaluation_view(scores))
 
 
+@app.command(epilog="Example: curricle export math/3f9a out/math   or   curricle export model.gguf out/model")
+def export(
+    model: Annotated[
+        str, typer.Argument(metavar="RUN", help="A run (or a checkpoint's folder, .gguf file or hub id, to convert).")
+    ],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that is not there yet, or is empty.")],
+    store: StoreOption = STORE,
+) -> None:
+    """Hand a model out: weights, tokenizer and a model card in the Hugging Face format."""
+    from curricle import upkeep
+    from curricle.store import Store
+
+    upkeep.export(Store(store), model, folder)
+    print(f"Wrote {folder}: transformers, vLLM and lm-evaluation-harness read it as it is; its card is README.md")
+
+
 @app.command(epilog="Example: curricle gain --from 14.3 --to 36.2 --problems 5000   or   curricle gain --published")
 def gain(
     before: Annotated[float | None, typer.Option("--from", help="The score before, in percent.")] = None,

@@ -10,12 +10,11 @@ from __future__ import annotations
 import hashlib
 import heapq
 import itertools
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from curricle.corpus import catalogue as corpora
 from curricle.corpus import problems
@@ -24,10 +23,12 @@ from curricle.corpus.decontamination import Contamination
 from curricle.corpus.documents import Document
 from curricle.evaluation import benchmarks as benchmark_files
 from curricle.evaluation.benchmarks import Benchmark
-from curricle.planning import Catalogue, Node, Plan, Supplied, compile_plan
-from curricle.shapes import PRESETS, Shape
+from curricle.planning import Catalogue, Node, Plan, Supplied, compile_plan, rows_in_epoch
+from curricle.shapes import PRESETS
 from curricle.store import Store, fingerprint, is_complete
 from curricle.study import Declared, Files, Generated, Hub, Refused, Source, Study
+from curricle.training import origin as origins
+from curricle.training.origin import Origin
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -60,6 +61,40 @@ class Prepared:
     """What is scored at a point, by name: the benchmarks, then each source's held-out text; each with the fingerprint
     of its content, so that what is asked later is told from what was asked before."""
     catalogue: Catalogue
+    origin: Origin | None = None
+    """The checkpoint that the study begins from; None for fresh weights."""
+
+    def described(self, node: Node) -> dict[str, Any]:
+        """What stands in a run's `run.json`: what it is, what it began from, and what it read of each source. All but
+        `identity` is for the model card and decides nothing."""
+        if node.parent is not None:
+            began_from: dict[str, Any] = {"run": node.parent}
+        elif self.origin is not None:
+            began_from = self.origin.describe(self.study.model)
+        else:
+            began_from = {"preset": self.study.model.preset}
+        sources = {}
+        for name, rows in node.rows.items():
+            supplied = self.catalogue.sources[name]
+            epoch = rows_in_epoch(supplied, node.context)
+            spec = self.study.sources[name]
+            sources[name] = {
+                "corpus": self.corpora[name].name,
+                "kind": type(spec).__name__.lower(),
+                "hub": spec.hub if isinstance(spec, Hub) else None,
+                "tokens": rows * node.context,
+                "available_tokens": supplied.tokens,
+                "epochs": (node.skip.get(name, 0) + rows) / epoch if epoch else None,
+            }
+        return {
+            "run": node.run,
+            "stage": node.stage,
+            "kind": node.kind,
+            "seed": node.seed,
+            "began_from": began_from,
+            "sources": sources,
+            "identity": dict(node.identity),
+        }
 
     def stream(self, source: str, seed: int) -> Path:
         """Where the blocks of an endless source lie."""
@@ -126,7 +161,8 @@ def prepare(study: Study, store: Store, watch: Watch = lambda _name, documents: 
         )
         for name, source in sources.items()
     }
-    model_fingerprint, shape, own_tokenizer = _checkpoint(study, bool(declared))
+    origin = origins.find(study, store, bool(declared))
+    own_tokenizer = origin.tokenizer if origin else None
     _refuse_other_tokenizer(study, own_tokenizer)
     entries = {
         name: corpora.build(
@@ -142,7 +178,7 @@ def prepare(study: Study, store: Store, watch: Watch = lambda _name, documents: 
         for name, source in sources.items()
     }
     if declared:
-        return _only_planned(study, store, entries, folders, model_fingerprint, shape, own_tokenizer)
+        return _only_planned(study, store, entries, folders, origin)
 
     from curricle.tokens import tokenizer as tokenizers
     from curricle.tokens.shards import Shard, write_shard
@@ -150,6 +186,12 @@ def prepare(study: Study, store: Store, watch: Watch = lambda _name, documents: 
     tokenizer_folder = own_tokenizer or _tokenizer(study, store, sources, entries, folders, watch)
     tokenizer = tokenizers.load(tokenizer_folder, study.model.revision if own_tokenizer else None)
     tokenizer_key = _tokenizer_fingerprint(tokenizer_folder, study.model.revision)
+    shape = origin.shape if origin else PRESETS[study.model.preset or ""]
+    if origin and shape.vocabulary and (last := tokenizers.last_token(tokenizer)) >= shape.vocabulary:
+        raise Refused(
+            f"model.checkpoint: its tokenizer writes tokens up to {last:,}, and its weights know {shape.vocabulary:,} "
+            f"tokens (0 to {shape.vocabulary - 1:,}); these do not belong together"
+        )
     shards, supplied, layouts = {}, {}, {}
     for name, entry in entries.items():
         if entry.endless:
@@ -165,14 +207,14 @@ def prepare(study: Study, store: Store, watch: Watch = lambda _name, documents: 
         supplied[name] = Supplied(content, tokens, entry.documents, entry.bytes)
     _refuse_unanswered(study, folders, shards)
     asked = _asked(study, benchmarks, entries, layouts)
-    prepared = Prepared(study, store, entries, folders, tokenizer_folder, shards, benchmarks, asked, _EMPTY)
+    prepared = Prepared(study, store, entries, folders, tokenizer_folder, shards, benchmarks, asked, _EMPTY, origin)
     decoded, scored = _evaluation_tokens(prepared, tokenizer)
     catalogue = Catalogue(
         supplied,
-        shape or PRESETS[study.model.preset or ""],
-        shape.vocabulary if shape and shape.vocabulary else len(tokenizer),
+        shape,
+        shape.vocabulary or len(tokenizer),
         tokenizer_key,
-        model_fingerprint,
+        origin.fingerprint if origin else None,
         decoded,
         scored,
     )
@@ -317,78 +359,11 @@ def _contamination(study: Study, benchmarks: Iterable[Benchmark]) -> tuple[Conta
     return found, fingerprint(sorted([b.name, b.fingerprint()] for b in benchmarks))
 
 
-def _checkpoint(study: Study, plan_only: bool) -> tuple[str | None, Shape | None, Path | str | None]:
-    """(fingerprint, shape, where its tokenizer is) of the study's checkpoint; three times None for fresh weights."""
-    name = study.model.checkpoint
-    if name is None:
-        return None, None, None
-    folder = study.resolve(name)
-    if folder.is_dir():
-        weights = sorted(folder.glob("*.safetensors"))
-        if not weights or not (folder / "config.json").exists():
-            raise Refused(f"model.checkpoint: {folder} holds no config.json with *.safetensors beside it")
-        content = hashlib.sha256((folder / "config.json").read_bytes())
-        for file in weights:
-            with open(file, "rb") as data:
-                content.update(hashlib.file_digest(data, "sha256").digest())
-        return content.hexdigest()[:16], _shape_of(_config(folder / "config.json")), folder
-    if plan_only:
-        if study.model.preset is None:
-            raise Refused(f"model.preset: state the shape of {name}, which is not on this disk, to plan without it")
-        return f"{name}@{study.model.revision or 'main'}", PRESETS[study.model.preset], name
-    if "/" not in name or name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise Refused(f"model.checkpoint: {name}: no such folder, and not a hub id such as org/name")
-    from transformers import AutoConfig
-
-    try:
-        config = AutoConfig.from_pretrained(name, revision=study.model.revision or "main", trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise Refused(
-            f"model.checkpoint: {name}: no such folder, and the hub gave: {str(error).splitlines()[0]}"
-        ) from None
-    return f"{name}@{study.model.revision or config._commit_hash or 'main'}", _shape_of(config.to_dict()), name
-
-
-def _config(file: Path) -> dict[str, object]:
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise Refused(f"model.checkpoint: {file} is not readable as JSON: {error}") from None
-    if not isinstance(found, dict):
-        raise Refused(f"model.checkpoint: {file} holds a {type(found).__name__}, not fields")
-    return found
-
-
-def _shape_of(config: Mapping[str, object]) -> Shape:
-    def number(key: str, default: int | None = None) -> int:
-        value = config.get(key, default)
-        if not isinstance(value, int):
-            raise Refused(f"model.checkpoint: its config.json does not state {key}")
-        return value
-
-    heads = number("num_attention_heads")
-    return Shape(
-        layers=number("num_hidden_layers"),
-        hidden=number("hidden_size"),
-        feed_forward=number("intermediate_size"),
-        heads=heads,
-        kv_heads=number("num_key_value_heads", heads),
-        vocabulary=number("vocab_size"),
-        tied=bool(config.get("tie_word_embeddings", False)),
-    )
-
-
 def _only_planned(
-    study: Study,
-    store: Store,
-    entries: Mapping[str, Entry],
-    folders: Mapping[str, Path],
-    model: str | None,
-    shape: Shape | None,
-    tokenizer: Path | str | None,
+    study: Study, store: Store, entries: Mapping[str, Entry], folders: Mapping[str, Path], origin: Origin | None
 ) -> Prepared:
     """The catalogue of a study with declared sources: stated tokens stand for counted ones."""
-    shape = shape or PRESETS[study.model.preset or ""]
+    shape = origin.shape if origin else PRESETS[study.model.preset or ""]
     vocabulary = shape.vocabulary or (study.tokenizer.bpe if study.tokenizer else None)
     if vocabulary is None:
         raise Refused(
@@ -404,8 +379,9 @@ def _only_planned(
             # Not tokenised: the bytes stand in, at four to a token.
             tokens = None if entry.endless else entry.bytes // 4
             supplied[name] = Supplied(entry.fingerprint, tokens, entry.documents, entry.bytes)
-    catalogue = Catalogue(supplied, shape, vocabulary, f"of {tokenizer}" if tokenizer else f"bpe {vocabulary}", model)
-    return Prepared(study, store, entries, folders, tokenizer or "", {}, (), {}, catalogue)
+    tokenizer = f"of {origin.tokenizer}" if origin else f"bpe {vocabulary}"
+    catalogue = Catalogue(supplied, shape, vocabulary, tokenizer, origin.fingerprint if origin else None)
+    return Prepared(study, store, entries, folders, origin.tokenizer if origin else "", {}, (), {}, catalogue, origin)
 
 
 def _tokenizer(

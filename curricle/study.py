@@ -249,8 +249,12 @@ class Model(Frozen):
     preset: str | None = None
     """A shape by name. Beside a checkpoint that is not on this disk, it states that checkpoint's shape."""
     checkpoint: str | None = None
-    """A folder in the Hugging Face format, or a hub id."""
+    """A folder in the Hugging Face format, a hub id, or a `.gguf` file."""
     revision: str | None = None
+    decayed: bool | None = None
+    """Whether the checkpoint's learning rate had already been decayed; left out, it is unknown. It is recorded, and no
+    part of identity. It decides how a gain reads: DeepSeekMath began from the coder before its decay, so on MMLU its
+    gain is 42.9 → 54.9 rather than 49.1 → 54.9 (arXiv 2402.03300, table 4)."""
     context: Count = 256
     """Tokens in a training row."""
 
@@ -260,6 +264,8 @@ class Model(Frozen):
             raise ValueError(f"name a preset ({', '.join(PRESETS)}) or a checkpoint")
         if self.preset is not None and self.preset not in PRESETS:
             raise ValueError(f"unknown preset {self.preset!r}; {nearest(self.preset, PRESETS)}")
+        if self.decayed is not None and self.checkpoint is None:
+            raise ValueError("decayed: only a checkpoint's learning rate can have been decayed; this is a preset")
         return self
 
 

@@ -97,7 +97,7 @@ def work_on(
             for part in (folder, folder / "points", folder / "evaluations", folder / "average"):
                 sweep(part)
             if not (folder / "run.json").exists():
-                write_json(folder / "run.json", {"run": node.run, "seed": node.seed, "identity": dict(node.identity)})
+                write_json(folder / "run.json", prepared.described(node))
         if ranks.decided(lambda: is_trained(prepared, node)):
             yield from _evaluate_kept(prepared, node, folder, ranks, asked_to_stop)
         else:
@@ -185,7 +185,7 @@ def _initial(prepared: Prepared, node: Node, delimiter: int) -> PreTrainedModel:
     spec = prepared.study.model
     if spec.checkpoint is not None:
         local = prepared.study.resolve(spec.checkpoint)
-        return models.load(local if local.exists() else spec.checkpoint, revision=spec.revision)[0]
+        return models.begin(local if local.exists() else spec.checkpoint, spec.revision, delimiter)
     return models.build(
         prepared.catalogue.shape,
         vocabulary=prepared.catalogue.vocabulary,

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from tiny_study import tiny, write_study
 
-VERBS = ["new", "run", "plan", "status", "list", "diff", "clean", "evaluate", "gain", "schema", "report", "explain"]
-VERBS += ["calibrate"]
+VERBS = ["new", "run", "plan", "status", "list", "diff", "clean", "evaluate", "export", "gain", "schema", "report"]
+VERBS += ["explain", "calibrate"]
 
 
 def curricle(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

@@ -28,8 +28,9 @@ from curricle.corpus.documents import SHOWN, Document, Resolve, Tally
 from curricle.store import fingerprint, is_complete, read_json, whole_folder, write_json
 from curricle.study import Declared, Files, Generated, Hub, Installed, Refused, Source
 
-CATALOGUE_VERSION = 1  # raised by hand when what is written changes
+CATALOGUE_VERSION = 2  # raised by hand when what is written changes
 HELD_OUT_PROBLEMS = 400
+LICENCES = 100  # that are counted apart; a field that says something else in every row fills no entry
 COPIES = "held-out text"  # documents that repeat a held-out one word for word are removed under this name
 DOCUMENTS, SPOOL = "{part}.jsonl.zst", "spool"
 
@@ -58,6 +59,7 @@ class Entry:
     bad_lines: int = 0
     bad_examples: tuple[str, ...] = ()
     details: dict[str, Any] = field(default_factory=dict)
+    """Licences, versions, and what it was compared with; `documents_by_licence` where rows state theirs."""
     endless: bool = False
     """Training documents are generated as they are wanted, and not counted here."""
 
@@ -134,7 +136,10 @@ def build(
             found = watch(_read(name, source, resolve, tally))
             entry = _split(name, kind_of(source), found, temporary, contamination, held_out_share)
             entry = dataclasses.replace(
-                entry, bad_lines=tally.bad, bad_examples=tuple(tally.examples), details=_details(name, source)
+                entry,
+                bad_lines=tally.bad,
+                bad_examples=tuple(tally.examples),
+                details={**_details(name, source), **entry.details},
             )
         entry = dataclasses.replace(entry, details={**entry.details, "contamination": contamination_key})
         write_json(temporary / "entry.json", entry.to_dict())
@@ -218,6 +223,7 @@ def _split(
         weights = Counter({d.id: size(d) for d in _documents_in(spool.path)}) if by_document else group_bytes
         chosen = held_out_units(weights, held_out_share)
         copies: set[bytes] = set()
+        licences: Counter[str] = Counter()
         with held_out.writing():
             for document in _documents_in(spool.path):
                 if unit(document) in chosen:
@@ -231,6 +237,7 @@ def _split(
                     removed.add(document, COPIES, " ".join(document.whole[:200].split()))
                 else:
                     train.add(document)
+                    licences[document.meta.get("licence", "not stated")] += 1
     spool.path.unlink()
     if not train.documents:
         raise Refused(f"sources.{name}: all documents repeat the held-out ones; nothing is left to train on")
@@ -247,7 +254,15 @@ def _split(
         split_by="document" if by_document else "group",
         removed=dict(sorted(removed.by_benchmark.items())),
         removed_examples=tuple(removed.examples),
+        details={"documents_by_licence": _counted(licences)} if set(licences) != {"not stated"} else {},
     )
+
+
+def _counted(licences: Counter[str]) -> dict[str, int]:
+    """Training documents under each licence that their rows state, the most frequent first; the rest in one line."""
+    kept = {name[:100]: n for name, n in licences.most_common(LICENCES)}
+    rest = licences.total() - sum(kept.values())
+    return {**kept, **({"others": rest} if rest else {})}
 
 
 def held_out_units(weights: dict[str, int], share: float) -> set[str]:

@@ -26,6 +26,7 @@ from curricle.study import Files, Hub, Refused, nearest
 MAX_LINE = 64 * 2**20  # bytes of a decompressed line, and of a plain text file
 LOOKED_AT = 5  # first rows of a file, in which the named fields must occur
 TEXTS = (".txt", ".md")
+LICENCE = ("licence", "license")  # fields that say under which licence a row came
 LINES = (".jsonl", ".ndjson", ".json")
 KNOWN = (*LINES, *(f"{end}{packed}" for end in LINES for packed in (".gz", ".zst")), ".parquet", *TEXTS)
 
@@ -103,15 +104,18 @@ def to_document(row: dict[str, Any], source: Files | Hub, name: str, id: str, or
     else:
         group = first_field(row, ["repo", "host", "package"]) or host_of(row.get("url"))
     url = row["url"] if isinstance(row.get("url"), str) else None
+    licence = next((v for field in LICENCE if isinstance(v := row.get(field), str) and v.strip()), "")
     try:
-        "".join((*(content for _, content in said), group, url or "")).encode()
+        "".join((*(content for _, content in said), group, url or "", licence)).encode()
     except UnicodeEncodeError:  # JSON can spell half of a surrogate pair, which no file can hold
         return "holds half of a surrogate pair, which is no text"
+    meta = {"licence": licence} if licence else {}
     template = source.template if source.conversation and source.template != "none" else ""
     if source.messages is not None:
-        return Document(id, text, name, url=url, group=group or origin, turns=tuple(before), template=template)
+        turns = tuple(before)
+        return Document(id, text, name, url=url, group=group or origin, meta=meta, turns=turns, template=template)
     prompt = before[0][1] if before else ""
-    return Document(id, text, name, prompt, url, group or origin, template=template)
+    return Document(id, text, name, prompt, url, group or origin, meta, template=template)
 
 
 def _pair(row: dict[str, Any], source: Files | Hub) -> tuple[Turn, ...] | str:
@@ -196,7 +200,7 @@ def _parquet(file: Path, source: Files) -> Iterator[Row]:
 
     try:
         table = pyarrow.parquet.ParquetFile(file)
-        wanted = {source.text, source.prompt, source.messages, source.group, "repo", "host", "package", "url"}
+        wanted = {source.text, source.prompt, source.messages, source.group, "repo", "host", "package", "url", *LICENCE}
         needed = source.messages or source.text
         columns = [column for column in table.schema_arrow.names if column in wanted]
         number = 0
