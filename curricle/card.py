@@ -159,15 +159,12 @@ def _beginning(stages: Sequence[Row]) -> str:
     name = began["checkpoint"] if "@" in began["fingerprint"] else Path(began["checkpoint"]).name
     told = {True: "had been decayed", False: "had not been decayed", None: "may have been decayed: it was not stated"}
     revision = f", revision `{cell(began['revision'])}`" if began["revision"] else ""
-    decay = {
-        True: "",
-        False: " Part of any gain over it is what a decay alone would have given.",
-        None: " If not, part of any gain over it is what a decay alone would have given.",
-    }
+    decays = any(stage["identity"]["recipe"].get("schedule") != "constant" for stage in stages)
+    part = " The stages below decay theirs: part of any gain over it may be what a decay alone would have given."
     return (
         f"The checkpoint `{cell(name)}`{revision} (content `{began['fingerprint']}`; licence: "
         f"{cell(began['licence']) if began['licence'] else 'not stated'}). Its learning rate {told[began['decayed']]}."
-        f"{decay[began['decayed']]}"
+        + (part if decays and began["decayed"] is not True else "")
     )
 
 
