@@ -52,7 +52,7 @@ def sampler() -> Sampler:
     tokens = np.random.default_rng(0).integers(1, 257, 4000).astype(np.uint16)
     tokens[::37] = 0
     supply = Supply([Shard(tokens, np.arange(40, 4001, 40).astype(np.uint64), None)])
-    return Sampler({"s": supply}, {"s": 1.0}, row_tokens=64, samples=8, seed=0, delimiter=0)
+    return Sampler({"s": supply}, [(8, {"s": 1.0})], row_tokens=64, seed=0)
 
 
 def test_a_checkpoint_is_trained_and_leaves_with_the_same_logits(checkpoint, tokenizer, tmp_path):
