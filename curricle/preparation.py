@@ -460,7 +460,7 @@ def _evaluation_tokens(prepared: Prepared, tokenizer: PreTrainedTokenizerFast) -
     def count(texts: Iterable[str]) -> int:
         return sum(map(len, spelled(tokenizer, list(texts))))
 
-    decoded = sum(len(b.items) * b.max_new_tokens for b in prepared.benchmarks)
+    decoded = sum(len(b.items) * b.max_new_tokens for b in prepared.benchmarks if b.answers)
     scored = 0
     for benchmark in prepared.benchmarks:
         shots = count(benchmark.exemplars) * len(benchmark.items)

@@ -231,6 +231,9 @@ class FileBenchmark(Frozen):
     """The first so many problems in an order shuffled once; all of them when left out."""
     shots: Annotated[int, Field(ge=0, le=4)] = 4
     max_new_tokens: Count = 256
+    answers: bool = True
+    """Ask for answers and grade them. Otherwise only the likelihood of the reference solutions is scored: a measure
+    without floor, and cheap."""
 
 
 BENCHMARK_KINDS: dict[str, type[Frozen]] = {"generated": GeneratedBenchmark, "file": FileBenchmark}
@@ -511,7 +514,8 @@ class Study(Frozen):
         import os
 
         expanded = Path(os.path.expandvars(path)).expanduser()
-        if expanded.is_absolute() or self._path is None:
+        # A study that ships lies among our files; the user's are where the user is.
+        if expanded.is_absolute() or self._path is None or self._path.parent == Path(__file__).parent / "studies":
             return expanded
         return self._path.parent / expanded
 

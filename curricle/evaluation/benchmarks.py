@@ -56,6 +56,8 @@ class Benchmark:
     form: Form = "text"
     last_number: bool = False
     """Whether an output that states no answer is read as its last number."""
+    answers: bool = True
+    """Whether answers are asked for, or only the reference solutions scored."""
     whole: bool = False
     """Whether another text is a copy only if it holds the whole question: problems of one template share phrases."""
 
@@ -165,7 +167,8 @@ def _from_file(name: str, spec: FileBenchmark, file: Path) -> Benchmark:
         PROMPT.format(question=shot["question"]) + shot["solution"] + "\n\n"
         for shot in _exemplars()[spec.format][: spec.shots]
     )
-    return Benchmark(name, tuple(order[:wanted]), spec.max_new_tokens, exemplars, last_number=rule.last_number)
+    asked = tuple(order[:wanted])
+    return Benchmark(name, asked, spec.max_new_tokens, exemplars, last_number=rule.last_number, answers=spec.answers)
 
 
 def _exemplars() -> dict[str, list[dict[str, str]]]:

@@ -53,12 +53,16 @@ def problem_rows(
 ) -> list[Row]:
     """Ask, read, grade; and the likelihood of the reference solutions after the same prompts."""
     prompts = fitted_prompts(tokenizer, benchmark, context)
-    outputs = sampler(model, tokenizer, prompts, max_new_tokens=benchmark.max_new_tokens, stop=benchmark.stop)
+    outputs: list[str | None] = [None] * len(prompts)
+    if benchmark.answers:
+        outputs = [*sampler(model, tokenizer, prompts, max_new_tokens=benchmark.max_new_tokens, stop=benchmark.stop)]
     references = [(prompt, item.reference) for prompt, item in zip(prompts, benchmark.items, strict=True)]
     scores = score(model, tokenizer, references, context=context)
     rows = []
     for item, prompt, output, scored in zip(benchmark.items, prompts, outputs, scores, strict=True):
-        verdict = grade(output, item.expected, benchmark.form, last_number=benchmark.last_number)
+        verdict = None
+        if output is not None:
+            verdict = grade(output, item.expected, benchmark.form, last_number=benchmark.last_number)
         rows.append(
             {
                 "benchmark": benchmark.name,
@@ -67,12 +71,12 @@ def problem_rows(
                 "nats": scored.nats,
                 "target_tokens": scored.target_tokens,
                 "bytes": scored.bytes,
-                "correct": verdict.correct,
+                "correct": verdict and verdict.correct,
                 "prompt": prompt,
                 "output": output,
-                "answer": verdict.answer,
+                "answer": verdict and verdict.answer,
                 "expected": item.expected,
-                "reason": verdict.reason,
+                "reason": verdict and verdict.reason,
             }
         )
     return rows
