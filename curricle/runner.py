@@ -220,7 +220,7 @@ def _steps(store: Store, node: Node) -> list[dict[str, Any]]:
     if not file.exists():
         return []
     with open(file, encoding="utf-8") as lines:
-        found = [json.loads(line) for line in lines]
+        found = [json.loads(line) for line in lines if line.endswith("\n")]  # the last is being written, or was torn
     where = {"run": node.run, "stage": node.stage, "seed": node.seed}
     return [{**where, **{n: v for n, v in row.items() if n in rows.STEPS.names}} for row in found if "loss_nats" in row]
 

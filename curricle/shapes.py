@@ -21,10 +21,12 @@ class Shape:
     """Fixed by a checkpoint; None where the tokenizer decides."""
     tied: bool = True
     """The output matrix is the embedding."""
+    head_dim: int | None = None
+    """Width of an attention head where a checkpoint states one; otherwise H / A."""
 
     @property
     def head_size(self) -> int:
-        return self.hidden // self.heads
+        return self.head_dim or self.hidden // self.heads
 
     def matrix_parameters(self) -> int:
         """Parameters of the layers' matrices, embeddings apart."""

@@ -71,7 +71,7 @@ def model_of(store: Store, name: str) -> Path | str:
 
 def remember(plan: Plan, prepared: Prepared, out: Path) -> None:
     """Note in the store what this study needs of it, so that `clean` leaves it alone while `out` exists."""
-    used = [*prepared.corpora.values(), *prepared.shards.values()]
+    used = [*prepared.corpora.values(), *prepared.kept, *prepared.shards.values()]
     used += [prepared.stream(name, 0).parent for name, entry in prepared.entries.items() if entry.endless]
     if isinstance(prepared.tokenizer, Path):
         used.append(prepared.tokenizer)
