@@ -147,7 +147,8 @@ def prepare(study: Study, store: Store, watch: Watch = lambda _name, documents: 
     from curricle.tokens import tokenizer as tokenizers
     from curricle.tokens.shards import Shard, write_shard
 
-    entries, folders = _set_apart(store, entries, folders, watch)
+    entries, folders, compared = _set_apart(store, entries, folders, watch)
+    kept += compared
     tokenizer_folder = own_tokenizer or _tokenizer(study, store, sources, entries, folders, of_streams, watch)
     tokenizer = tokenizers.load(tokenizer_folder, study.model.revision if own_tokenizer else None)
     tokenizer_key = _tokenizer_fingerprint(tokenizer_folder, study.model.revision)
@@ -330,19 +331,20 @@ def _clean(
 
 def _set_apart(
     store: Store, entries: Mapping[str, Entry], folders: Mapping[str, Path], watch: Watch
-) -> tuple[dict[str, Entry], dict[str, Path]]:
-    """Entries and folders of sources none of which trains on what another holds out."""
-    found, places = dict(entries), dict(folders)
+) -> tuple[dict[str, Entry], dict[str, Path], list[Path]]:
+    """Entries and folders of sources none of which trains on what another holds out; and where that is remembered."""
+    found, places, compared = dict(entries), dict(folders), []
     for name in [name for name, entry in entries.items() if not entry.endless and len(entries) > 1]:
         others = sorted(folder.name for other, folder in folders.items() if other != name)
         into = store.folder("corpora", f"{_file_name(name)}-apart-{fingerprint([folders[name].name, others])}")
+        compared.append(into)
         found[name], places[name] = corpora.set_apart(
             name,
             folders,
             into,
             watch=lambda documents, name=name: watch(f"comparing {name}", documents),  # type: ignore[misc]
         )
-    return found, places
+    return found, places, compared
 
 
 def _distinct(pieces: Iterable[Document]) -> Iterator[Document]:

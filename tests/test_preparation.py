@@ -84,6 +84,8 @@ def test_what_one_source_of_a_study_holds_out_trains_through_no_other(tmp_path):
     trained = tokenizer.decode(prepared.supply("web", 0).shards[0].tokens)
     assert not any(held in trained for held in text["code", "held_out"])
     assert prepare(study, place).catalogue == prepared.catalogue
+    made = set((tmp_path / "store" / "corpora").iterdir())
+    assert made <= {*prepared.corpora.values(), *prepared.kept}, "what is needed again, `clean` must know"
 
 
 def test_held_out_pieces_are_named_and_ordered_by_what_they_hold(tmp_path):
