@@ -23,7 +23,9 @@ check: setup
 test: check
 	$(BIN)/python -m pytest -n 2 -m "not slow"
 
+# The tests marked slow too, among them lm-evaluation-harness on an exported model.
 test-all: check wheel-test
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test,harness]'
 	$(BIN)/python -m pytest -n 2
 
 # The built wheel, in a clean environment: it must run without the checkout.

@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from curricle.corpus import catalogue as corpora
 from curricle.corpus import problems
@@ -26,10 +26,12 @@ from curricle.corpus.decontamination import Contamination
 from curricle.corpus.documents import Document
 from curricle.evaluation import benchmarks as benchmark_files
 from curricle.evaluation.benchmarks import Benchmark
-from curricle.planning import Catalogue, Node, Plan, Supplied, compile_plan
-from curricle.shapes import PRESETS, Shape
+from curricle.planning import Catalogue, Node, Plan, Supplied, compile_plan, rows_in_epoch
+from curricle.shapes import PRESETS
 from curricle.store import Store, fingerprint, is_complete, whole_file, whole_folder, write_json
-from curricle.study import Declared, Generated, Hub, Refused, Study
+from curricle.study import Declared, Files, Generated, Hub, Refused, Source, Study
+from curricle.training import origin as origins
+from curricle.training.origin import Origin
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -65,6 +67,41 @@ class Prepared:
     """What is scored at a point, by name: the benchmarks, then each source's held-out text; each with the fingerprint
     of its content, so that what is asked later is told from what was asked before."""
     catalogue: Catalogue
+    origin: Origin | None = None
+    """The checkpoint that the study begins from; None for fresh weights."""
+
+    def described(self, node: Node) -> dict[str, Any]:
+        """What stands in a run's `run.json`: what it is, what it began from, and what it read of each source. All but
+        `identity` is for the model card and decides nothing."""
+        if node.parent is not None:
+            began_from: dict[str, Any] = {"run": node.parent}
+        elif self.origin is not None:
+            began_from = self.origin.describe(self.study.model)
+        else:
+            began_from = {"preset": self.study.model.preset}
+        sources = {}
+        for name, rows in node.rows.items():
+            supplied = self.catalogue.sources[name]
+            epoch = rows_in_epoch(supplied, node.context)
+            spec = self.study.sources[name]
+            sources[name] = {
+                "corpus": self.corpora[name].name,
+                "kind": type(spec).__name__.lower(),
+                "hub": spec.hub if isinstance(spec, Hub) else None,
+                "tokens": rows * node.context,
+                "available_tokens": supplied.tokens,
+                "epochs": (node.skip.get(name, 0) + rows) / epoch if epoch else None,
+            }
+        return {
+            "run": node.run,
+            "stage": node.stage,
+            "kind": node.kind,
+            "seed": node.seed,
+            "began_from": began_from,
+            "sources": sources,
+            "identity": dict(node.identity),
+        }
+
     kept: tuple[Path, ...] = ()
     """Folders of corpora that preparing the study again reads, beside those in `corpora`."""
 
@@ -85,7 +122,7 @@ class Prepared:
     def held_out(self, source: str) -> list[Document]:
         """The held-out text that is scored: pieces of documents, each once, named and ordered by their content."""
         found = corpora.documents(self.corpora[source], "held_out")
-        pieces = _distinct(Document(d.id, d.text[:SCORED_PIECE], source, d.prompt) for d in found)
+        pieces = _distinct(replace(d, text=d.text[:SCORED_PIECE], meta={}) for d in found)
         wanted = self.study.held_out.scored_bytes
         # Memory holds as many pieces as could be wanted, never all held-out text.
         most = max(1, wanted // SHORTEST_PIECE)
@@ -98,6 +135,18 @@ class Prepared:
             size += len(piece.text.encode())
         return kept
 
+    def chat_template(self, kind: str, names: Iterable[str]) -> str | None:
+        """What lays out questions to a model that was trained on answers to them; None where the tokenizer has it, or
+        where nothing was asked."""
+        from curricle.tokens.chat import PLAIN, PROBLEMS
+
+        sources = [self.study.sources[name] for name in names] if kind == "instruct" else []
+        if any(_template(source) == "plain" for source in sources):
+            return PLAIN
+        # The checkpoint's own stays where anything of the study is laid out by it.
+        own = any(_template(source) == "checkpoint" for source in self.study.sources.values())
+        return PROBLEMS if sources and not own and all(isinstance(source, Generated) for source in sources) else None
+
 
 def prepare(study: Study, store: Store, watch: Watch = lambda _name, documents: documents) -> Prepared:
     """Read, clean, count and tokenise what the study names. Raises `Refused` before anything expensive."""
@@ -106,6 +155,7 @@ def prepare(study: Study, store: Store, watch: Watch = lambda _name, documents: 
         _require("datasets", "a hub source", "hub")
     declared = [name for name, source in sources.items() if isinstance(source, Declared)]
     benchmarks = tuple(benchmark_files.load(n, spec, study.resolve) for n, spec in study.benchmarks.items())
+    _refuse_two_templates(sources)
     contamination, contamination_key = _contamination(study, benchmarks)
     of_streams = _of_streams(study, benchmarks)
     folders = {
@@ -121,8 +171,11 @@ def prepare(study: Study, store: Store, watch: Watch = lambda _name, documents: 
         )
         for name, source in sources.items()
     }
-    model_fingerprint, shape, own_tokenizer = _checkpoint(study, bool(declared))
+    origin = origins.find(study, store, bool(declared))
+    own_tokenizer = origin.tokenizer if origin else None
     _refuse_other_tokenizer(study, own_tokenizer)
+    if origin and (os.path.isdir(origin.tokenizer) or not declared):
+        _refuse_long_rows(study, origin)
     entries = {
         name: corpora.build(
             name,
@@ -142,7 +195,7 @@ def prepare(study: Study, store: Store, watch: Watch = lambda _name, documents: 
             kept.append(store.folder("corpora", f"{_file_name(name)}-stream-{fingerprint(folders[name].name)}"))
             entries[name] = _cleaned_stream(study, entry, of_streams, kept[-1])
     if declared:
-        return _only_planned(study, store, entries, folders, model_fingerprint, shape, own_tokenizer)
+        return _only_planned(study, store, entries, folders, origin)
 
     from curricle.tokens import tokenizer as tokenizers
     from curricle.tokens.shards import Shard, write_shard
@@ -152,28 +205,37 @@ def prepare(study: Study, store: Store, watch: Watch = lambda _name, documents: 
     tokenizer_folder = own_tokenizer or _tokenizer(study, store, sources, entries, folders, of_streams, watch)
     tokenizer = tokenizers.load(tokenizer_folder, study.model.revision if own_tokenizer else None)
     tokenizer_key = _tokenizer_fingerprint(tokenizer_folder, study.model.revision)
-    shards, supplied = {}, {}
+    shape = origin.shape if origin else PRESETS[study.model.preset or ""]
+    if origin and shape.vocabulary and (last := tokenizers.last_token(tokenizer)) >= shape.vocabulary:
+        raise Refused(
+            f"model.checkpoint: its tokenizer writes tokens up to {last:,}, and its weights know {shape.vocabulary:,} "
+            f"tokens (0 to {shape.vocabulary - 1:,}); these do not belong together"
+        )
+    shards, supplied, layouts = {}, {}, {}
     for name, entry in entries.items():
         if entry.endless:
             supplied[name] = Supplied(entry.fingerprint, None)
             continue
-        folder = store.folder("tokens", f"{_file_name(name)}-{fingerprint([entry.fingerprint, tokenizer_key])}")
+        layouts[name] = _layout(name, sources[name], tokenizer)
+        content = fingerprint([entry.fingerprint, *layouts[name]]) if layouts[name] else entry.fingerprint
+        folder = store.folder("tokens", f"{_file_name(name)}-{fingerprint([content, tokenizer_key])}")
         if not is_complete(folder):
             write_shard(folder, watch(f"tokenising {name}", corpora.documents(folders[name])), tokenizer)
         shards[name] = folder
         tokens = sum(len(Shard.open(data).tokens) for data in folder.glob("*.ds"))
-        supplied[name] = Supplied(entry.fingerprint, tokens, entry.documents, entry.bytes)
-    asked = _asked(study, benchmarks, entries)
+        supplied[name] = Supplied(content, tokens, entry.documents, entry.bytes)
+    _refuse_unanswered(study, folders, shards)
+    asked = _asked(study, benchmarks, entries, layouts)
     prepared = Prepared(
-        study, store, entries, folders, tokenizer_folder, shards, benchmarks, asked, _EMPTY, tuple(kept)
+        study, store, entries, folders, tokenizer_folder, shards, benchmarks, asked, _EMPTY, origin, tuple(kept)
     )
     decoded, scored = _evaluation_tokens(prepared, tokenizer)
     catalogue = Catalogue(
         supplied,
-        shape or PRESETS[study.model.preset or ""],
-        shape.vocabulary if shape and shape.vocabulary else len(tokenizer),
+        shape,
+        shape.vocabulary or len(tokenizer),
         tokenizer_key,
-        model_fingerprint,
+        origin.fingerprint if origin else None,
         decoded,
         scored,
     )
@@ -209,8 +271,9 @@ def stock(prepared: Prepared, plan: Plan, watch: Watch = lambda _name, documents
             have += sum(len(Shard.open(data).tokens) for data in folder.glob("*.ds"))
 
 
-def sampler_for(prepared: Prepared, node: Node, delimiter: int) -> Sampler:
-    """The rows that a run reads, in the order in which it reads them."""
+def sampler_for(prepared: Prepared, node: Node) -> Sampler:
+    """What a run reads, row by row: the one place where it is decided, for whoever trains and for whoever asks later
+    which documents a step had seen."""
     from curricle.tokens.sampler import Sampler
 
     return Sampler(
@@ -218,7 +281,6 @@ def sampler_for(prepared: Prepared, node: Node, delimiter: int) -> Sampler:
         node.turns,
         row_tokens=node.context,
         seed=node.seed,
-        delimiter=delimiter,
         skip=node.skip,
         answers_only=node.kind == "instruct",
     )
@@ -233,11 +295,67 @@ def make_plan(study: Study, store: Store | str | Path = "runs/store", watch: Wat
 # ---- parts ----------------------------------------------------------------------------------------------------------
 
 
-def _asked(study: Study, benchmarks: Iterable[Benchmark], entries: Mapping[str, Entry]) -> dict[str, str]:
+def _template(source: Source) -> str | None:
+    """How the source's conversations are laid out; None for any other text."""
+    return source.template if isinstance(source, Files | Hub) and source.conversation else None
+
+
+def _refuse_two_templates(sources: Mapping[str, Source]) -> None:
+    """A model answers to one template: two in one study would train it on one and ask it by the other."""
+    found = {
+        template: name for name, source in sources.items() if (template := _template(source)) not in {None, "none"}
+    }
+    if len(found) > 1:
+        (one, first), (other, second) = sorted(found.items())
+        raise Refused(
+            f"sources.{second}.template: {other!r}, but sources.{first}.template is {one!r}; a study has one template"
+        )
+
+
+def _layout(name: str, source: Source, tokenizer: PreTrainedTokenizerFast) -> list[object]:
+    """What decides, beside their text, how a source's documents are laid out; nothing for text without questions."""
+    from curricle.tokens.chat import LAYOUT_VERSION, jinja_of
+
+    template = _template(source)
+    if template is None:
+        return []
+    return [LAYOUT_VERSION, None if template == "none" else jinja_of(template, tokenizer, name)]
+
+
+def _refuse_unanswered(study: Study, folders: Mapping[str, Path], shards: Mapping[str, Path]) -> None:
+    """In an `instruct` stage every document has a token to learn."""
+    from curricle.tokens.shards import Shard
+
+    asking = [(name, stage) for name, stage in study.stages.items() if stage.kind == "instruct"]
+    asked = {source: name for name, stage in asking for source in stage.sources if source not in stage.replay}
+    for source, stage in asked.items():
+        for data in sorted(shards[source].glob("*.ds")) if source in shards else ():
+            number = Shard.open(data).unanswered()
+            if number is not None:
+                found = next(itertools.islice(corpora.documents(folders[source]), number, None))
+                raise Refused(
+                    f"stages.{stage}.mixture.{source}: the document {found.id} has no token that carries loss, so an "
+                    f"instruct stage learns nothing from it; take it out of the source, or give it an answer"
+                )
+
+
+def _asked(
+    study: Study,
+    benchmarks: Iterable[Benchmark],
+    entries: Mapping[str, Entry],
+    layouts: Mapping[str, list[object]],
+) -> dict[str, str]:
     context = study.model.context
     found = {b.name: fingerprint([b.fingerprint(), context]) for b in benchmarks}
     for name, entry in entries.items():
-        content = [SCORING_VERSION, entry.held_out_fingerprint, study.held_out.scored_bytes, context, SCORED_PIECE]
+        content: list[object] = [
+            SCORING_VERSION,
+            entry.held_out_fingerprint,
+            study.held_out.scored_bytes,
+            context,
+            SCORED_PIECE,
+        ]
+        content += layouts.get(name, [])
         found[name] = fingerprint(content)
     return found
 
@@ -351,96 +469,31 @@ def _distinct(pieces: Iterable[Document]) -> Iterator[Document]:
     """Each piece once, named by what it holds: the same text in another file is the same item."""
     seen = set()
     for piece in pieces:
-        content = hashlib.sha256(f"{piece.prompt}\0{piece.text}".encode()).hexdigest()[:16]
+        content = hashlib.sha256("\0".join(piece.texts).encode()).hexdigest()[:16]
         if content not in seen:
             seen.add(content)
             yield replace(piece, id=content)
 
 
-def _checkpoint(study: Study, plan_only: bool) -> tuple[str | None, Shape | None, Path | str | None]:
-    """(fingerprint, shape, where its tokenizer is) of the study's checkpoint; three times None for fresh weights."""
-    name = study.model.checkpoint
-    if name is None:
-        return None, None, None
-    folder = study.resolve(name)
-    if folder.is_dir():
-        weights = sorted(folder.glob("*.safetensors"))
-        if not weights or not (folder / "config.json").exists():
-            raise Refused(f"model.checkpoint: {folder} holds no config.json with *.safetensors beside it")
-        content = hashlib.sha256((folder / "config.json").read_bytes())
-        for file in weights:
-            with open(file, "rb") as data:
-                content.update(hashlib.file_digest(data, "sha256").digest())
-        return content.hexdigest()[:16], _fitting(study, _config(folder / "config.json")), folder
-    if plan_only:
-        if study.model.preset is None:
-            raise Refused(f"model.preset: state the shape of {name}, which is not on this disk, to plan without it")
-        return f"{name}@{study.model.revision or 'main'}", PRESETS[study.model.preset], name
-    if "/" not in name or name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise Refused(f"model.checkpoint: {name}: no such folder, and not a hub id such as org/name")
+def _refuse_long_rows(study: Study, origin: Origin) -> None:
+    """A row may not have more tokens than the checkpoint knows positions."""
     from transformers import AutoConfig
 
-    try:
-        config = AutoConfig.from_pretrained(name, revision=study.model.revision or "main", trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise Refused(
-            f"model.checkpoint: {name}: no such folder, and the hub gave: {str(error).splitlines()[0]}"
-        ) from None
-    return f"{name}@{study.model.revision or config._commit_hash or 'main'}", _fitting(study, config.to_dict()), name
-
-
-def _config(file: Path) -> dict[str, object]:
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise Refused(f"model.checkpoint: {file} is not readable as JSON: {error}") from None
-    if not isinstance(found, dict):
-        raise Refused(f"model.checkpoint: {file} holds a {type(found).__name__}, not fields")
-    return found
-
-
-def _fitting(study: Study, config: Mapping[str, object]) -> Shape:
-    """The checkpoint's shape, once it is seen to know as many positions as a row has tokens."""
-    most = config.get("max_position_embeddings")
+    place, revision = str(origin.tokenizer), origin.revision or "main"
+    config = AutoConfig.from_pretrained(place, revision=revision, trust_remote_code=False)
+    most = getattr(config.get_text_config(), "max_position_embeddings", None)
     if isinstance(most, int) and study.model.context > most:
         raise Refused(
             f"model.context: {study.model.context:,} tokens are more than the {most:,} positions that "
             f"{study.model.checkpoint} was made for (max_position_embeddings); write {most} or fewer"
         )
-    return _shape_of(config)
-
-
-def _shape_of(config: Mapping[str, object]) -> Shape:
-    def number(key: str, default: int | None = None) -> int:
-        value = config.get(key, default)
-        if not isinstance(value, int):
-            raise Refused(f"model.checkpoint: its config.json does not state {key}")
-        return value
-
-    heads = number("num_attention_heads")
-    return Shape(
-        layers=number("num_hidden_layers"),
-        hidden=number("hidden_size"),
-        feed_forward=number("intermediate_size"),
-        heads=heads,
-        kv_heads=number("num_key_value_heads", heads),
-        vocabulary=number("vocab_size"),
-        tied=bool(config.get("tie_word_embeddings", False)),
-        head_dim=None if config.get("head_dim") is None else number("head_dim"),
-    )
 
 
 def _only_planned(
-    study: Study,
-    store: Store,
-    entries: Mapping[str, Entry],
-    folders: Mapping[str, Path],
-    model: str | None,
-    shape: Shape | None,
-    tokenizer: Path | str | None,
+    study: Study, store: Store, entries: Mapping[str, Entry], folders: Mapping[str, Path], origin: Origin | None
 ) -> Prepared:
     """The catalogue of a study with declared sources: stated tokens stand for counted ones."""
-    shape = shape or PRESETS[study.model.preset or ""]
+    shape = origin.shape if origin else PRESETS[study.model.preset or ""]
     vocabulary = shape.vocabulary or (study.tokenizer.bpe if study.tokenizer else None)
     if vocabulary is None:
         raise Refused(
@@ -456,8 +509,9 @@ def _only_planned(
             # Not tokenised: the bytes stand in, at four to a token.
             tokens = None if entry.endless else entry.bytes // 4
             supplied[name] = Supplied(entry.fingerprint, tokens, entry.documents, entry.bytes)
-    catalogue = Catalogue(supplied, shape, vocabulary, f"of {tokenizer}" if tokenizer else f"bpe {vocabulary}", model)
-    return Prepared(study, store, entries, folders, tokenizer or "", {}, (), {}, catalogue)
+    tokenizer = f"of {origin.tokenizer}" if origin else f"bpe {vocabulary}"
+    catalogue = Catalogue(supplied, shape, vocabulary, tokenizer, origin.fingerprint if origin else None)
+    return Prepared(study, store, entries, folders, origin.tokenizer if origin else "", {}, (), {}, catalogue, origin)
 
 
 def _tokenizer(
@@ -486,7 +540,7 @@ def _tokenizer(
         ordered = sorted(entries, key=lambda name: entries[name].fingerprint)
         samples = (_sample(study, entries[name], folders[name], of_streams, each) for name in ordered)
         documents = watch("training the tokenizer", itertools.chain.from_iterable(samples))
-        texts = (part for document in documents for part in (document.prompt, document.text))
+        texts = (text for document in documents for text in document.texts)
         tokenizers.save(tokenizers.train_bpe(texts, spec.bpe), folder)
     return folder
 
@@ -534,7 +588,7 @@ def _tokenizer_fingerprint(folder: Path | str, revision: str | None = None) -> s
 
 def _evaluation_tokens(prepared: Prepared, tokenizer: PreTrainedTokenizerFast) -> tuple[int, int]:
     """(tokens generated at most, tokens scored) at one evaluation point."""
-
+    from curricle.tokens.shards import encode
     from curricle.tokens.tokenizer import spelled
 
     def count(texts: Iterable[str]) -> int:
@@ -546,5 +600,5 @@ def _evaluation_tokens(prepared: Prepared, tokenizer: PreTrainedTokenizerFast) -
         shots = count(benchmark.exemplars) * len(benchmark.items)
         scored += shots + count(part for item in benchmark.items for part in (item.prompt, item.reference))
     for source in prepared.entries:
-        scored += count(part for d in prepared.held_out(source) for part in (d.prompt, d.text))
+        scored += sum(len(document.ids) for document in encode(prepared.held_out(source), tokenizer))
     return decoded, scored

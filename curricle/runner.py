@@ -5,7 +5,6 @@ Interrupted at any moment, it goes on where the last whole checkpoints stand: th
 
 from __future__ import annotations
 
-import json
 import shutil
 import signal
 import threading
@@ -16,11 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from curricle import results as rows
+from curricle.calibration import known_peak
 from curricle.execution import Execution
 from curricle.planning import Node, Plan
 from curricle.preparation import Prepared, Watch, prepare, stock
 from curricle.results import Results
-from curricle.store import Store
+from curricle.store import Store, read_json
 from curricle.study import Refused
 from curricle.upkeep import remember
 from curricle.work import Message, evaluation_file, is_done, work_on
@@ -216,13 +216,23 @@ def gather(plan: Plan, prepared: Prepared, folder: Path) -> Results:
 
 
 def _steps(store: Store, node: Node) -> list[dict[str, Any]]:
-    file = store.run_folder(node.run) / "metrics.jsonl"
-    if not file.exists():
+    folder = store.run_folder(node.run)
+    if not (folder / "metrics.jsonl").exists():
         return []
-    with open(file, encoding="utf-8") as lines:
-        found = [json.loads(line) for line in lines if line.endswith("\n")]  # the last is being written, or was torn
-    where = {"run": node.run, "stage": node.stage, "seed": node.seed}
-    return [{**where, **{n: v for n, v in row.items() if n in rows.STEPS.names}} for row in found if "loss_nats" in row]
+    with open(folder / "metrics.jsonl", encoding="utf-8") as lines:
+        whole = [line for line in lines if line.endswith("\n")]  # the last may be cut off, where a run was killed
+    peak = _peak_flops(store, folder, node)
+    return rows.step_rows(whole, run=node.run, stage=node.stage, seed=node.seed, peak_flops=peak)
+
+
+def _peak_flops(store: Store, folder: Path, node: Node) -> float | None:
+    """Of what the run was trained on, all ranks together; None where that was never measured (`curricle calibrate`)."""
+    if not (folder / "receipt.json").exists():
+        return None
+    session = read_json(folder / "receipt.json")["sessions"][-1]
+    peak = known_peak(store, "cpu" if session["device"] == "cpu" else "cuda:0", session["threads"])
+    rate = peak.flops_per_second.get(node.recipe.precision) if peak else None
+    return rate * session["ranks"] if rate else None
 
 
 def _run_rows(plan: Plan, steps: Mapping[str, list[dict[str, Any]]]) -> Iterator[dict[str, Any]]:

@@ -95,36 +95,69 @@ class Frozen(BaseModel):
 # ---- sources: a named supply of documents -----------------------------------------------------------------------
 
 
-class Files(Frozen):
+class Rows(Frozen):
+    """How a row becomes a document: a text; a prompt with its answer; or a conversation of many turns."""
+
+    text: str = "text"
+    """The field that holds the text (beside `prompt`, the answer)."""
+    prompt: str | None = None
+    """The field that holds what the user asked; it carries no loss in an `instruct` stage."""
+    messages: str | None = None
+    """The field that holds a conversation: a list of {role, content}, roles system, user, assistant and tool. It stands
+    instead of `text` and `prompt`; in an `instruct` stage the assistant's turns carry loss."""
+    template: Literal["plain", "checkpoint", "none"] = "plain"
+    """How conversations are laid out: `User: …`, `Assistant: …`, with any tokenizer; by the checkpoint's own chat
+    template; or, of a prompt and its text, not at all: the two run together as they are."""
+    group: str | None = None
+    """The field whose value is never split between training and held-out text; the default is the first of `repo`,
+    `host`, `package`, the host of `url`, and the file."""
+    licence: str | None = None
+
+    @property
+    def conversation(self) -> bool:
+        """Whether the rows hold answers to something."""
+        return self.prompt is not None or self.messages is not None
+
+    @pydantic.field_validator("messages")
+    @classmethod
+    def _instead_of_a_pair(cls, messages: str | None, known: pydantic.ValidationInfo) -> str | None:
+        beside = [f"{name}: {value}" for name in ("text", "prompt") if (value := known.data.get(name)) not in _UNSAID]
+        if messages is not None and beside:
+            raise ValueError(f"a row is a conversation or a pair; give messages or {' and '.join(beside)}, not both")
+        return messages
+
+    @pydantic.field_validator("template")
+    @classmethod
+    def _lays_out_something(cls, template: str, known: pydantic.ValidationInfo) -> str:
+        messages, prompt = known.data.get("messages"), known.data.get("prompt")
+        if messages is None and prompt is None:
+            raise ValueError(f"{template!r} has nothing to lay out; name the field of messages, or of the prompt")
+        if template == "none" and messages is not None:
+            raise ValueError("'none' leaves no mark between turns; messages need plain or checkpoint")
+        return template
+
+
+_UNSAID = (None, Rows.model_fields["text"].default)
+
+
+class Files(Rows):
     """Documents in files: JSON lines (plain, .gz, .zst), Parquet, or one plain text a file. Globs are expanded."""
 
     files: Names
     """Paths or globs, relative to the study's file; `~` and `$NAME` are expanded."""
-    text: str = "text"
-    """The field that holds the text (for instruction rows, the answer)."""
-    prompt: str | None = None
-    """The field that holds what comes before the text and carries no loss in an `instruct` stage."""
-    group: str | None = None
-    """The field whose value is never split between training and held-out text; the default is the first of `repo`,
-    `host`, `package`, the host of `url`, and the file."""
     max_bad_share: Share = 0.01
     """The share of lines that may be unreadable before the study stops."""
-    licence: str | None = None
 
 
-class Hub(Frozen):
+class Hub(Rows):
     """A Hugging Face data set, streamed (needs the `hub` extra); a local data set's folder works as well."""
 
     hub: str
     config: str | None = None
     split: str = "train"
     revision: str | None = None
-    text: str = "text"
-    prompt: str | None = None
-    group: str | None = None
     documents: Count | None = None
     """Stop after so many documents; all of them when left out."""
-    licence: str | None = None
 
 
 class Installed(Frozen):
@@ -225,8 +258,12 @@ class Model(Frozen):
     preset: str | None = None
     """A shape by name. Beside a checkpoint that is not on this disk, it states that checkpoint's shape."""
     checkpoint: str | None = None
-    """A folder in the Hugging Face format, or a hub id."""
+    """A folder in the Hugging Face format, a hub id, or a `.gguf` file."""
     revision: str | None = None
+    decayed: bool | None = None
+    """Whether the checkpoint's learning rate had already been decayed; left out, it is unknown. It is recorded, and no
+    part of identity. It decides how a gain reads: DeepSeekMath began from the coder before its decay, so on MMLU its
+    gain is 42.9 → 54.9 rather than 49.1 → 54.9 (arXiv 2402.03300, table 4)."""
     context: Count = 256
     """Tokens in a training row."""
 
@@ -236,6 +273,8 @@ class Model(Frozen):
             raise ValueError(f"name a preset ({', '.join(PRESETS)}) or a checkpoint")
         if self.preset is not None and self.preset not in PRESETS:
             raise ValueError(f"unknown preset {self.preset!r}; {nearest(self.preset, PRESETS)}")
+        if self.decayed is not None and self.checkpoint is None:
+            raise ValueError("decayed: only a checkpoint's learning rate can have been decayed; this is a preset")
         return self
 
 
@@ -262,9 +301,38 @@ class Average(Frozen):
     every_tokens: Count
 
 
+# Published recipes (arXiv 2402.03300). Weight decay and betas of the second are those of the first: none are stated.
+RECIPES: dict[str, dict[str, Any]] = {
+    # Section 2.3: 10M tokens a batch, written in whole rows of 4096; 2,000 steps of 50,000 are the warm-up.
+    "deepseekmath-pretrain": {
+        "optimizer": "adamw",
+        "learning_rate": 4.2e-4,
+        "schedule": "multistep",
+        "warmup_share": 0.04,
+        "batch_tokens": 10_002_432,
+        "weight_decay": 0.1,
+        "betas": (0.9, 0.95),
+        "precision": "bf16",
+    },
+    # Section 3.1: 256 rows of 4096 a batch; 500 steps of it are a budget of 524,288,000 tokens.
+    "deepseekmath-instruct": {
+        "optimizer": "adamw",
+        "learning_rate": 5e-5,
+        "schedule": "constant",
+        "warmup_share": 0.0,
+        "batch_tokens": 256 * 4096,
+        "weight_decay": 0.1,
+        "betas": (0.9, 0.95),
+        "precision": "bf16",
+    },
+}
+
+
 class Recipe(Frozen):
     """How a stage's weights are moved. The default is what learned fastest here (docs/LOG.md)."""
 
+    preset: Literal["deepseekmath-pretrain", "deepseekmath-instruct"] | None = Field(default=None, exclude=True)
+    """A published recipe to start from; fields beside it override. Its fields are the recipe, its name is no part."""
     optimizer: Literal["muon", "adamw"] = "muon"
     """`muon` moves the matrices by Muon and the rest by AdamW; both read `learning_rate` (updates of equal size)."""
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 4e-3
@@ -285,9 +353,16 @@ class Recipe(Frozen):
     """A step whose loss or gradient norm lies so many standard deviations above the last 128 moves nothing; nor does
     one that is not a number."""
     max_skipped: Annotated[int, Field(ge=0)] = 10
-    """Past so many skipped steps the run stops."""
+    """Past so many skipped steps among the last 128 the run stops."""
     average: Average | None = None
     precision: Literal["fp32", "bf16"] = "fp32"
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _begins_with_its_preset(cls, data: object) -> object:
+        if isinstance(data, Mapping) and isinstance(data.get("preset"), str):
+            return {**RECIPES.get(data["preset"], {}), **data}
+        return data
 
 
 Weights = Annotated[dict[str, Annotated[float, Field(ge=0)]], Field(min_length=1)]
@@ -538,8 +613,7 @@ class Study(Frozen):
         written = [stage.mixture or {}, *(phase.mixture for phase in stage.phases)]
         for source in dict.fromkeys(n for mixture in written for n, weight in mixture.items() if weight > 0):
             spec = self.sources[source]
-            asks = getattr(spec, "prompt", None) or getattr(spec, "messages", None)
-            if isinstance(spec, Installed) or (isinstance(spec, Files | Hub) and not asks):
+            if isinstance(spec, Installed) or (isinstance(spec, Files | Hub) and not (spec.prompt or spec.messages)):
                 raise ValueError(
                     f"stages.{name}: kind: instruct puts the loss on answers, and source {source!r} has no prompts; "
                     f"name the field that holds them (sources.{source}.prompt), or train on it by a pretrain stage or "

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tiny_study import tiny, write_study
 
 from curricle.drafting import draft
-from curricle.study import Refused, Study, parse_count
+from curricle.study import Recipe, Refused, Study, parse_count
 from curricle.studyfile import SHIPPED, load_study, parse_study
 
 
@@ -104,6 +104,41 @@ BAD = [
         {"code": 0.5, "algebra": 0.5},
         "stages.instruct: kind: instruct puts the loss on answers, and source 'code' has no prompts",
     ),
+    (
+        ["recipe", "preset"],
+        "deepseekmath-instuct",
+        "recipe.preset: input should be 'deepseekmath-pretrain' or 'deepseekmath-instruct' (got 'deepseekmath-ins",
+    ),
+    (
+        ["sources", "code"],
+        {"files": "x", "messages": "m", "prompt": "p"},
+        "sources.code.messages: a row is a conversation or a pair; give messages or prompt: p, not both",
+    ),
+    (
+        ["sources", "code"],
+        {"hub": "x", "messages": "m", "text": "t", "prompt": "p"},
+        "sources.code.messages: a row is a conversation or a pair; give messages or text: t and prompt: p, not both",
+    ),
+    (
+        ["sources", "code"],
+        {"files": "x", "messages": "m", "template": "chatml"},
+        "sources.code.template: input should be 'plain', 'checkpoint' or 'none' (got 'chatml')",
+    ),
+    (
+        ["sources", "code"],
+        {"files": "x", "template": "checkpoint"},
+        "sources.code.template: 'checkpoint' has nothing to lay out; name the field of messages, or of the prompt",
+    ),
+    (
+        ["sources", "code"],
+        {"files": "x", "messages": "m", "template": "none"},
+        "sources.code.template: 'none' leaves no mark between turns; messages need plain or checkpoint",
+    ),
+    (
+        ["sources", "code"],
+        {"files": "x", "mesages": "m"},
+        "sources.code: unknown field 'mesages'; did you mean 'messages'?",
+    ),
 ]
 
 
@@ -168,6 +203,26 @@ def test_a_stage_changes_only_what_it_says_of_the_recipe(tmp_path):
     assert study.recipe_of("instruct").schedule == "wsd"
     assert study.recipe_of("instruct").batch_tokens == 512
     assert study.recipe_of("math") == study.recipe
+
+
+def test_a_published_recipe_is_its_fields_and_what_stands_beside_it_overrides(tmp_path):
+    fields = tiny()
+    fields["stages"]["instruct"]["recipe"] = {"preset": "deepseekmath-instruct", "batch_tokens": 1024}
+    fields["recipe"] = {"preset": "deepseekmath-pretrain", "batch_tokens": 512, "clip": 2.0}
+    study = load_study(write_study(tmp_path, fields))
+    instruct, other = study.recipe_of("instruct"), study.recipe_of("math")
+    assert (other.optimizer, other.learning_rate, other.schedule) == ("adamw", 4.2e-4, "multistep")
+    assert (other.warmup_share, other.batch_tokens, other.clip) == (0.04, 512, 2.0)
+    assert (instruct.learning_rate, instruct.schedule, instruct.warmup_share) == (5e-5, "constant", 0.0)
+    assert (instruct.batch_tokens, instruct.clip, instruct.precision) == (1024, 2.0, "bf16")
+    assert Recipe(preset="deepseekmath-instruct").batch_tokens == 256 * 4096
+
+
+def test_the_name_of_a_recipe_is_no_part_of_an_identity():
+    named = Recipe(preset="deepseekmath-instruct")
+    assert "preset" not in named.model_dump()
+    assert named.model_dump() == Recipe(**named.model_dump()).model_dump()
+    assert set(Recipe().model_dump()) == set(named.model_dump())
 
 
 def test_a_study_survives_a_round_trip_through_yaml(study, tmp_path):

@@ -29,8 +29,9 @@ from curricle.corpus.documents import SHOWN, Document, Resolve, Tally
 from curricle.store import fingerprint, is_complete, read_json, whole_folder, write_json
 from curricle.study import Declared, Files, Generated, Hub, Installed, Refused, Source
 
-CATALOGUE_VERSION = 2  # raised by hand when what is written changes
+CATALOGUE_VERSION = 3  # raised by hand when what is written changes
 HELD_OUT_PROBLEMS = 400
+LICENCES = 100  # that are counted apart; a field that says something else in every row fills no entry
 COPIES = "held-out text"  # documents that repeat a held-out one word for word are removed under this name
 COPIES_OF = "held-out text of {source}"
 DOCUMENTS, SPOOL = "{part}.jsonl.zst", "spool"
@@ -60,6 +61,7 @@ class Entry:
     bad_lines: int = 0
     bad_examples: tuple[str, ...] = ()
     details: dict[str, Any] = field(default_factory=dict)
+    """Licences, versions, and what it was compared with; `documents_by_licence` where rows state theirs."""
     endless: bool = False
     """Training documents are generated as they are wanted, and not counted here."""
 
@@ -82,12 +84,18 @@ def key(name: str, source: Source, *, resolve: Resolve, contamination_key: str, 
         "version": CATALOGUE_VERSION,
         "name": name,
         "kind": kind_of(source),
-        "source": source,
+        "source": _stated(source),
         "inputs": _inputs(name, source, resolve),
         "contamination": contamination_key,
         "held_out_share": held_out_share,
     }
     return f"{name.replace(' ', '_')}-{fingerprint(identity)}"
+
+
+def _stated(source: Source) -> dict[str, Any]:
+    """What the study says of a source. Where it holds no conversations, how they are laid out is no part of it."""
+    plain = isinstance(source, Files | Hub) and not source.conversation
+    return source.model_dump(exclude={"messages", "template"} if plain else None)
 
 
 def _inputs(name: str, source: Source, resolve: Resolve) -> object:
@@ -130,7 +138,10 @@ def build(
             found = watch(_read(name, source, resolve, tally))
             entry = _split(name, kind_of(source), found, temporary, contamination, held_out_share)
             entry = dataclasses.replace(
-                entry, bad_lines=tally.bad, bad_examples=tuple(tally.examples), details=_details(name, source)
+                entry,
+                bad_lines=tally.bad,
+                bad_examples=tuple(tally.examples),
+                details={**_details(name, source), **entry.details},
             )
         entry = dataclasses.replace(entry, details={**entry.details, "contamination": contamination_key})
         write_json(temporary / "entry.json", entry.to_dict())
@@ -217,6 +228,7 @@ def _split(
             weights[_content(document)] += size(document)
         chosen = held_out_units(weights, held_out_share)
         copies: set[bytes] = set()
+        licences: Counter[str] = Counter()
         with held_out.writing():
             for document in _documents_in(spool.path):
                 if unit(document) in chosen:
@@ -230,6 +242,7 @@ def _split(
                     removed.add(document, COPIES, " ".join(document.whole[:200].split()))
                 else:
                     train.add(document)
+                    licences[document.meta.get("licence", "not stated")] += 1
     spool.path.unlink()
     if not train.documents:
         raise Refused(f"sources.{name}: all documents repeat the held-out ones; nothing is left to train on")
@@ -246,7 +259,19 @@ def _split(
         split_by="document" if by_document else "group",
         removed=dict(sorted(removed.by_benchmark.items())),
         removed_examples=tuple(removed.examples),
+        details=_by_licence(licences),
     )
+
+
+def _by_licence(licences: Counter[str]) -> dict[str, Any]:
+    return {"documents_by_licence": _counted(licences)} if set(licences) != {"not stated"} else {}
+
+
+def _counted(licences: Counter[str]) -> dict[str, int]:
+    """Training documents under each licence that their rows state, the most frequent first; the rest in one line."""
+    kept = {name[:100]: n for name, n in licences.most_common(LICENCES)}
+    rest = licences.total() - sum(kept.values())
+    return {**kept, **({"others": rest} if rest else {})}
 
 
 def set_apart(
@@ -258,7 +283,7 @@ def set_apart(
     original = load(folders[name])
     if not is_complete(into):
         held_out = {
-            _digest(document.whole): other
+            _said(document): other
             for other in sorted(folders, reverse=True)  # the first in alphabetical order is the one that is named
             if other != name
             for document in (documents(folders[other], "held_out") if _has_text(folders[other]) else ())
@@ -266,11 +291,13 @@ def set_apart(
         with whole_folder(into) as temporary:
             shutil.copyfile(folders[name] / "removed.jsonl", temporary / "removed.jsonl")
             removed, train = Removed(temporary / "removed.jsonl"), Part(temporary / DOCUMENTS.format(part="train"))
+            licences: Counter[str] = Counter()
             with removed.writing(), train.writing():
                 for document in watch(documents(folders[name])):
-                    other = held_out.get(_digest(document.whole))
+                    other = held_out.get(_said(document))
                     if other is None:
                         train.add(document)
+                        licences[document.meta.get("licence", "not stated")] += 1
                     else:
                         evidence = " ".join(document.whole[:200].split())
                         removed.add(document, COPIES_OF.format(source=other), evidence)
@@ -288,6 +315,7 @@ def set_apart(
                 bytes=train.bytes,
                 fingerprint=train.fingerprint,
                 removed={**original.removed, **dict(sorted(removed.by_benchmark.items()))},
+                details={**original.details, **_by_licence(licences)},
                 removed_examples=(*original.removed_examples, *removed.examples)[:SHOWN],
             )
             write_json(temporary / "entry.json", entry.to_dict())
@@ -319,6 +347,11 @@ def held_out_units(weights: dict[str, int], share: float) -> set[str]:
 def size(document: Document) -> int:
     """Bytes of its text in UTF-8, prompt included."""
     return len(document.whole.encode())
+
+
+def _said(document: Document) -> bytes:
+    """Digest of what was written in it, whether or not a template lays it out."""
+    return _digest("".join(document.texts))
 
 
 def _content(document: Document) -> str:
@@ -353,7 +386,9 @@ class Part:
         self._out.write(document.to_json().encode() + b"\n")
         self.documents += 1
         self.bytes += size(document)
-        for text in (document.prompt, document.text):  # not the id: a renamed file is the same text
+        turns = (text for turn in document.conversation for text in turn)
+        # Not the id: a renamed file is the same text.
+        for text in (document.template, *turns) if document.template else (document.prompt, document.text):
             content = text.encode()
             self._hash.update(len(content).to_bytes(8) + content)  # the length, so that no border can move unseen
 

@@ -19,8 +19,9 @@ from curricle.corpus.documents import Document
 from curricle.evaluation.benchmarks import Benchmark, Item
 from curricle.evaluation.generation import Sampler, generate
 from curricle.evaluation.grading import grade
-from curricle.evaluation.likelihood import score
+from curricle.evaluation.likelihood import score, score_encoded
 from curricle.study import Refused
+from curricle.tokens.shards import encode
 from curricle.tokens.tokenizer import spelled
 
 Row = dict[str, Any]
@@ -80,7 +81,8 @@ def problem_rows(
 def held_out_rows(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, source: str, documents: Sequence[Document], context: int
 ) -> list[Row]:
-    scores = score(model, tokenizer, [(document.prompt, document.text) for document in documents], context=context)
+    encoded = list(encode(documents, tokenizer))
+    scores = score_encoded(model, encoded, tokenizer.eos_token_id, context=context)
     unasked = dict.fromkeys(("correct", "prompt", "output", "answer", "expected", "reason"))
     return [
         {

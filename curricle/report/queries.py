@@ -84,3 +84,23 @@ def spent(results: Results) -> Row:
               FROM runs GROUP BY run)
         """
     )[0]
+
+
+def time_spent(results: Results) -> list[Row]:
+    """Where the time of each stage went, in seconds over all its runs: in its updates, in waiting for batches, in
+    saves, in scoring; and its MFU, weighted by time. What was not noted is null."""
+    return results.sql(
+        """
+        WITH timed AS (
+            SELECT *, (tokens - lag(tokens, 1, 0) OVER (PARTITION BY run ORDER BY step)) / tokens_per_second AS seconds
+            FROM steps
+        ),
+        places AS (SELECT stage, min(line) AS line FROM (SELECT stage, row_number() OVER () AS line FROM runs)
+                   GROUP BY stage)
+        SELECT stage, count(DISTINCT run) AS runs,
+               sum(seconds - coalesce(data_seconds, 0)) AS training_seconds, sum(data_seconds) AS data_seconds,
+               sum(save_seconds) AS save_seconds, sum(evaluation_seconds) AS evaluation_seconds,
+               sum(mfu * seconds) / sum(seconds) FILTER (mfu IS NOT NULL) AS mfu
+        FROM timed JOIN places USING (stage) GROUP BY stage, line ORDER BY line
+        """
+    )

@@ -64,7 +64,10 @@ def apply(folder: Path, model: PreTrainedModel, recipe: Recipe, steps: int, rank
 
 
 def clear(folder: Path) -> None:
-    shutil.rmtree(folder / "average", ignore_errors=True)
+    """Drop what was kept, once the run has ended."""
+    if (folder / "average").exists():
+        # Renamed first: a folder that is half deleted must not look whole.
+        shutil.rmtree((folder / "average").rename(folder / ".average.old.tmp"))
 
 
 def _place(folder: Path, step: int) -> Path:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
 
@@ -45,9 +46,11 @@ def tensors(model: torch.nn.Module, optimizers: Sequence[torch.optim.Optimizer])
     names = {id(p): name for name, p in model.named_parameters()}
     found = {f"model.{name}": p.detach() for name, p in model.named_parameters()}
     for optimizer in optimizers:
-        kinds = MOMENTS[2:] if "momentum" in optimizer.defaults else MOMENTS[:2]
+        adamw = "betas" in optimizer.defaults
         for p in (p for group in optimizer.param_groups for p in group["params"]):
-            for kind in kinds:
+            if adamw and "step" not in optimizer.state[p]:
+                optimizer.state[p]["step"] = torch.tensor(0.0, device=p.device)
+            for kind in MOMENTS[:2] if adamw else MOMENTS[2:]:
                 if kind not in optimizer.state[p]:
                     optimizer.state[p][kind] = torch.zeros_like(p, memory_format=torch.preserve_format)
                 found[f"optimizer.{kind}.{names[id(p)]}"] = optimizer.state[p][kind]
@@ -61,6 +64,8 @@ class Saver:
         """`keep` resumable checkpoints stay beside the milestones. With `ahead`, tensors are copied and written while
         training goes on."""
         self.folder, self.ranks, self.keep, self.ahead = folder, ranks, keep, ahead
+        # A group of its own: what the writing thread says must not come between what training says.
+        self._group = dist.new_group(backend="gloo") if ahead and ranks.size > 1 else None
         self._writing: Future | None = None
         self._temporary: Path | None = None
         self._saved: Saved | None = None
@@ -73,7 +78,7 @@ class Saver:
         writer = HuggingFaceStorageWriter(str(self._temporary), save_distributed=True)
         with quiet():
             if self.ahead:
-                self._writing = dcp.async_save(state, storage_writer=writer)  # type: ignore[assignment]
+                self._writing = dcp.async_save(state, storage_writer=writer, process_group=self._group)  # type: ignore[assignment]
             else:
                 dcp.save(state, storage_writer=writer)
         if not self.ahead:
@@ -114,7 +119,7 @@ def restore(
     with quiet():
         dcp.load(wanted, storage_reader=HuggingFaceStorageReader(str(place)))
     for optimizer in optimizers:
-        if "momentum" in optimizer.defaults:
+        if "betas" not in optimizer.defaults:
             continue
         for p in (p for group in optimizer.param_groups for p in group["params"]):
             optimizer.state[p]["step"] = torch.tensor(float(saved.optimizer_steps), device=p.device)
@@ -138,7 +143,8 @@ def keep_milestones(folder: Path) -> None:
 
 def clear(folder: Path) -> None:
     """Drop all checkpoints, so that the run begins again."""
-    shutil.rmtree(folder, ignore_errors=True)
+    for old in complete(folder):
+        _drop(old)
 
 
 def _drop(folder: Path) -> None:

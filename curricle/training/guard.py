@@ -1,7 +1,8 @@
 """Which steps move the weights: one whose loss or gradient is not a number, or far above what was usual, does not.
 
 The rule reads what was seen so far and nothing else, so a resumed run decides as an uninterrupted one; its whole
-memory goes into the checkpoint. A spike of one bad batch is stepped over; a run that keeps spiking stops.
+memory goes into the checkpoint. A spike of one bad batch is stepped over; a run that keeps spiking stops. What was
+skipped still counts as seen, so text that is simply harder (a new phase, a rare source) is learnt from once it recurs.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
-WINDOW = 128  # accepted steps that say what is usual
+WINDOW = 128  # steps that say what is usual
 SETTLED = 32  # fewer say nothing yet
 
 
@@ -21,7 +22,7 @@ class Guard:
         memory = memory or {}
         self.losses: deque[float] = deque(memory.get("losses", ()), WINDOW)
         self.norms: deque[float] = deque(memory.get("norms", ()), WINDOW)
-        self.skipped: int = memory.get("skipped", 0)
+        self.skipped: deque[bool] = deque(memory.get("skipped", ()), WINDOW)
 
     def objection(self, loss: float, norm: float) -> str | None:
         """Why this step must not move the weights; None where it may."""
@@ -36,9 +37,17 @@ class Guard:
                     return f"{name} {value:.4g} is {far:.1f} sigma above its last {len(usual)}"
         return None
 
-    def accept(self, loss: float, norm: float) -> None:
-        self.losses.append(loss)
-        self.norms.append(norm)
+    def see(self, loss: float, norm: float, *, skipped: bool) -> None:
+        """Remember a step, moved or skipped."""
+        self.skipped.append(skipped)
+        if math.isfinite(loss) and math.isfinite(norm):
+            self.losses.append(loss)
+            self.norms.append(norm)
+
+    def new_text(self) -> None:
+        """Another mixture begins: what was usual says nothing about it."""
+        self.losses.clear()
+        self.norms.clear()
 
     def memory(self) -> dict[str, Any]:
-        return {"losses": list(self.losses), "norms": list(self.norms), "skipped": self.skipped}
+        return {"losses": list(self.losses), "norms": list(self.norms), "skipped": list(self.skipped)}

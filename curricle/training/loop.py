@@ -143,16 +143,16 @@ def train(
                 break
             if late and step > saved:
                 save()
+            if step * rows in sampler.turns.ends:
+                guard.new_text()
             torch.manual_seed(_seed_of(sampler.seed, step, ranks.rank))  # dropout, where a model has any
             lr = learning_rate(recipe, step, steps)
             loss, norm = gradients(learner, batch, recipe, int(targets), micro_rows, ranks)
             objection = guard.objection(loss, norm)
             if objection is None:
                 move(optimizers, lr)
-                guard.accept(loss, norm)
                 updates += 1
-            else:
-                guard.skipped += 1
+            guard.see(loss, norm, skipped=objection is not None)
             for optimizer in optimizers:
                 optimizer.zero_grad()
             step += 1
@@ -174,10 +174,11 @@ def train(
             in_saves = 0.0
             if metrics is not None:
                 _write(metrics, now, flops_per_token)
-            if guard.skipped > recipe.max_skipped or (now.final and not guard.losses):
+            if sum(guard.skipped) > recipe.max_skipped or (now.final and not guard.losses):
                 raise Diverged(
-                    f"{guard.skipped} steps were skipped, the last at step {step}: {objection}; lower "
-                    f"recipe.learning_rate (now {recipe.learning_rate:g}), or look at the text: curricle explain"
+                    f"{sum(guard.skipped)} of the last {len(guard.skipped)} steps were skipped, the last at step "
+                    f"{step}: {objection}; lower recipe.learning_rate (now {recipe.learning_rate:g}), or look at the "
+                    f"text with curricle explain"
                 )
             if averaging.due(recipe, step, steps):
                 averaging.keep(folder, model, step, ranks)
@@ -291,7 +292,7 @@ def _write(metrics: Any, now: Step, flops_per_token: float | None) -> None:
     if flops_per_token is not None:
         row["flops_per_second"] = now.tokens_per_second * flops_per_token
     if now.skipped is not None:
-        row["skipped"] = now.skipped
+        row["guard"] = now.skipped
     metrics.write(json.dumps(row) + "\n")
     metrics.flush()
 

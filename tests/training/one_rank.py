@@ -1,6 +1,6 @@
 """One rank of a small training run, as a program: what the tests start twice, kill and start again.
 
-    python one_rank.py FOLDER RANK SIZE MEETING STEPS OPTIMIZER [STOP_AFTER]
+python one_rank.py FOLDER RANK SIZE MEETING STEPS OPTIMIZER [STOP_AFTER]
 """
 
 from __future__ import annotations
