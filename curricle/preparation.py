@@ -7,10 +7,13 @@ has not begun.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import heapq
 import itertools
+import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +28,7 @@ from curricle.evaluation import benchmarks as benchmark_files
 from curricle.evaluation.benchmarks import Benchmark
 from curricle.planning import Catalogue, Node, Plan, Supplied, compile_plan, rows_in_epoch
 from curricle.shapes import PRESETS
-from curricle.store import Store, fingerprint, is_complete
+from curricle.store import Store, fingerprint, is_complete, whole_file, whole_folder, write_json
 from curricle.study import Declared, Files, Generated, Hub, Refused, Source, Study
 from curricle.training import origin as origins
 from curricle.training.origin import Origin
@@ -41,6 +44,9 @@ Watch = Callable[[str, Iterable[Document]], Iterable[Document]]
 
 CHUNKS_IN_BLOCK = 10  # chunks of an endless stream that are tokenised into one shard
 SHORTEST_PIECE = 20  # bytes that a held-out document is taken to have at least
+MOST_REMOVED = 0.2  # share of a generator's first problems that may be a benchmark's; the rest would be no such source
+SCORING_VERSION = 2  # raised by hand when other held-out pieces are chosen, or named otherwise
+SAMPLE_VERSION = 2  # raised by hand when a tokenizer is trained on other documents of the same sources
 SCORED_PIECE = 4000  # characters of one held-out document that are scored, so that several are
 
 
@@ -96,6 +102,9 @@ class Prepared:
             "identity": dict(node.identity),
         }
 
+    kept: tuple[Path, ...] = ()
+    """Folders of corpora that preparing the study again reads, beside those in `corpora`."""
+
     def stream(self, source: str, seed: int) -> Path:
         """Where the blocks of an endless source lie."""
         entry = self.entries[source]
@@ -111,13 +120,13 @@ class Prepared:
         return Supply.open(blocks, permuted=False)
 
     def held_out(self, source: str) -> list[Document]:
-        """The held-out text that is scored: pieces of documents, in an order that hashes decide."""
+        """The held-out text that is scored: pieces of documents, each once, named and ordered by their content."""
         found = corpora.documents(self.corpora[source], "held_out")
-        pieces = (replace(d, text=d.text[:SCORED_PIECE], meta={}) for d in found)
+        pieces = _distinct(replace(d, text=d.text[:SCORED_PIECE], meta={}) for d in found)
         wanted = self.study.held_out.scored_bytes
         # Memory holds as many pieces as could be wanted, never all held-out text.
         most = max(1, wanted // SHORTEST_PIECE)
-        ordered = heapq.nsmallest(most, pieces, key=lambda d: hashlib.sha256(d.id.encode()).digest())
+        ordered = heapq.nsmallest(most, pieces, key=lambda d: d.id)
         kept, size = [], 0
         for piece in ordered:
             if size >= wanted:
@@ -148,6 +157,7 @@ def prepare(study: Study, store: Store, watch: Watch = lambda _name, documents: 
     benchmarks = tuple(benchmark_files.load(n, spec, study.resolve) for n, spec in study.benchmarks.items())
     _refuse_two_templates(sources)
     contamination, contamination_key = _contamination(study, benchmarks)
+    of_streams = _of_streams(study, benchmarks)
     folders = {
         name: store.folder(
             "corpora",
@@ -164,6 +174,8 @@ def prepare(study: Study, store: Store, watch: Watch = lambda _name, documents: 
     origin = origins.find(study, store, bool(declared))
     own_tokenizer = origin.tokenizer if origin else None
     _refuse_other_tokenizer(study, own_tokenizer)
+    if origin and (os.path.isdir(origin.tokenizer) or not declared):
+        _refuse_long_rows(study, origin)
     entries = {
         name: corpora.build(
             name,
@@ -177,13 +189,20 @@ def prepare(study: Study, store: Store, watch: Watch = lambda _name, documents: 
         )
         for name, source in sources.items()
     }
+    kept = list(folders.values())
+    for name, entry in entries.items():
+        if entry.endless and of_streams is not None:
+            kept.append(store.folder("corpora", f"{_file_name(name)}-stream-{fingerprint(folders[name].name)}"))
+            entries[name] = _cleaned_stream(study, entry, of_streams, kept[-1])
     if declared:
         return _only_planned(study, store, entries, folders, origin)
 
     from curricle.tokens import tokenizer as tokenizers
     from curricle.tokens.shards import Shard, write_shard
 
-    tokenizer_folder = own_tokenizer or _tokenizer(study, store, sources, entries, folders, watch)
+    entries, folders, compared = _set_apart(store, entries, folders, watch)
+    kept += compared
+    tokenizer_folder = own_tokenizer or _tokenizer(study, store, sources, entries, folders, of_streams, watch)
     tokenizer = tokenizers.load(tokenizer_folder, study.model.revision if own_tokenizer else None)
     tokenizer_key = _tokenizer_fingerprint(tokenizer_folder, study.model.revision)
     shape = origin.shape if origin else PRESETS[study.model.preset or ""]
@@ -207,7 +226,9 @@ def prepare(study: Study, store: Store, watch: Watch = lambda _name, documents: 
         supplied[name] = Supplied(content, tokens, entry.documents, entry.bytes)
     _refuse_unanswered(study, folders, shards)
     asked = _asked(study, benchmarks, entries, layouts)
-    prepared = Prepared(study, store, entries, folders, tokenizer_folder, shards, benchmarks, asked, _EMPTY, origin)
+    prepared = Prepared(
+        study, store, entries, folders, tokenizer_folder, shards, benchmarks, asked, _EMPTY, origin, tuple(kept)
+    )
     decoded, scored = _evaluation_tokens(prepared, tokenizer)
     catalogue = Catalogue(
         supplied,
@@ -234,6 +255,7 @@ def stock(prepared: Prepared, plan: Plan, watch: Watch = lambda _name, documents
     from curricle.tokens.shards import Shard, write_shard
 
     tokenizer = tokenizers.load(prepared.tokenizer)
+    of_streams = _of_streams(prepared.study, prepared.benchmarks) if wanted else None
     for (source, seed), tokens in wanted.items():
         spec = prepared.study.sources[source]
         assert isinstance(spec, Generated)
@@ -241,10 +263,11 @@ def stock(prepared: Prepared, plan: Plan, watch: Watch = lambda _name, documents
         for block in itertools.count():
             if have >= tokens:
                 break
-            folder = prepared.stream(source, seed) / f"block-{block:06d}"
+            stream = prepared.stream(source, seed)
+            folder = stream / f"block-{block:06d}"
             if not is_complete(folder):
-                documents = watch(f"writing {source}, seed {seed}", _block(spec, source, seed, block))
-                write_shard(folder, documents, tokenizer)
+                clean = _clean(_block(spec, source, seed, block), of_streams, stream / f"removed-{block:06d}.jsonl")
+                write_shard(folder, watch(f"writing {source}, seed {seed}", clean), tokenizer)
             have += sum(len(Shard.open(data).tokens) for data in folder.glob("*.ds"))
 
 
@@ -325,7 +348,13 @@ def _asked(
     context = study.model.context
     found = {b.name: fingerprint([b.fingerprint(), context]) for b in benchmarks}
     for name, entry in entries.items():
-        content: list[object] = [entry.held_out_fingerprint, study.held_out.scored_bytes, context, SCORED_PIECE]
+        content: list[object] = [
+            SCORING_VERSION,
+            entry.held_out_fingerprint,
+            study.held_out.scored_bytes,
+            context,
+            SCORED_PIECE,
+        ]
         content += layouts.get(name, [])
         found[name] = fingerprint(content)
     return found
@@ -359,6 +388,107 @@ def _contamination(study: Study, benchmarks: Iterable[Benchmark]) -> tuple[Conta
     return found, fingerprint(sorted([b.name, b.fingerprint()] for b in benchmarks))
 
 
+class _OfStreams:
+    """What endless sources are cleaned of while they are written: texts of benchmarks that come from files. Generated
+    benchmarks are no part of it, since their problems are kept from every stream by construction."""
+
+    def __init__(self, texts: Mapping[str, list[str]]):
+        self._texts = texts
+        self.key = fingerprint(sorted({text for found in texts.values() for text in found}))
+
+    @functools.cached_property
+    def contamination(self) -> Contamination:
+        """Made when it is first asked for: seconds, for benchmarks of thousands of problems."""
+        return Contamination(self._texts)
+
+
+def _of_streams(study: Study, benchmarks: Iterable[Benchmark]) -> _OfStreams | None:
+    found = {b.name: benchmark_files.texts(b) for b in benchmarks if not b.whole}
+    endless = any(isinstance(source, Generated) for source in study.sources.values())
+    if not (study.decontaminate and found and endless):
+        return None
+    return _OfStreams({name: t.questions + t.solutions for name, t in found.items()})
+
+
+def _cleaned_stream(study: Study, entry: Entry, of_streams: _OfStreams, into: Path) -> Entry:
+    """The entry of an endless source whose stream is cleaned: another stream, by its fingerprint. What its first
+    problems show is remembered in `into`. Raises `Refused` where too many of them are a benchmark's."""
+    if is_complete(into):
+        return corpora.load(into)
+    spec = study.sources[entry.name]
+    assert isinstance(spec, Generated)
+    first = problems.chunk(spec.generated, 0, 0, worked=spec.worked, source=entry.name)
+    hits = Counter(hit.benchmark for document in first for hit in of_streams.contamination.find(document.whole))
+    for benchmark, count in hits.items():
+        if count > MOST_REMOVED * len(first):
+            raise Refused(
+                f"sources.{entry.name}: {count:,} of its first {len(first):,} problems overlap the benchmark "
+                f"{benchmark!r}: they are made from its texts; leave one of the two out"
+            )
+    removed = {f"{benchmark} (among the first {len(first):,})": count for benchmark, count in sorted(hits.items())}
+    cleaned = replace(entry, fingerprint=fingerprint([entry.fingerprint, of_streams.key]), removed=removed)
+    with whole_folder(into) as temporary:
+        write_json(temporary / "entry.json", cleaned.to_dict())
+    return cleaned
+
+
+def _clean(
+    documents: Iterable[Document], of_streams: _OfStreams | None, listed: Path | None = None
+) -> Iterator[Document]:
+    """The documents without those that overlap a benchmark; these are listed once all were read."""
+    rows = []
+    for document in documents:
+        hits = of_streams.contamination.find(document.whole) if of_streams else []
+        rows += [{"id": document.id, "benchmark": hit.benchmark, "evidence": hit.evidence} for hit in hits]
+        if not hits:
+            yield document
+    if rows and listed is not None:
+        with whole_file(listed, "w") as file:
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def _set_apart(
+    store: Store, entries: Mapping[str, Entry], folders: Mapping[str, Path], watch: Watch
+) -> tuple[dict[str, Entry], dict[str, Path], list[Path]]:
+    """Entries and folders of sources none of which trains on what another holds out; and where that is remembered."""
+    found, places, compared = dict(entries), dict(folders), []
+    for name in [name for name, entry in entries.items() if not entry.endless and len(entries) > 1]:
+        others = sorted(folder.name for other, folder in folders.items() if other != name)
+        into = store.folder("corpora", f"{_file_name(name)}-apart-{fingerprint([folders[name].name, others])}")
+        compared.append(into)
+        found[name], places[name] = corpora.set_apart(
+            name,
+            folders,
+            into,
+            watch=lambda documents, name=name: watch(f"comparing {name}", documents),  # type: ignore[misc]
+        )
+    return found, places, compared
+
+
+def _distinct(pieces: Iterable[Document]) -> Iterator[Document]:
+    """Each piece once, named by what it holds: the same text in another file is the same item."""
+    seen = set()
+    for piece in pieces:
+        content = hashlib.sha256("\0".join(piece.texts).encode()).hexdigest()[:16]
+        if content not in seen:
+            seen.add(content)
+            yield replace(piece, id=content)
+
+
+def _refuse_long_rows(study: Study, origin: Origin) -> None:
+    """A row may not have more tokens than the checkpoint knows positions."""
+    from transformers import AutoConfig
+
+    place, revision = str(origin.tokenizer), origin.revision or "main"
+    config = AutoConfig.from_pretrained(place, revision=revision, trust_remote_code=False)
+    most = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if isinstance(most, int) and study.model.context > most:
+        raise Refused(
+            f"model.context: {study.model.context:,} tokens are more than the {most:,} positions that "
+            f"{study.model.checkpoint} was made for (max_position_embeddings); write {most} or fewer"
+        )
+
+
 def _only_planned(
     study: Study, store: Store, entries: Mapping[str, Entry], folders: Mapping[str, Path], origin: Origin | None
 ) -> Prepared:
@@ -390,6 +520,7 @@ def _tokenizer(
     sources: Mapping[str, object],
     entries: Mapping[str, Entry],
     folders: Mapping[str, Path],
+    of_streams: _OfStreams | None,
     watch: Watch,
 ) -> Path:
     """The study's own tokenizer: read from its folder, or trained once on an equal sample of every source."""
@@ -401,24 +532,25 @@ def _tokenizer(
         return study.resolve(spec.path)
     assert spec.bpe is not None
     each = spec.sample_bytes // len(sources)
-    identity = {"bpe": spec.bpe, "sample": each, "data": sorted(e.fingerprint for e in entries.values())}
+    data = sorted(e.fingerprint for e in entries.values())
+    identity = {"version": SAMPLE_VERSION, "bpe": spec.bpe, "sample": each, "data": data}
     folder = store.folder("tokenizers", f"bpe-{spec.bpe}-{fingerprint(identity)}")
     if not is_complete(folder):
         # In the order of fingerprints: what a source is called changes nothing.
         ordered = sorted(entries, key=lambda name: entries[name].fingerprint)
-        samples = (_sample(study, entries[name], folders[name], each) for name in ordered)
+        samples = (_sample(study, entries[name], folders[name], of_streams, each) for name in ordered)
         documents = watch("training the tokenizer", itertools.chain.from_iterable(samples))
         texts = (text for document in documents for text in document.texts)
         tokenizers.save(tokenizers.train_bpe(texts, spec.bpe), folder)
     return folder
 
 
-def _sample(study: Study, entry: Entry, folder: Path, wanted: int) -> Iterator[Document]:
-    """About `wanted` bytes of a source, spread over all of it; whole documents, chosen by the hash of their id."""
+def _sample(study: Study, entry: Entry, folder: Path, of_streams: _OfStreams | None, wanted: int) -> Iterator[Document]:
+    """About `wanted` bytes of a source, spread over all of it; whole documents, chosen by the hash of their text."""
     if entry.endless:
         spec = study.sources[entry.name]
         assert isinstance(spec, Generated)
-        found: Iterable[Document] = problems.generated_documents(spec, entry.name, seed=0)
+        found: Iterable[Document] = _clean(problems.generated_documents(spec, entry.name, seed=0), of_streams)
         share = 1.0
     else:
         found, share = corpora.documents(folder), wanted / max(1, entry.bytes)
@@ -426,7 +558,7 @@ def _sample(study: Study, entry: Entry, folder: Path, wanted: int) -> Iterator[D
     for document in found:
         if taken >= wanted:
             return
-        if int.from_bytes(hashlib.sha256(document.id.encode()).digest()[:4]) < share * 2**32:
+        if int.from_bytes(hashlib.sha256(document.whole.encode()).digest()[:4]) < share * 2**32:
             taken += len(document.whole.encode())
             yield document
 
@@ -438,8 +570,10 @@ def _refuse_other_tokenizer(study: Study, own: Path | str | None) -> None:
     folder = study.resolve(study.tokenizer.path)
     if not folder.is_dir():
         raise Refused(f"tokenizer.path: {folder}: no such folder")
-    ours, theirs = _tokenizer_fingerprint(folder), own and _tokenizer_fingerprint(own)
-    if theirs not in {None, ours}:
+    if own is None or not os.path.isdir(own):
+        return  # a hub id's tokenizer is used as it is; what it holds is not known here
+    ours, theirs = _tokenizer_fingerprint(folder), _tokenizer_fingerprint(own)
+    if theirs != ours:
         raise Refused(
             f"tokenizer.path: the content of {folder} is {ours}, that of {study.model.checkpoint} is {theirs}; weights "
             f"know only their own tokens, so leave tokenizer out"

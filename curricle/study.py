@@ -31,6 +31,8 @@ COUNT = re.compile(r"(\d+(?:\.\d+)?)([kMBT]?)")
 
 def parse_count(value: object) -> object:
     """`'2.5M'` → 2500000. Suffixes are decimal; integers pass; anything else is left for pydantic to refuse."""
+    if isinstance(value, bool):
+        raise ValueError(f"{value} is not a count; write a whole number")
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if not isinstance(value, str):
@@ -67,7 +69,14 @@ def one_or_many(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
-Names = Annotated[tuple[str, ...], BeforeValidator(one_or_many), Field(min_length=1)]
+Names = Annotated[
+    tuple[str, ...],
+    BeforeValidator(one_or_many),
+    Field(min_length=1),
+    pydantic.WithJsonSchema(
+        {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}
+    ),
+]
 
 
 class Frozen(BaseModel):
@@ -499,7 +508,6 @@ class Study(Frozen):
 
     _name: str = PrivateAttr("study")
     _path: Path | None = PrivateAttr(None)
-    _shipped: bool = PrivateAttr(False)
 
     @property
     def name(self) -> str:
@@ -544,7 +552,7 @@ class Study(Frozen):
 
     @pydantic.model_validator(mode="after")
     def _names_resolve(self) -> Self:
-        for name in [*self.sources, *self.stages, *self.benchmarks]:
+        for name in [*self.sources, *self.stages, *self.strategies, *self.benchmarks]:
             if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9 _.+-]*", name):
                 raise ValueError(
                     f"{name!r}: a name starts with a letter or digit and holds letters, digits, ' ', '_', '.', '+', '-'"
@@ -556,6 +564,8 @@ class Study(Frozen):
                     raise ValueError(
                         f"stages.{name}.{where}.{source}: unknown source {source!r}; {nearest(source, self.sources)}"
                     )
+            if stage.kind == "instruct":
+                self._has_answers(name, stage)
         for name, steps in self.strategies.items():
             for stage_name in steps:
                 if stage_name not in self.stages:
@@ -601,6 +611,18 @@ class Study(Frozen):
         if self.tokenizer is None and self.model.checkpoint is None:
             raise ValueError("tokenizer: missing; a preset has no tokenizer of its own, write for example {bpe: 512}")
         return self
+
+    def _has_answers(self, name: str, stage: Stage) -> None:
+        """An instruct stage learns from answers to prompts; what it replays may be any text."""
+        written = [stage.mixture or {}, *(phase.mixture for phase in stage.phases)]
+        for source in dict.fromkeys(n for mixture in written for n, weight in mixture.items() if weight > 0):
+            spec = self.sources[source]
+            if isinstance(spec, Installed) or (isinstance(spec, Files | Hub) and not (spec.prompt or spec.messages)):
+                raise ValueError(
+                    f"stages.{name}: kind: instruct puts the loss on answers, and source {source!r} has no prompts; "
+                    f"name the field that holds them (sources.{source}.prompt), or train on it by a pretrain stage or "
+                    f"as replay"
+                )
 
     def _branches_fit(self, strategy: str, steps: tuple[str, ...]) -> None:
         for before, name in zip((None, *steps), steps):

@@ -126,7 +126,7 @@ def _place_in(store: Store, place: Path | str) -> tuple[str | None, int | None]:
 def remember(plan: Plan, prepared: Prepared, out: Path) -> None:
     """Note in the store what this study needs of it, so that `clean` leaves it alone while `out` exists, and what its
     runs were, so that `explain` can go back to them."""
-    used = [*prepared.corpora.values(), *prepared.shards.values()]
+    used = [*prepared.corpora.values(), *prepared.kept, *prepared.shards.values()]
     used += [prepared.stream(name, 0).parent for name, entry in prepared.entries.items() if entry.endless]
     if isinstance(prepared.tokenizer, Path):
         used.append(prepared.tokenizer)

@@ -13,8 +13,9 @@ import dataclasses
 import hashlib
 import io
 import json
+import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
@@ -28,10 +29,11 @@ from curricle.corpus.documents import SHOWN, Document, Resolve, Tally
 from curricle.store import fingerprint, is_complete, read_json, whole_folder, write_json
 from curricle.study import Declared, Files, Generated, Hub, Installed, Refused, Source
 
-CATALOGUE_VERSION = 2  # raised by hand when what is written changes
+CATALOGUE_VERSION = 3  # raised by hand when what is written changes
 HELD_OUT_PROBLEMS = 400
 LICENCES = 100  # that are counted apart; a field that says something else in every row fills no entry
 COPIES = "held-out text"  # documents that repeat a held-out one word for word are removed under this name
+COPIES_OF = "held-out text of {source}"
 DOCUMENTS, SPOOL = "{part}.jsonl.zst", "spool"
 
 Watch = Callable[[Iterable[Document]], Iterable[Document]]
@@ -219,8 +221,11 @@ def _split(
             raise Refused(f"sources.{name}: documents left{lost}: {spool.documents}; it needs two, one to be held out")
 
         by_document = len(group_bytes) == 1
-        unit = attrgetter("id" if by_document else "group")
-        weights = Counter({d.id: size(d) for d in _documents_in(spool.path)}) if by_document else group_bytes
+        # By content, not by id: a renamed file is split as it was.
+        unit = _content if by_document else attrgetter("group")
+        weights: Counter[str] = Counter() if by_document else group_bytes
+        for document in _documents_in(spool.path) if by_document else ():
+            weights[_content(document)] += size(document)
         chosen = held_out_units(weights, held_out_share)
         copies: set[bytes] = set()
         licences: Counter[str] = Counter()
@@ -254,8 +259,12 @@ def _split(
         split_by="document" if by_document else "group",
         removed=dict(sorted(removed.by_benchmark.items())),
         removed_examples=tuple(removed.examples),
-        details={"documents_by_licence": _counted(licences)} if set(licences) != {"not stated"} else {},
+        details=_by_licence(licences),
     )
+
+
+def _by_licence(licences: Counter[str]) -> dict[str, Any]:
+    return {"documents_by_licence": _counted(licences)} if set(licences) != {"not stated"} else {}
 
 
 def _counted(licences: Counter[str]) -> dict[str, int]:
@@ -263,6 +272,59 @@ def _counted(licences: Counter[str]) -> dict[str, int]:
     kept = {name[:100]: n for name, n in licences.most_common(LICENCES)}
     rest = licences.total() - sum(kept.values())
     return {**kept, **({"others": rest} if rest else {})}
+
+
+def set_apart(
+    name: str, folders: Mapping[str, Path], into: Path, *, watch: Watch = lambda documents: documents
+) -> tuple[Entry, Path]:
+    """The source without training documents that another source of the study holds out, word for word: its entry and
+    its folder, which stays as it is where it holds none. `folders` are those of all the study's sources; the search is
+    remembered in `into`."""
+    original = load(folders[name])
+    if not is_complete(into):
+        held_out = {
+            _said(document): other
+            for other in sorted(folders, reverse=True)  # the first in alphabetical order is the one that is named
+            if other != name
+            for document in (documents(folders[other], "held_out") if _has_text(folders[other]) else ())
+        }
+        with whole_folder(into) as temporary:
+            shutil.copyfile(folders[name] / "removed.jsonl", temporary / "removed.jsonl")
+            removed, train = Removed(temporary / "removed.jsonl"), Part(temporary / DOCUMENTS.format(part="train"))
+            licences: Counter[str] = Counter()
+            with removed.writing(), train.writing():
+                for document in watch(documents(folders[name])):
+                    other = held_out.get(_said(document))
+                    if other is None:
+                        train.add(document)
+                        licences[document.meta.get("licence", "not stated")] += 1
+                    else:
+                        evidence = " ".join(document.whole[:200].split())
+                        removed.add(document, COPIES_OF.format(source=other), evidence)
+            if not train.documents:
+                others = ", ".join(sorted(removed.by_benchmark))
+                raise Refused(f"sources.{name}: all training documents repeat {others}; nothing is left to train on")
+            if removed.documents:
+                held = DOCUMENTS.format(part="held_out")
+                shutil.copyfile(folders[name] / held, temporary / held)
+            else:
+                train.path.unlink()
+            entry = dataclasses.replace(
+                original,
+                documents=train.documents,
+                bytes=train.bytes,
+                fingerprint=train.fingerprint,
+                removed={**original.removed, **dict(sorted(removed.by_benchmark.items()))},
+                details={**original.details, **_by_licence(licences)},
+                removed_examples=(*original.removed_examples, *removed.examples)[:SHOWN],
+            )
+            write_json(temporary / "entry.json", entry.to_dict())
+    entry = load(into)
+    return entry, into if entry != original else folders[name]
+
+
+def _has_text(folder: Path) -> bool:
+    return (folder / DOCUMENTS.format(part="held_out")).exists()
 
 
 def held_out_units(weights: dict[str, int], share: float) -> set[str]:
@@ -285,6 +347,15 @@ def held_out_units(weights: dict[str, int], share: float) -> set[str]:
 def size(document: Document) -> int:
     """Bytes of its text in UTF-8, prompt included."""
     return len(document.whole.encode())
+
+
+def _said(document: Document) -> bytes:
+    """Digest of what was written in it, whether or not a template lays it out."""
+    return _digest("".join(document.texts))
+
+
+def _content(document: Document) -> str:
+    return _digest(document.whole).hex()
 
 
 def _digest(text: str) -> bytes:
@@ -338,7 +409,7 @@ class Removed:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        with self.path.open("w", encoding="utf-8") as self._out:
+        with self.path.open("a", encoding="utf-8") as self._out:
             yield
 
     def add(self, document: Document, benchmark: str, evidence: str) -> None:

@@ -151,14 +151,14 @@ def _json_lines(file: Path, relative: str, tally: Tally) -> Iterator[Row]:
                         yield str(number), row
                     else:
                         tally.add_bad(f"{relative}:{number}", row)
-        if file.suffix == ".zst" and not _ends_whole(file):
+        if file.suffix == ".zst" and not ends_whole(file):
             raise EOFError("the archive ends inside a frame")
     except (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError) as error:
         # What was read before is good, but an archive that ends early is rarely what its owner meant.
         raise Refused(f"{tally.field_name}: {relative}: damaged after line {number:,}: {error}") from None
 
 
-def _ends_whole(file: Path) -> bool:
+def ends_whole(file: Path) -> bool:
     """Whether a .zst file ends where a frame does: its reader takes a file that was cut off for one that is over."""
     import zstandard
 

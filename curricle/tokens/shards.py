@@ -144,7 +144,8 @@ class Supply:
         key = (seed, epoch)
         if self._order is None or self._order[0] != key:
             if self.permuted:
-                order = np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(self.documents)
+                bits = np.random.Philox(key=np.array(key, np.uint64))  # a list goes through float64 and loses digits
+                order = np.random.Generator(bits).permutation(self.documents)
             else:
                 order = np.arange(self.documents)
             self._order = (key, order, np.cumsum(self._lengths[order]))
