@@ -24,6 +24,7 @@ RUNS = pa.schema(
     [
         ("study", pa.string()),
         ("strategy", pa.string()),
+        ("arm", pa.string()),  # the strategy, or which of its learning rates stands for it; null where nobody says
         ("baseline", pa.bool_()),  # the strategy that the others are measured against
         ("seed", pa.int64()),
         ("position", pa.int64()),  # 0 for the first stage
@@ -135,8 +136,9 @@ class Results:
             if not file.exists():
                 raise FileNotFoundError(f"{file}: no such results; `curricle run` writes them")
             table = self._connection.read_parquet(str(file))
-            lacking = [c for c in NOTED if c not in table.columns] if name == "steps" else []
-            table.project(", ".join(["*", *(f"NULL::DOUBLE AS {c}" for c in lacking)])).create_view(name)
+            optional = {"steps": dict.fromkeys(NOTED, "DOUBLE"), "runs": {"arm": "VARCHAR"}}.get(name, {})
+            lacking = [f"NULL::{kind} AS {c}" for c, kind in optional.items() if c not in table.columns]
+            table.project(", ".join(["*", *lacking])).create_view(name)
 
     def sql(self, query: str, parameters: list[Any] | dict[str, Any] | None = None) -> list[dict[str, Any]]:
         """Rows of a query as dictionaries."""

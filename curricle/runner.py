@@ -200,7 +200,6 @@ def gather(plan: Plan, prepared: Prepared, folder: Path) -> Results:
     import pyarrow.parquet as pq
 
     steps = {run: _steps(prepared.store, node) for run, node in plan.nodes.items()}
-    rows.write_rows(folder / "runs.parquet", _run_rows(plan, steps), rows.RUNS)
     rows.write_rows(folder / "steps.parquet", [row for of_run in steps.values() for row in of_run], rows.STEPS)
     files = [
         evaluation_file(prepared, prepared.store.run_folder(run), node.tokens_at(step), name)
@@ -212,7 +211,29 @@ def gather(plan: Plan, prepared: Prepared, folder: Path) -> Results:
     rows.write_table(
         folder / "evaluations.parquet", pa.concat_tables(tables) if tables else rows.EVALUATIONS.empty_table()
     )
+    best = best_arms(plan, pa.concat_tables(tables)) if tables else {}
+    rows.write_rows(folder / "runs.parquet", _run_rows(plan, steps, best), rows.RUNS)
     return Results(folder)
+
+
+def best_arms(plan: Plan, evaluations: Any) -> dict[str, str]:
+    """Strategy → the arm that stands for it: of those with several learning rates the one whose target has the fewest
+    bits per byte at the end, over all seeds; none until all of them are done. (Chosen and judged on the same problems,
+    so a little optimistic; all arms of a study have the same advantage.)"""
+    import pyarrow.compute as pc
+
+    target = evaluations.filter((pc.field("benchmark") == plan.study.answer_target) & pc.field("final"))
+    sums = target.group_by("run").aggregate([("nats", "sum"), ("bytes", "sum")]).to_pylist()
+    by_run = {row["run"]: row["nats_sum"] / row["bytes_sum"] for row in sums if row["bytes_sum"]}
+    found: dict[str, str] = {}
+    for strategy in plan.study.strategies:
+        arms = [arm for arm, of in plan.arms.items() if of == strategy]
+        ends = {arm: [plan.paths[arm, seed][-1] for seed in plan.study.seeds] for arm in arms}
+        if len(arms) == 1:
+            found[strategy] = arms[0]
+        elif all(run in by_run for runs in ends.values() for run in runs):
+            found[strategy] = min(arms, key=lambda arm: sum(by_run[run] for run in ends[arm]))
+    return found
 
 
 def _steps(store: Store, node: Node) -> list[dict[str, Any]]:
@@ -235,8 +256,13 @@ def _peak_flops(store: Store, folder: Path, node: Node) -> float | None:
     return rate * session["ranks"] if rate else None
 
 
-def _run_rows(plan: Plan, steps: Mapping[str, list[dict[str, Any]]]) -> Iterator[dict[str, Any]]:
-    for (strategy, seed), path in plan.paths.items():
+def _run_rows(
+    plan: Plan, steps: Mapping[str, list[dict[str, Any]]], best: Mapping[str, str]
+) -> Iterator[dict[str, Any]]:
+    for (arm, seed), path in plan.paths.items():
+        strategy = plan.arms[arm]
+        if arm != best.get(strategy, strategy):
+            continue
         before = 0
         for position, run in enumerate(path):
             node = plan.nodes[run]
@@ -245,6 +271,7 @@ def _run_rows(plan: Plan, steps: Mapping[str, list[dict[str, Any]]]) -> Iterator
             yield {
                 "study": plan.study.name,
                 "strategy": strategy,
+                "arm": arm,
                 "baseline": strategy == plan.study.baseline,
                 "seed": seed,
                 "position": position,

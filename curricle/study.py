@@ -420,6 +420,9 @@ class Stage(Frozen):
     cooldowns or mixtures share one prefix."""
     recipe: Recipe | None = None
     """What differs from the study's recipe."""
+    sweep: tuple[Annotated[float, Field(gt=0, le=1)], ...] = ()
+    """Learning rates: every strategy that passes through here is run with each of them and judged by its best, since
+    the ranking of sources changes with the rate. The plan counts the cost."""
 
     @pydantic.model_validator(mode="after")
     def _sums_to_one(self) -> Self:
@@ -436,6 +439,10 @@ class Stage(Frozen):
             raise ValueError(
                 f"phases: they end at {', '.join(f'{e:,}' for e in ends)} tokens; the ends must rise, and the last be "
                 f"100% (budget_tokens = {self.budget_tokens:,})"
+            )
+        if len(self.sweep) == 1 or len(set(self.sweep)) < len(self.sweep):
+            raise ValueError(
+                f"sweep: {list(self.sweep)}: give two or more different learning rates, or recipe.learning_rate"
             )
         if sum(self.replay.values()) >= 1:
             raise ValueError(

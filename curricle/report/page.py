@@ -77,6 +77,7 @@ def write(
         tables=tables(findings, target),
         kinds=[(kind, KIND_MEANS[kind]) for kind in KINDS],
         examples=chosen_examples(study, results, on_target, target),
+        rates=queries.chosen_rates(results),
         ledger=plan.ledger(),
         sources=[(name, catalogue.get(name, {}), plan.catalogue.sources.get(name)) for name in study.sources],
         cost=cost(plan, results),

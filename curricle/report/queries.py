@@ -13,6 +13,12 @@ Row = dict[str, Any]
 LOSS_POINTS = 60  # points kept of one run's loss curve
 
 
+def chosen_rates(results: Results) -> dict[str, str]:
+    """Strategy → the arm that stands for it, where learning rates were swept."""
+    rows = results.sql("SELECT DISTINCT strategy, arm FROM runs WHERE arm != strategy ORDER BY strategy")
+    return {row["strategy"]: row["arm"] for row in rows}
+
+
 def seed_scores(results: Results, benchmark: str) -> list[Row]:
     """Accuracy in percent and bits per byte of each strategy, stage, point and seed."""
     return results.sql(
