@@ -273,10 +273,10 @@ def test_a_tokenizer_that_is_not_the_checkpoint_s_is_refused(trained, tmp_path):
     fields["tokenizer"] = {"path": str(tmp_path / "other")}
     with pytest.raises(Refused, match=r"tokenizer\.path: the content of .* weights know only their own tokens"):
         make_plan(load_study(write_study(tmp_path, fields)), tmp_path / "store")
+    fields["tokenizer"] = {"path": str(model)}
     fields["model"]["context"] = 128
     with pytest.raises(Refused, match=r"model\.context: 128 tokens are more than the 64 positions"):
         make_plan(load_study(write_study(tmp_path, fields)), tmp_path / "store")
     fields["model"]["context"] = 64
-    fields["tokenizer"] = {"path": str(model)}
     plan = make_plan(load_study(write_study(tmp_path, fields)), tmp_path / "store")
     assert all(node.evaluate_at[0] == 0 for node in plan.nodes.values() if node.parent is None), "the model as it came"

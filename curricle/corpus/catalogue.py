@@ -304,11 +304,6 @@ def set_apart(
             if not train.documents:
                 others = ", ".join(sorted(removed.by_benchmark))
                 raise Refused(f"sources.{name}: all training documents repeat {others}; nothing is left to train on")
-            if removed.documents:
-                held = DOCUMENTS.format(part="held_out")
-                shutil.copyfile(folders[name] / held, temporary / held)
-            else:
-                train.path.unlink()
             entry = dataclasses.replace(
                 original,
                 documents=train.documents,
@@ -318,9 +313,14 @@ def set_apart(
                 details={**original.details, **_by_licence(licences)},
                 removed_examples=(*original.removed_examples, *removed.examples)[:SHOWN],
             )
+            if removed.documents:
+                held = DOCUMENTS.format(part="held_out")
+                shutil.copyfile(folders[name] / held, temporary / held)
+            else:
+                train.path.unlink()
+                entry = original
             write_json(temporary / "entry.json", entry.to_dict())
-    entry = load(into)
-    return entry, into if entry != original else folders[name]
+    return load(into), into if _has_text(into) else folders[name]
 
 
 def _has_text(folder: Path) -> bool:
