@@ -61,6 +61,23 @@ class Prepared:
     of its content, so that what is asked later is told from what was asked before."""
     catalogue: Catalogue
 
+    def moved(self, root: Path) -> Prepared:
+        """The same for a process elsewhere: its store at `root`, every other path made absolute."""
+        old = self.store.root.resolve()
+
+        def there(path: Path) -> Path:
+            path = path.resolve()
+            return root / path.relative_to(old) if path.is_relative_to(old) else path
+
+        return replace(
+            self,
+            study=self.study.anchored(),
+            store=Store(root),
+            corpora={name: there(folder) for name, folder in self.corpora.items()},
+            tokenizer=there(self.tokenizer) if isinstance(self.tokenizer, Path) else self.tokenizer,
+            shards={name: there(folder) for name, folder in self.shards.items()},
+        )
+
     def stream(self, source: str, seed: int) -> Path:
         """Where the blocks of an endless source lie."""
         entry = self.entries[source]
