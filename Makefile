@@ -23,8 +23,12 @@ check: setup
 test: check
 	$(BIN)/python -m pytest -n 2 -m "not slow"
 
-test-all: check wheel-test
+test-all: check wheel-test .venv/ray
 	$(BIN)/python -m pytest -n 2
+
+.venv/ray: .venv/ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[ray]'
+	touch $@
 
 # The built wheel, in a clean environment: it must run without the checkout.
 wheel-test: setup

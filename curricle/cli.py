@@ -168,6 +168,7 @@ def run(
     from curricle.progress import Reading, Training
 
     console = _console()
+    runner.remote_store(remote, on)  # refused before anything is prepared
     with cluster.reached(on, workers) if on else nullcontext():
         plan, prepared = _plan(loaded, store, console)
         runner.refuse_declared(plan)

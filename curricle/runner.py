@@ -68,8 +68,7 @@ def run(
     is told what they say. SIGINT and SIGTERM save and stop. Raises `Refused` for a plan that can only be planned,
     `Interrupted`, and `Failed` with the worker's own words. `prepared` spares preparing the study again.
     """
-    if remote is not None and on is None:
-        raise Refused("--remote: goes with --on; workers of this machine share its --store")
+    through = remote_store(remote, on)
     place = store if isinstance(store, Store) else Store(store)
     refuse_declared(plan)
     how = execution or Execution()
@@ -83,8 +82,8 @@ def run(
         remember(plan, prepared, folder)
         stock(prepared, plan, *([watch] if watch else []))
         with asked_to_stop() as interrupted:
-            if remote is not None:
-                _execute_afar(plan, prepared, Remote(remote), how, workers, interrupted, show)
+            if through is not None:
+                _execute_afar(plan, prepared, through, how, workers, interrupted, show)
             elif left := len(plan.nodes) - len(done(plan, prepared)):
                 if on is not None:
                     crew: Crew = cluster.RayCrew(prepared, how, workers=workers, queued=on != "local")
@@ -93,6 +92,13 @@ def run(
                 for message in execute(plan, prepared, crew, interrupted, done(plan, prepared)):
                     show(message)
     return gather(plan, prepared, folder / "results")
+
+
+def remote_store(url: str | None, on: str | None) -> Remote | None:
+    """The object store that workers and driver share; None where they share a file system."""
+    if url is not None and on is None:
+        raise Refused("--remote: goes with --on; workers of this machine share its --store")
+    return None if url is None else Remote(url)
 
 
 def _execute_afar(
