@@ -15,6 +15,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from curricle.execution import Execution
     from curricle.planning import Plan
     from curricle.preparation import Prepared
     from curricle.study import Study
@@ -135,41 +136,114 @@ def run(
     track: Annotated[
         str | None, typer.Option(metavar="SERVICE[:PROJECT]", help="Follow the runs in wandb or trackio.")
     ] = None,
+    on: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="A Ray cluster: ray://HOST:PORT, ray:auto or local.")
+    ] = None,
+    remote: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="With --on: an object store (s3://…) in the place of a shared file system."),
+    ] = None,
+    nproc_per_node: Annotated[int, typer.Option(min=1, help="Processes, or GPUs, that train one run together.")] = 1,
+    replicas: Annotated[int, typer.Option(min=1, help="Copies of the model among them (hybrid sharding).")] = 1,
+    compile: Annotated[
+        bool | None, typer.Option("--compile/--no-compile", help="torch.compile; on GPUs by default.")
+    ] = None,
+    recompute: Annotated[bool, typer.Option("--recompute", help="Activation checkpointing, for memory.")] = False,
 ) -> None:
     """Train what is missing, evaluate it, and write the report."""
+    import os
     from contextlib import nullcontext
 
-    from curricle import runner
-    from curricle.calibration import known_peak
-    from curricle.progress import Reading, Training
+    from curricle.execution import Execution
+    from curricle.study import Refused
     from curricle.studyfile import load_study
     from curricle.tracking import Tracker, refuse_missing, tracked
 
     if track is not None:
         refuse_missing(track)
 
-    console = _console()
+    execution = Execution(ranks=nproc_per_node, replicas=replicas, compile=compile, recompute=recompute)
     loaded = load_study(study, set or [])
-    plan, prepared = _plan(loaded, store, console)
     folder = out or Path("runs") / loaded.name
-    runner.refuse_declared(plan)
-    done = runner.done(plan, prepared)
-    _show_plan(console, plan, prepared, done)
-    peak = known_peak(prepared.store, threads=max(1, runner.cores() // (workers or runner.cores())))
-    training = Training(console, plan, done, peak.flops_per_second if peak else None)
-    say = lambda text: console.print(text, markup=False, soft_wrap=True)  # noqa: E731
-    tracker = Tracker(track, plan, say) if track is not None else None
-    with training.shown(), tracker or nullcontext():
-        results = runner.run(
-            plan,
-            store=prepared.store,
-            out=folder,
-            workers=workers,
-            watch=Reading(console),
-            show=tracked(training, tracker) if tracker else training,
-            prepared=prepared,
-        )
-    _write_report(console, plan, prepared, results, folder, _command(study, out, store, set))
+    command = _command(study, out, store, set)
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        if workers or on or nproc_per_node > 1:
+            raise Refused("torchrun has started the ranks: leave out --workers, --on and --nproc-per-node")
+        _run_as_rank(loaded, folder, store, execution, command)
+        return
+    from curricle import cluster, runner
+    from curricle.calibration import known_peak
+    from curricle.progress import Reading, Training
+
+    console = _console()
+    runner.remote_store(remote, on)  # refused before anything is prepared
+    with cluster.reached(on, workers) if on else nullcontext():
+        plan, prepared = _plan(loaded, store, console)
+        runner.refuse_declared(plan)
+        runner.refuse_uneven(plan, execution)
+        done = runner.done(plan, prepared)
+        _show_plan(console, plan, prepared, done)
+        peak = known_peak(prepared.store, threads=max(1, runner.cores() // (workers or runner.cores())))
+        training = Training(console, plan, done, peak.flops_per_second if peak else None)
+        say = lambda text: console.print(text, markup=False, soft_wrap=True)  # noqa: E731
+        tracker = Tracker(track, plan, say) if track is not None else None
+        with training.shown(), tracker or nullcontext():
+            results = runner.run(
+                plan,
+                store=prepared.store,
+                out=folder,
+                workers=workers,
+                on=on,
+                remote=remote,
+                execution=execution,
+                watch=Reading(console),
+                show=tracked(training, tracker) if tracker else training,
+                prepared=prepared,
+            )
+    _write_report(console, plan, prepared, results, folder, command)
+
+
+def _run_as_rank(study: Study, folder: Path, store: Path, execution: Execution, command: str) -> None:
+    """One of the processes that torchrun started. All train every run together; the first one speaks and writes."""
+    from dataclasses import replace
+
+    from curricle import runner, upkeep
+    from curricle.preparation import stock
+    from curricle.progress import Reading, Training
+    from curricle.study import Refused
+    from curricle.training.distribution import Ranks
+
+    ranks = Ranks.of_torchrun()
+    assert ranks is not None
+    console = _console(quiet=not ranks.first)
+    execution = replace(execution, ranks=ranks.size)
+
+    def prepare() -> tuple[Plan, Prepared, frozenset[str]]:
+        plan, prepared = _plan(study, store, console)
+        runner.refuse_declared(plan)
+        runner.refuse_uneven(plan, execution)
+        done = runner.done(plan, prepared)
+        if ranks.first:
+            runner.refuse_small_disk(plan, prepared.store, done)
+            upkeep.remember(plan, prepared, folder)
+            stock(prepared, plan, Reading(console))
+            _show_plan(console, plan, prepared, done)
+        return plan, prepared, done
+
+    try:
+        with runner.asked_to_stop() as interrupted:
+            plan, prepared, done = runner.first_then_all(ranks, prepare)
+            training = Training(console, plan, done)
+            with training.shown():
+                for message in runner.walk_as_rank(plan, prepared, ranks, execution, interrupted):
+                    training(message)
+    except (Refused, runner.Interrupted) as error:
+        if ranks.first:
+            raise
+        raise typer.Exit(2 if isinstance(error, Refused) else 130) from None
+    ranks.leave()
+    if ranks.first:
+        _write_report(console, plan, prepared, runner.gather(plan, prepared, folder / "results"), folder, command)
 
 
 @app.command(epilog="Example: curricle plan deepseekmath-7b   or   curricle plan code-first --why math")
@@ -179,13 +253,50 @@ def plan(
     set: Set = None,
     why: Annotated[str | None, typer.Option(metavar="RUN", help="A run, or a stage: what makes it new?")] = None,
     as_json: Json = False,
+    slurm: Annotated[bool, typer.Option("--slurm", help="Print a job script for sbatch, and nothing else.")] = False,
+    slurm_array: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="The same for N jobs side by side on one store.")
+    ] = None,
+    nodes: Annotated[int, typer.Option(min=1, help="Of the Slurm job.")] = 1,
+    nproc_per_node: Annotated[int, typer.Option(min=1, help="GPUs that each node of the Slurm job gives.")] = 1,
+    time: Annotated[
+        str | None, typer.Option(metavar="HH:MM:SS", help="Of the Slurm job; from the plan's estimate by default.")
+    ] = None,
+    partition: Annotated[str | None, typer.Option(help="Of the Slurm job.")] = None,
+    account: Annotated[str | None, typer.Option(help="Of the Slurm job.")] = None,
+    accelerator: Annotated[str, typer.Option(help="H100 or H200: what the time is estimated for.")] = "H100",
+    cpu: Annotated[bool, typer.Option("--cpu", help="A Slurm job without GPUs.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Of the Slurm job's run: folder for report and results.")] = None,
 ) -> None:
     """Show the tree of stages, the tokens and the cost; nothing is trained."""
     from curricle import runner
+    from curricle.execution import Execution
     from curricle.studyfile import load_study
 
-    console = _console(quiet=as_json)
+    scripted = slurm or slurm_array is not None
+    console = _console(quiet=as_json or scripted)
     compiled, prepared = _plan(load_study(study, set or []), store, console)
+    if scripted:
+        from curricle.slurm import Job, job_script
+
+        runner.refuse_declared(compiled)
+        ranks = nproc_per_node if slurm_array is not None else nproc_per_node * nodes
+        runner.refuse_uneven(compiled, Execution(ranks=ranks))
+        job = Job(
+            nodes=nodes,
+            ranks_per_node=nproc_per_node,
+            time=time,
+            partition=partition,
+            account=account,
+            accelerator=accelerator,
+            gpus=not cpu,
+            folder=str(Path.cwd()),
+            array=slurm_array,
+        )
+        options = ["--out", str(out)] if out else []
+        overrides = [part for s in set or [] for part in ("--set", s)]
+        sys.stdout.write(job_script(compiled, job, ["run", study, "--store", str(store), *options, *overrides]))
+        return
     done: frozenset[str] = frozenset()
     if not compiled.declared():
         done = runner.done(compiled, prepared)

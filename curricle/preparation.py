@@ -105,6 +105,23 @@ class Prepared:
     kept: tuple[Path, ...] = ()
     """Folders of corpora that preparing the study again reads, beside those in `corpora`."""
 
+    def moved(self, root: Path) -> Prepared:
+        """The same for a process elsewhere: its store at `root`, every other path made absolute."""
+        old = self.store.root.resolve()
+
+        def there(path: Path) -> Path:
+            path = path.resolve()
+            return root / path.relative_to(old) if path.is_relative_to(old) else path
+
+        return replace(
+            self,
+            study=self.study.anchored(),
+            store=Store(root),
+            corpora={name: there(folder) for name, folder in self.corpora.items()},
+            tokenizer=there(self.tokenizer) if isinstance(self.tokenizer, Path) else self.tokenizer,
+            shards={name: there(folder) for name, folder in self.shards.items()},
+        )
+
     def stream(self, source: str, seed: int) -> Path:
         """Where the blocks of an endless source lie."""
         entry = self.entries[source]

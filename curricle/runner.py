@@ -10,17 +10,21 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from curricle import cluster
+from curricle import remote as afar
 from curricle import results as rows
 from curricle.calibration import known_peak
 from curricle.execution import Execution
 from curricle.planning import Node, Plan
 from curricle.preparation import Prepared, Watch, prepare, stock
+from curricle.remote import Remote
 from curricle.results import Results
-from curricle.store import Store, read_json
+from curricle.store import Held, Store, locked, read_json
 from curricle.study import Refused
 from curricle.upkeep import remember
 from curricle.work import Message, evaluation_file, is_done, work_on
@@ -41,6 +45,7 @@ class Failed(RuntimeError):
 
 
 Show = Callable[[Message], None]
+Made = TypeVar("Made")
 
 
 def run(
@@ -50,6 +55,7 @@ def run(
     out: str | Path | None = None,
     workers: int | None = None,
     on: str | None = None,
+    remote: str | None = None,
     execution: Execution | None = None,
     watch: Watch | None = None,
     show: Show = lambda message: None,
@@ -57,27 +63,65 @@ def run(
 ) -> Results:
     """Train and evaluate what the plan lacks, then write `out/results/*.parquet` (`runs/STUDY` by default).
 
-    `workers` runs go side by side. `show` is told what they say. SIGINT and SIGTERM save and stop. Raises `Refused`
-    for a plan that can only be planned, `Interrupted`, and `Failed` with the worker's own words. `prepared` spares
-    preparing the study again.
+    `workers` runs go side by side: as processes of this machine, or as tasks of the Ray cluster that `on` names
+    (`ray://HOST:PORT`, `ray:auto`, `local`), there through an object store where its URL is given as `remote`. `show`
+    is told what they say. SIGINT and SIGTERM save and stop. Raises `Refused` for a plan that can only be planned,
+    `Interrupted`, and `Failed` with the worker's own words. `prepared` spares preparing the study again.
     """
+    through = remote_store(remote, on)
     place = store if isinstance(store, Store) else Store(store)
     refuse_declared(plan)
-    prepared = prepared or prepare(plan.study, place, *([watch] if watch else []))
-    refuse_small_disk(plan, place, done(plan, prepared))
-    if prepared.catalogue != plan.catalogue:
-        raise Refused("the sources have changed since the plan was made; make the plan again")
-    folder = Path(out) if out is not None else Path("runs") / plan.study.name
-    remember(plan, prepared, folder)
-    stock(prepared, plan, *([watch] if watch else []))
     how = execution or Execution()
-    with asked_to_stop() as interrupted:
-        left = len(plan.nodes) - len(done(plan, prepared))
-        if left:
-            crew: Crew = LocalCrew(prepared, workers or usual_workers(how), how, left)
-            for message in execute(plan, prepared, crew, interrupted):
-                show(message)
+    refuse_uneven(plan, how)
+    with cluster.reached(on, workers) if on is not None else nullcontext():
+        prepared = prepared or prepare(plan.study, place, *([watch] if watch else []))
+        refuse_small_disk(plan, place, done(plan, prepared))
+        if prepared.catalogue != plan.catalogue:
+            raise Refused("the sources have changed since the plan was made; make the plan again")
+        folder = Path(out) if out is not None else Path("runs") / plan.study.name
+        remember(plan, prepared, folder)
+        stock(prepared, plan, *([watch] if watch else []))
+        with asked_to_stop() as interrupted:
+            if through is not None:
+                _execute_afar(plan, prepared, through, how, workers, interrupted, show)
+            elif left := len(plan.nodes) - len(done(plan, prepared)):
+                if on is not None:
+                    crew: Crew = cluster.RayCrew(prepared, how, workers=workers, queued=on != "local")
+                else:
+                    crew = LocalCrew(prepared, workers or usual_workers(how), how, left)
+                for message in execute(plan, prepared, crew, interrupted, done(plan, prepared)):
+                    show(message)
     return gather(plan, prepared, folder / "results")
+
+
+def remote_store(url: str | None, on: str | None) -> Remote | None:
+    """The object store that workers and driver share; None where they share a file system."""
+    if url is not None and on is None:
+        raise Refused("--remote: goes with --on; workers of this machine share its --store")
+    return None if url is None else Remote(url)
+
+
+def _execute_afar(
+    plan: Plan,
+    prepared: Prepared,
+    remote: Remote,
+    how: Execution,
+    workers: int | None,
+    interrupted: Callable[[], bool],
+    show: Show,
+) -> None:
+    """The same where workers do not see this machine's store: inputs go to the remote one, rows come from it."""
+    afar.refuse_outside(prepared)
+    afar.push_inputs(remote, prepared, plan)
+    finished = frozenset(run for run, node in plan.nodes.items() if afar.done(remote, prepared, node))
+    try:
+        if len(finished) < len(plan.nodes):
+            crew = cluster.RayCrew(prepared, how, workers=workers, remote=remote.url)
+            for message in execute(plan, prepared, crew, interrupted, finished):
+                show(message)
+    finally:
+        for run in plan.nodes:
+            afar.pull_rows(remote, prepared, run)
 
 
 def done(plan: Plan, prepared: Prepared) -> frozenset[str]:
@@ -127,9 +171,11 @@ def asked_to_stop() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-def execute(plan: Plan, prepared: Prepared, crew: Crew, interrupted: Callable[[], bool]) -> Iterator[Message]:
+def execute(
+    plan: Plan, prepared: Prepared, crew: Crew, interrupted: Callable[[], bool], done_before: frozenset[str]
+) -> Iterator[Message]:
     """Everything the crew says, until all runs are done. Runs that another driver works on are waited for."""
-    finished = set(done(plan, prepared))
+    finished = set(done_before)
     waiting = [node for run, node in plan.nodes.items() if run not in finished]
     ahead = _work_ahead(plan)
     waiting.sort(key=lambda node: -ahead[node.run])  # the longest chain first, so that none is left alone at the end
@@ -164,17 +210,57 @@ def execute(plan: Plan, prepared: Prepared, crew: Crew, interrupted: Callable[[]
         raise Interrupted(f"{len(finished)} of {len(plan.nodes)} runs are done, what was begun is saved")
 
 
+def first_then_all(ranks: Ranks, make: Callable[[], Made]) -> Made:
+    """What every rank makes for itself: the first one before the others, which then find its files in the store. What
+    refuses the first is refused on all."""
+    made, fault = None, None
+    if ranks.first:
+        try:
+            made = make()
+        except Refused as refusal:
+            fault = str(refusal)
+    fault = ranks.decided(lambda: fault)
+    if fault is not None:
+        raise Refused(fault)
+    return made if made is not None else make()
+
+
 def walk_as_rank(
     plan: Plan, prepared: Prepared, ranks: Ranks, execution: Execution, interrupted: Callable[[], bool]
 ) -> Iterator[Message]:
     """The same under torchrun: every rank walks through the runs in one order, all of them on each run together."""
     finished = ranks.decided(lambda: done(plan, prepared))
     for run, node in plan.nodes.items():
-        if run not in finished:
-            for message in work_on(prepared, node, ranks, execution, interrupted):
-                if message.kind == "stopped":
-                    raise Interrupted("what was begun is saved")
-                yield message
+        if run in finished:
+            continue
+        while ranks.decided(partial(_is_held, prepared.store, run)):
+            if ranks.summed([interrupted()])[0]:
+                raise Interrupted("another process works on what is left")
+            time.sleep(ASK_AGAIN_SECONDS)
+        for message in work_on(prepared, node, ranks, execution, interrupted):
+            if message.kind == "stopped":
+                raise Interrupted("what was begun is saved")
+            yield message
+
+
+def _is_held(store: Store, run: str) -> bool:
+    try:
+        with locked(store.run_folder(run), run):
+            return False
+    except Held:
+        return True
+
+
+def refuse_uneven(plan: Plan, execution: Execution) -> None:
+    """Every batch must be shared out evenly over the ranks."""
+    for node in plan.nodes.values():
+        if node.rows_per_step % execution.ranks:
+            raise Refused(
+                f"--nproc-per-node: a batch of stage {node.stage} has {node.rows_per_step} rows (recipe.batch_tokens / "
+                f"model.context), which {execution.ranks} ranks cannot share evenly; take a divisor of it"
+            )
+    if execution.ranks % execution.replicas:
+        raise Refused(f"--replicas {execution.replicas}: not a divisor of the {execution.ranks} ranks")
 
 
 def _work_ahead(plan: Plan) -> dict[str, int]:

@@ -534,6 +534,12 @@ class Study(Frozen):
             return expanded
         return self._path.parent / expanded
 
+    def anchored(self) -> Study:
+        """The same study, whose relative paths mean the same from any folder."""
+        copy = self.model_copy()
+        copy._path = self._path.absolute() if self._path is not None else None
+        return copy
+
     def recipe_of(self, stage: str) -> Recipe:
         """The study's recipe with what the stage says otherwise."""
         own = self.stages[stage].recipe

@@ -61,21 +61,27 @@ def evaluation_file(prepared: Prepared, run: Path, tokens: int, name: str) -> Pa
     return run / "evaluations" / f"{tokens:012d}-{name.replace(' ', '_')}-{prepared.asked[name]}.parquet"
 
 
-def is_trained(prepared: Prepared, node: Node) -> bool:
-    """Its weights kept at every point, and every state that another stage begins from."""
+def kept_folders(prepared: Prepared, node: Node) -> list[Path]:
+    """What a trained run keeps: its weights at every point, and every state that another stage begins from."""
     folder = prepared.store.run_folder(node.run)
-    kept = [weights_folder(folder, node, step) for step in node.evaluate_at]
-    return all(map(is_complete, [*kept, *(state_folder(folder, step) for step in node.needed)]))
+    weights = [weights_folder(folder, node, step) for step in node.evaluate_at]
+    return [*weights, *(state_folder(folder, step) for step in node.needed)]
+
+
+def evaluation_files(prepared: Prepared, node: Node) -> list[Path]:
+    """One for each point and whatever is asked there."""
+    folder = prepared.store.run_folder(node.run)
+    points = [node.tokens_at(step) for step in node.evaluate_at]
+    return [evaluation_file(prepared, folder, tokens, name) for tokens in points for name in prepared.asked]
+
+
+def is_trained(prepared: Prepared, node: Node) -> bool:
+    return all(map(is_complete, kept_folders(prepared, node)))
 
 
 def is_done(prepared: Prepared, node: Node) -> bool:
     """Trained, and every evaluation there."""
-    folder = prepared.store.run_folder(node.run)
-    return is_trained(prepared, node) and all(
-        evaluation_file(prepared, folder, node.tokens_at(step), name).exists()
-        for step in node.evaluate_at
-        for name in prepared.asked
-    )
+    return is_trained(prepared, node) and all(file.exists() for file in evaluation_files(prepared, node))
 
 
 def work_on(

@@ -1,0 +1,315 @@
+"""A crew on a Ray cluster: each run is a task with the resources that it names, on whichever node has them.
+
+The driver hands out runs, a post box (an actor) carries what they say and whether they are to stop. Nothing of it is
+memory: a task that dies is begun once more and goes on from its checkpoint; when the driver dies, Ray ends its tasks,
+and the next driver goes on. Runs read and write a store that all machines see, or pass through `remote`.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from curricle import remote as afar
+from curricle.execution import Execution
+from curricle.planning import Node
+from curricle.preparation import Prepared
+from curricle.remote import Remote
+from curricle.store import Held, locked
+from curricle.study import Refused
+from curricle.work import Kind, Message
+from curricle.workers import SAVE_SECONDS, SAYS_MORE, Worker, cores, told
+
+ALLOWED = "ray://HOST:PORT, ray:auto, or local"
+ATTEMPTS = 2  # of a run whose task dies
+ASK_SECONDS = 0.5  # between a task's looks at whether it is to stop
+SLOTS_SECONDS = 5.0  # after which the cluster is asked again how large it is
+PUSH_SECONDS = 300.0  # after which a run's newest checkpoint goes to the remote store between evaluations
+LOCAL_OBJECTS_BYTES = 2**28  # Ray's shared memory on this machine; what is sent to tasks is far smaller
+
+
+@contextmanager
+def reached(on: str, workers: int | None = None) -> Iterator[None]:
+    """While this is open, there is a cluster to hand runs to: `local` starts one on this machine and ends it.
+
+    Raises `Refused` where `on` is no such address, Ray is not installed, or nobody answers there."""
+    if on not in {"local", "ray:auto"} and not (on.startswith("ray://") and _port(on)):
+        raise Refused(f"--on {on}: use {ALLOWED}")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would ask the network
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # its new default; the old one warns
+    try:
+        import ray
+    except ImportError:
+        raise Refused(f"--on {on}: needs ray, which is not installed: pip install 'curricle[ray]'") from None
+    if ray.is_initialized():  # by whoever called us
+        yield
+        return
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    if on == "local":
+        machine = {"num_cpus": workers or cores(), "object_store_memory": LOCAL_OBJECTS_BYTES}
+        ray.init(address="local", include_dashboard=False, **machine, **options)
+    else:
+        try:
+            if on.startswith("ray://"):  # Ray itself would try for half a minute
+                socket.create_connection((urlsplit(on).hostname, _port(on)), timeout=10).close()
+            ray.init(address="auto" if on == "ray:auto" else on, **options)
+        except (OSError, RuntimeError) as error:
+            raise Refused(f"--on {on}: no Ray cluster answers there: {str(error).splitlines()[0]}") from None
+    try:
+        if on != "local":
+            _refuse_other_versions(on)
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _port(address: str) -> int | None:
+    with suppress(ValueError):
+        return urlsplit(address).port
+    return None
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    return {name: version(name) for name in ("curricle", "torch", "transformers")}
+
+
+def _refuse_other_versions(on: str) -> None:
+    import ray
+
+    try:
+        theirs = ray.get(ray.remote(_versions).options(num_cpus=0).remote())
+    except ray.exceptions.RayError as error:
+        raise Refused(f"--on {on}: curricle cannot be imported there; install it on every node: {error}") from None
+    if theirs != _versions():
+        raise Refused(f"--on {on}: it has {theirs}, here is {_versions()}; results would differ, so install the same")
+
+
+class Post:
+    """Carries messages to the driver and its wish to stop to the tasks. Lives in the cluster, as an actor."""
+
+    def __init__(self) -> None:
+        self._said: list[Message] = []
+        self._begun: set[str] = set()
+        self._stopping = False
+
+    def begin(self, run: str) -> bool:
+        """Whether a task that has just got its resources is still to begin."""
+        if not self._stopping:
+            self._begun.add(run)
+        return not self._stopping
+
+    def say(self, message: Message) -> None:
+        self._said.append(message)
+
+    def asked_to_stop(self) -> bool:
+        return self._stopping
+
+    def take(self) -> list[Message]:
+        said, self._said = self._said, []
+        return said
+
+    def stop(self) -> set[str]:
+        """No task begins after this; the runs that have begun."""
+        self._stopping = True
+        return self._begun
+
+
+class RayCrew:
+    """Runs as tasks of the cluster that is `reached`."""
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        execution: Execution,
+        *,
+        workers: int | None = None,
+        remote: str | None = None,
+        queued: bool = True,
+    ):
+        """At most `workers` at once. `queued`: as many again wait in Ray, so that a cluster that grows with demand
+        does. With a `remote` store's URL workers keep their files in a folder of their own."""
+        import ray
+
+        on_gpus = any(node["Resources"].get("GPU") for node in _alive())
+        self._execution, self._remote, self._workers, self._queued = execution, remote, workers, queued
+        self._needs = {"CPU": execution.ranks, **({"GPU": execution.ranks} if on_gpus else {})}
+        if not self._slots():
+            wanted = ", ".join(f"{number} {name}" for name, number in self._needs.items())
+            raise Refused(
+                f"--nproc-per-node {execution.ranks}: a run takes {wanted} on one node, and no node of the cluster has "
+                f"so many; start such a node first, or take fewer"
+            )
+        self._post = ray.remote(Post).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
+        self._prepared = ray.put(prepared.moved(prepared.store.root.absolute()))
+        self._tasks: dict[Any, Node] = {}
+        self._attempts: dict[str, int] = {}
+        self._slots_seen = (-SLOTS_SECONDS, 0)
+
+    def _slots(self) -> int:
+        """How many runs the cluster's nodes have room for at once."""
+        return sum(
+            min(int(node["Resources"].get(name, 0) // number) for name, number in self._needs.items())
+            for node in _alive()
+        )
+
+    @property
+    def free(self) -> int:
+        if time.monotonic() - self._slots_seen[0] > SLOTS_SECONDS:
+            self._slots_seen = time.monotonic(), self._slots()
+        room = self._slots_seen[1] * (2 if self._queued else 1)
+        return max(0, min(room, self._workers or room) - self.busy)
+
+    @property
+    def busy(self) -> int:
+        return len(self._tasks)
+
+    def start(self, node: Node) -> None:
+        import ray
+
+        task = ray.remote(work).options(
+            num_cpus=self._needs["CPU"], num_gpus=self._needs.get("GPU", 0), max_retries=0, name=node.run
+        )
+        self._tasks[task.remote(self._post, self._prepared, node, self._execution, self._remote)] = node
+
+    def listen(self, timeout: float) -> list[Message]:
+        import ray
+
+        if not self._tasks:
+            time.sleep(timeout)
+            return []
+        ended, _ = ray.wait(list(self._tasks), timeout=timeout)
+        working = {node.run for node in self._tasks.values()}
+        heard = [m for m in ray.get(self._post.take.remote()) if m.run in working]
+        return heard + [self._end(task) for task in ended]
+
+    def _end(self, task: Any) -> Message:
+        """The last message of a run. One whose process or node died is to be begun again, as one that is held."""
+        import ray
+
+        node = self._tasks.pop(task)
+        try:
+            message: Message = ray.get(task)
+        except Exception as error:  # of the task, its process, its node
+            attempts = self._attempts[node.run] = self._attempts.get(node.run, 0) + 1
+            kind: Kind = "held" if attempts < ATTEMPTS else "failed"
+            return Message(kind, node.run, text=f"its task died {attempts} times; the last time: {error}")
+        return message
+
+    def stop(self) -> None:
+        import ray
+
+        begun = ray.get(self._post.stop.remote())
+        for task in [t for t, node in self._tasks.items() if node.run not in begun]:
+            ray.cancel(task)
+            del self._tasks[task]
+
+    def close(self) -> None:
+        import ray
+
+        if not self._tasks:
+            return
+        with suppress(ray.exceptions.RayError):
+            self.stop()
+            until = time.monotonic() + SAVE_SECONDS
+            while self._tasks and time.monotonic() < until:
+                self.listen(1.0)
+            for task in self._tasks:
+                ray.cancel(task, force=True)
+
+
+def _alive() -> list[dict[str, Any]]:
+    import ray
+
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+# ---- in a task ------------------------------------------------------------------------------------------------------
+
+
+def work(post: Any, prepared: Prepared, node: Node, execution: Execution, remote: str | None) -> Message:
+    """One run, in a process of the cluster: its last message; the others go to the post box."""
+    import ray
+
+    if not ray.get(post.begin.remote(node.run)):
+        return Message("stopped", node.run)
+    asked, looked = False, 0.0
+
+    def asked_to_stop() -> bool:
+        nonlocal asked, looked
+        if not asked and time.monotonic() - looked > ASK_SECONDS:
+            asked, looked = ray.get(post.asked_to_stop.remote()), time.monotonic()
+        return asked
+
+    if remote is None:
+        said = _told(prepared, node, execution, asked_to_stop)
+    else:
+        said = _through(Remote(remote), prepared.moved(afar.scratch(remote)), node, execution, asked_to_stop)
+    for message in said:
+        if message.kind not in SAYS_MORE:
+            return message
+        post.say.remote(message)
+    raise AssertionError("a run's last message is none of SAYS_MORE")
+
+
+def _told(prepared: Prepared, node: Node, execution: Execution, asked_to_stop: Any) -> Iterator[Message]:
+    """The work on a run, in this process or, for several ranks, in processes that this one starts."""
+    if execution.ranks == 1:
+        import torch
+
+        from curricle.training.distribution import Ranks
+
+        torch.set_num_threads(1)
+        yield from told(prepared, node, Ranks.alone(), execution, asked_to_stop)
+        return
+    worker = Worker(prepared, 1, execution, None)
+    try:
+        worker.start(node)
+        while worker.node is not None:
+            for connection in wait(worker.connections, timeout=ASK_SECONDS):
+                if worker.node is not None:
+                    yield worker.receive(connection)  # type: ignore[arg-type]
+            if asked_to_stop():
+                worker.stop()
+    finally:
+        worker.close()
+
+
+def _through(
+    remote: Remote, prepared: Prepared, node: Node, execution: Execution, asked_to_stop: Any
+) -> Iterator[Message]:
+    """The same with what the run reads fetched before, and what it made sent off: after every evaluation, now and
+    then between them, and at the end, when it leaves this machine."""
+    try:
+        afar.pull_inputs(remote, prepared, node)
+        afar.pull_run(remote, prepared, node)
+    except Held as held:
+        yield Message("held", node.run, text=str(held))
+        return
+    evaluated, pushed = False, time.monotonic()
+    for message in _told(prepared, node, execution, asked_to_stop):
+        if message.kind != "held" and (
+            evaluated or message.kind not in SAYS_MORE or time.monotonic() - pushed > PUSH_SECONDS
+        ):
+            afar.push_run(remote, prepared, node)
+            pushed = time.monotonic()
+        evaluated = message.kind == "evaluating"
+        if message.kind == "done":
+            _forget(prepared, node)
+        yield message
+
+
+def _forget(prepared: Prepared, node: Node) -> None:
+    """The run is in the remote store: its folder here goes, so that a node's disk holds what it works on."""
+    folder: Path = prepared.store.run_folder(node.run)
+    with suppress(Held), locked(folder, node.run):
+        shutil.rmtree(folder)

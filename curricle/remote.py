@@ -1,0 +1,284 @@
+"""A store's folders in an object store, for machines that share no file system: any URL that fsspec knows.
+
+The layout is the store's own. A folder counts when its `COMPLETE` is there: it is written last, names every file with
+its size, and readers fetch what it names and nothing else. So what a killed process left half pushed is never read,
+and pushing again repairs it. Content has the same name everywhere: two that push one folder push the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from curricle.planning import Node, Plan
+from curricle.preparation import Prepared
+from curricle.store import COMPLETE, Held, Store, is_complete, locked, read_json, whole_file, whole_folder
+from curricle.study import Refused
+from curricle.work import evaluation_files, kept_folders, state_folder
+
+RECORDS = ("run.json", "receipt.json", "metrics.jsonl")
+WHOLE_IN_A_RUN = ("average", "checkpoints", "points")  # whose folders are whole or not there
+
+
+class Remote:
+    """Copies between a store here and the same store at a URL. Paths are relative to both roots."""
+
+    def __init__(self, url: str):
+        import fsspec
+
+        self.url = url
+        try:
+            self._fs, self._root = fsspec.core.url_to_fs(url, use_listings_cache=False)
+        except (ImportError, ValueError) as error:
+            raise Refused(f"--remote {url}: {error}") from None
+        self._local = "file" in (self._fs.protocol if isinstance(self._fs.protocol, tuple) else (self._fs.protocol,))
+
+    # ---- folders --------------------------------------------------------------------------------------------------
+
+    def complete(self, relative: str) -> bool:
+        return self._fs.exists(self._at(f"{relative}/{COMPLETE}"))
+
+    def push(self, store: Store, relative: str) -> bool:
+        """A whole folder, if it is not there yet; False where it is not whole here, or has gone meanwhile."""
+        folder = store.root / relative
+        if not is_complete(folder):
+            return False
+        if self.complete(relative):
+            return True
+        try:
+            files = sorted(f for f in folder.rglob("*") if f.is_file() and f != folder / COMPLETE)
+            for file in files:
+                self._put(file, f"{relative}/{file.relative_to(folder).as_posix()}")
+            sizes = {f.relative_to(folder).as_posix(): f.stat().st_size for f in files}
+        except FileNotFoundError:
+            if is_complete(folder):
+                raise
+            return False
+        self._write(f"{relative}/{COMPLETE}", json.dumps(sizes).encode())
+        return True
+
+    def pull(self, store: Store, relative: str) -> bool:
+        """A whole folder, if it is not here yet; False where there is none."""
+        if is_complete(store.root / relative):
+            return True
+        if not self.complete(relative):
+            return False
+        sizes: dict[str, int] = json.loads(self._fs.cat_file(self._at(f"{relative}/{COMPLETE}")))
+        with whole_folder(store.root / relative) as temporary:
+            for name, size in sizes.items():
+                target = temporary / name
+                if not target.resolve().is_relative_to(temporary.resolve()):
+                    raise OSError(f"{self.url}/{relative}: names a file outside itself, {name}")
+                target.parent.mkdir(parents=True, exist_ok=True)
+                self._fs.get_file(self._at(f"{relative}/{name}"), str(target))
+                if target.stat().st_size != size:
+                    raise OSError(f"{self.url}/{relative}/{name}: {target.stat().st_size} bytes, {size} were pushed")
+        return True
+
+    def children(self, relative: str) -> list[str]:
+        """Whole folders in a folder, by path, in order."""
+        found = sorted(f"{relative}/{name}" for name in self._names(relative))
+        return [path for path in found if self.complete(path)]
+
+    def drop(self, relative: str) -> None:
+        """Remove a folder; first what makes it count."""
+        with suppress(FileNotFoundError):
+            self._fs.rm_file(self._at(f"{relative}/{COMPLETE}"))
+            self._fs.rm(self._at(relative), recursive=True)
+
+    # ---- files ----------------------------------------------------------------------------------------------------
+
+    def has(self, relative: str) -> bool:
+        return self._fs.exists(self._at(relative))
+
+    def push_file(self, store: Store, relative: str) -> None:
+        if (store.root / relative).exists():
+            self._put(store.root / relative, relative)
+
+    def pull_file(self, store: Store, relative: str) -> None:
+        """A file whole, in the place of what is here."""
+        with suppress(FileNotFoundError):
+            content = self._fs.cat_file(self._at(relative))
+            with whole_file(store.root / relative) as file:
+                file.write(content)
+
+    def files(self, relative: str) -> list[str]:
+        return sorted(f"{relative}/{name}" for name in self._names(relative) if not name.startswith("."))
+
+    # ---- what all of it stands on ---------------------------------------------------------------------------------
+
+    def _at(self, relative: str) -> str:
+        return f"{self._root.rstrip('/')}/{relative}"
+
+    def _names(self, relative: str) -> set[str]:
+        try:
+            return {str(path).rstrip("/").rsplit("/", 1)[1] for path in self._fs.ls(self._at(relative), detail=False)}
+        except FileNotFoundError:
+            return set()
+
+    def _put(self, file: Path, relative: str) -> None:
+        if self._local:  # object stores show a file when it is whole; a file system needs to be told to
+            with open(file, "rb") as source, whole_file(Path(self._at(relative))) as target:
+                shutil.copyfileobj(source, target)
+        else:
+            self._fs.put_file(str(file), self._at(relative))
+
+    def _write(self, relative: str, content: bytes) -> None:
+        if self._local:
+            with whole_file(Path(self._at(relative))) as target:
+                target.write(content)
+        else:
+            self._fs.pipe_file(self._at(relative), content)
+
+
+# ---- a study's inputs -----------------------------------------------------------------------------------------------
+
+
+def refuse_outside(prepared: Prepared) -> None:
+    """With a remote store everything that workers read is in the store, or on the hub."""
+    study, root = prepared.study, prepared.store.root.resolve()
+    checkpoint = study.model.checkpoint
+    if checkpoint is not None and study.resolve(checkpoint).exists():
+        raise Refused(
+            f"model.checkpoint: {checkpoint} is a path of this machine, which workers that only share --remote do not "
+            f"see; name a hub id, or use a --store that all machines see, without --remote"
+        )
+    if isinstance(prepared.tokenizer, Path) and not prepared.tokenizer.resolve().is_relative_to(root):
+        raise Refused(
+            f"tokenizer.path: {prepared.tokenizer} is a path of this machine, which workers that only share --remote "
+            f"do not see; let the study train its own (tokenizer.bpe), or use a --store that all machines see"
+        )
+
+
+def push_inputs(remote: Remote, prepared: Prepared, plan: Plan) -> None:
+    for folder in _fixed_inputs(prepared):
+        remote.push(prepared.store, _relative(prepared.store, folder))
+    for node in plan.nodes.values():
+        for stream in _streams(prepared, node):
+            for block in sorted(stream.glob("block-*")):
+                remote.push(prepared.store, _relative(prepared.store, block))
+
+
+def pull_inputs(remote: Remote, prepared: Prepared, node: Node) -> None:
+    """What one run reads: corpora for their held-out text, shards of its own sources, the tokenizer, its parent."""
+    store = prepared.store
+    for folder in _fixed_inputs(prepared, node.sources):
+        if not remote.pull(store, _relative(store, folder)):
+            raise OSError(f"{remote.url}: lacks {_relative(store, folder)}, which the driver pushes")
+    for stream in _streams(prepared, node):
+        for block in remote.children(_relative(store, stream)):
+            remote.pull(store, block)
+    if node.parent is not None:
+        parent = f"runs/{node.parent}"
+        remote.pull(store, f"{parent}/model")
+        if node.branch_step is not None:
+            remote.pull(store, _relative(store, state_folder(store.run_folder(node.parent), node.branch_step)))
+        elif node.init_from != "weights":
+            for state in remote.children(f"{parent}/checkpoints")[-1:]:
+                remote.pull(store, state)
+
+
+def _fixed_inputs(prepared: Prepared, sources: Iterable[str] | None = None) -> list[Path]:
+    shards = [f for name, f in prepared.shards.items() if sources is None or name in sources]
+    tokenizer = [prepared.tokenizer] if isinstance(prepared.tokenizer, Path) else []
+    return [*prepared.corpora.values(), *shards, *tokenizer]
+
+
+def _streams(prepared: Prepared, node: Node) -> list[Path]:
+    return [prepared.stream(name, node.seed) for name in node.sources if prepared.entries[name].endless]
+
+
+def _relative(store: Store, path: Path) -> str:
+    return path.resolve().relative_to(store.root.resolve()).as_posix()
+
+
+# ---- runs -----------------------------------------------------------------------------------------------------------
+
+
+def done(remote: Remote, prepared: Prepared, node: Node) -> bool:
+    """As `work.is_done`, of the remote store."""
+    store = prepared.store
+    return all(remote.has(_relative(store, file)) for file in evaluation_files(prepared, node)) and all(
+        remote.complete(_relative(store, folder)) for folder in kept_folders(prepared, node)
+    )
+
+
+def push_run(remote: Remote, prepared: Prepared, node: Node) -> None:
+    """All of a run that is whole. Metrics go before the checkpoints that they lead to, since what is too long is cut
+    and what is missing is lost; evaluations go last, since they make the run count as done."""
+    store, run = prepared.store, f"runs/{node.run}"
+    folder = store.run_folder(node.run)
+    for name in RECORDS:
+        remote.push_file(store, f"{run}/{name}")
+    here = [f for part in WHOLE_IN_A_RUN for f in sorted((folder / part).glob("[!.]*")) if is_complete(f)]
+    for place in [*here, folder / "model"]:
+        remote.push(store, _relative(store, place))
+    for fingerprint in node.states.values():
+        remote.push_file(store, f"states/{fingerprint}.json")
+    for file in sorted((folder / "evaluations").glob("[!.]*.parquet")):
+        if not remote.has(_relative(store, file)):
+            remote.push_file(store, _relative(store, file))
+    # All that was there was pulled before this session: what is not here any more was dropped on purpose.
+    for part in ("average", "checkpoints"):
+        for old in remote.children(f"{run}/{part}"):
+            if not is_complete(store.root / old):
+                remote.drop(old)
+
+
+def pull_run(remote: Remote, prepared: Prepared, node: Node) -> None:
+    """What is there of a run, to go on from; and of runs whose first steps are the same. Raises `Held` where another
+    process of this machine works on it."""
+    store = prepared.store
+    with locked(store.run_folder(node.run), node.run):
+        _pull_run(remote, store, node.run)
+    for fingerprint in node.states.values():
+        state = f"states/{fingerprint}.json"
+        remote.pull_file(store, state)
+        if (store.root / state).exists() and (donor := read_json(store.root / state)["run"]) != node.run:
+            with suppress(Held), locked(store.run_folder(donor), donor):  # held: it is being made on this machine
+                _pull_run(remote, store, donor)
+
+
+def _pull_run(remote: Remote, store: Store, run: str) -> None:
+    place = f"runs/{run}"
+    for part in WHOLE_IN_A_RUN:
+        for folder in remote.children(f"{place}/{part}"):
+            remote.pull(store, folder)
+    remote.pull(store, f"{place}/model")
+    _pull_rows(remote, store, run)
+
+
+def pull_rows(remote: Remote, prepared: Prepared, run: str) -> None:
+    """What results are made of: evaluations and metrics, without any weights."""
+    _pull_rows(remote, prepared.store, run)
+
+
+def _pull_rows(remote: Remote, store: Store, run: str) -> None:
+    place = f"runs/{run}"
+    for file in remote.files(f"{place}/evaluations"):
+        if not (store.root / file).exists():
+            remote.pull_file(store, file)
+    # Of two sessions' metrics the one that reaches further is a continuation of the other.
+    metrics = store.root / place / "metrics.jsonl"
+    before = metrics.read_bytes() if metrics.exists() else b""
+    for name in RECORDS:
+        remote.pull_file(store, f"{place}/{name}")
+    if metrics.exists() and metrics.read_bytes().count(b"\n") < before.count(b"\n"):
+        with whole_file(metrics) as longer:
+            longer.write(before)
+
+
+def scratch(remote_url: str) -> Path:
+    """Where a worker keeps its part of a remote store: `$CURRICLE_SCRATCH`, or the node's temporary folder."""
+    import hashlib
+    import tempfile
+
+    named = os.environ.get("CURRICLE_SCRATCH")
+    if named:
+        return Path(named)
+    key = hashlib.sha256(remote_url.encode()).hexdigest()[:8]
+    return Path(tempfile.gettempdir()) / f"curricle-{os.getuid()}-{key}"

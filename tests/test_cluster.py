@@ -1,0 +1,211 @@
+"""Runs as tasks of a local Ray: the same weights to the bit; what dies, in the cluster or before it, costs little."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tiny_study import tiny, write_study
+
+from curricle import cluster, runner
+from curricle.preparation import make_plan, prepare
+from curricle.store import Store, is_complete
+from curricle.study import Refused
+from curricle.studyfile import load_study
+
+
+def on_ray(test):
+    """These start a local Ray: `make test-all` installs it."""
+    absent = importlib.util.find_spec("ray") is None
+    return pytest.mark.slow(pytest.mark.skipif(absent, reason="the ray extra is not installed")(test))
+
+
+def weights(root: Path, runs: list[str]) -> dict[str, bytes]:
+    return {run: (Store(root).run_folder(run) / "model" / "model.safetensors").read_bytes() for run in runs}
+
+
+@pytest.mark.parametrize("on", ["ray", "ray://", "ray://host", "slurm", "ray://host:port"])
+def test_an_address_that_is_none_is_refused(on):
+    with pytest.raises(Refused, match="use ray://HOST:PORT, ray:auto, or local"), cluster.reached(on):
+        pass
+
+
+def test_a_missing_ray_is_refused_with_the_way_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(Refused, match=r"pip install 'curricle\[ray\]'"), cluster.reached("local"):
+        pass
+
+
+def test_a_remote_store_without_a_cluster_is_refused(study, tmp_path):
+    with pytest.raises(Refused, match="--remote: goes with --on"):
+        runner.run(make_plan(study, tmp_path / "store"), store=tmp_path / "store", remote="memory://x")
+
+
+def test_paths_of_this_machine_are_refused_where_only_an_object_store_is_shared(study, tmp_path):
+    from dataclasses import replace
+
+    from curricle.remote import refuse_outside
+
+    prepared = prepare(study, Store(tmp_path / "store"))
+    refuse_outside(prepared)
+    with pytest.raises(Refused, match=r"tokenizer\.path: .* is a path of this machine"):
+        refuse_outside(replace(prepared, tokenizer=tmp_path))
+
+
+def test_what_is_prepared_here_can_be_read_from_any_folder_and_at_another_root(study_file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    prepared = prepare(load_study(study_file.name), Store("store"))
+    moved = prepared.moved(tmp_path / "elsewhere")
+    monkeypatch.chdir("/")
+    assert moved.study.resolve("code.jsonl") == study_file.with_name("code.jsonl")
+    places = [*moved.corpora.values(), *moved.shards.values(), moved.tokenizer, moved.stream("algebra", 0)]
+    assert all(place.is_relative_to(tmp_path / "elsewhere") for place in places)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The tiny study on processes of this machine: its folder, its plan, its weights."""
+    folder = tmp_path_factory.mktemp("study")
+    write_study(folder, tiny())
+    plan = make_plan(load_study(folder / "tiny.yaml"), folder / "store")
+    runner.run(plan, store=folder / "store", out=folder / "out", workers=2)
+    return folder, plan, weights(folder / "store", list(plan.nodes))
+
+
+@pytest.fixture
+def fresh(trained, tmp_path):
+    """The same study in a folder where nothing is trained."""
+    shutil.copy2(trained[0] / "code.jsonl", tmp_path / "code.jsonl")
+    shutil.copy2(trained[0] / "tiny.yaml", tmp_path / "tiny.yaml")
+    return tmp_path
+
+
+def go(folder: Path, **options) -> list:
+    said = []
+    plan = make_plan(load_study(folder / "tiny.yaml"), folder / "store")
+    runner.run(plan, store=folder / "store", out=folder / "out", show=said.append, **options)
+    return said
+
+
+@on_ray
+def test_a_cluster_that_does_not_answer_is_refused():
+    with pytest.raises(Refused, match="no Ray cluster answers there"), cluster.reached("ray://127.0.0.1:9"):
+        pass
+
+
+@on_ray
+def test_weights_are_those_of_processes_to_the_bit(trained, fresh):
+    said = go(fresh, on="local")
+    assert weights(fresh / "store", list(trained[1].nodes)) == trained[2]
+    assert sorted(m.run for m in said if m.kind == "done") == sorted(trained[1].nodes)
+    assert {m.kind for m in said} >= {"step", "evaluating", "done"}
+    assert go(fresh, on="local") == [], "nothing is trained twice"
+
+
+@on_ray
+def test_a_task_that_is_killed_goes_on_from_its_checkpoint_once(trained, fresh):
+    killed: list[int] = []
+
+    def kill_first(message):
+        if message.kind == "step" and message.run.startswith("math") and not killed:
+            killed.extend(kill_tasks())
+
+    plan = make_plan(load_study(fresh / "tiny.yaml"), fresh / "store")
+    runner.run(plan, store=fresh / "store", out=fresh / "out", show=kill_first, on="local")
+    assert killed
+    assert weights(fresh / "store", list(plan.nodes)) == trained[2]
+
+
+@on_ray
+def test_a_run_whose_task_dies_again_and_again_has_failed(fresh):
+    def kill_always(message):
+        if message.kind == "step":
+            kill_tasks()
+
+    plan = make_plan(load_study(fresh / "tiny.yaml", LONG), fresh / "store")
+    with pytest.raises(runner.Failed, match="its task died 2 times"):
+        runner.run(plan, store=fresh / "store", out=fresh / "out", show=kill_always, on="local")
+
+
+def kill_tasks() -> list[int]:
+    """Kill the processes of our local Ray that work on a run."""
+    import psutil
+
+    busy = [p for p in psutil.Process().children(recursive=True) if "ray::" in "".join(p.cmdline()[:1])]
+    working = [p for p in busy if "/" in p.cmdline()[0].removeprefix("ray::")]  # named after the run
+    for process in working:
+        process.kill()
+    return [p.pid for p in working]
+
+
+LONG = ["stages.math.budget_tokens=40960", "stages.code.budget_tokens=20480"]
+SET = [part for change in LONG for part in ("--set", change)]
+
+
+@on_ray
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_driver_that_is_stopped_goes_on_to_the_same_weights(trained, fresh, number):
+    command = [sys.executable, "-m", "curricle", "run", "tiny.yaml", "--store", "store", "--out", "out", *SET]
+    with subprocess.Popen(
+        [*command, "--on", "local"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=fresh
+    ) as driver:
+        until = time.monotonic() + 120
+        while not any(f.read_text() for f in fresh.glob("store/runs/*/*/metrics.jsonl")):
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        driver.send_signal(number)
+        said = driver.stdout.read()
+    assert driver.returncode == (-9 if number == signal.SIGKILL else 130), said
+    if number == signal.SIGTERM:
+        assert any(is_complete(f) for f in fresh.glob("store/runs/*/*/checkpoints/step-*")), "saved before it left"
+    done = subprocess.run([*command, "--on", "local"], capture_output=True, text=True, cwd=fresh)
+    assert done.returncode == 0, done.stderr
+    (fresh / "whole").mkdir()
+    whole = [word if word not in {"store", "out"} else f"whole/{word}" for word in command]
+    assert subprocess.run(whole, capture_output=True, cwd=fresh).returncode == 0
+    runs = list(make_plan(load_study(fresh / "tiny.yaml", LONG), fresh / "store").nodes)
+    assert weights(fresh / "store", runs) == weights(fresh / "whole" / "store", runs)
+
+
+@on_ray
+def test_two_stores_that_share_an_object_store_only(trained, fresh, monkeypatch, tmp_path):
+    monkeypatch.setenv("CURRICLE_SCRATCH", str(tmp_path / "node"))
+    remote = f"file://{tmp_path}/remote"
+    said = go(fresh, on="local", remote=remote)
+    runs = list(trained[1].nodes)
+    assert sorted(m.run for m in said if m.kind == "done") == sorted(runs)
+    assert weights(tmp_path / "remote", runs) == trained[2]
+    assert not list(fresh.glob("store/runs/*/*/model")), "the driver has rows, no weights"
+    last = next(run for run in runs if run.startswith("instruct"))
+    assert not (tmp_path / "node" / "runs" / last).exists(), "a node's folder is emptied of what is done"
+    assert (fresh / "out" / "results" / "evaluations.parquet").exists()
+    # Another driver, on another machine, on other nodes: all is there.
+    monkeypatch.setenv("CURRICLE_SCRATCH", str(tmp_path / "other-node"))
+    shutil.rmtree(fresh / "store")
+    assert go(fresh, on="local", remote=remote) == []
+    # What is lost of a run there is made again from what its parent left there.
+    shutil.rmtree(tmp_path / "remote" / "runs" / last)
+    assert [m.run for m in go(fresh, on="local", remote=remote) if m.kind == "done"] == [last]
+    assert weights(tmp_path / "remote", runs) == trained[2]
+
+
+@on_ray
+def test_two_ranks_in_a_task(trained, fresh):
+    from curricle.execution import Execution
+
+    said = go(fresh, on="local", execution=Execution(ranks=2), workers=2)
+    assert sorted(m.run for m in said if m.kind == "done") == sorted(trained[1].nodes)
+
+
+@on_ray
+def test_more_ranks_than_any_node_has_room_for_are_refused(fresh):
+    from curricle.execution import Execution
+
+    with pytest.raises(Refused, match="a run takes 4 CPU on one node"):
+        go(fresh, on="local", execution=Execution(ranks=4), workers=2)

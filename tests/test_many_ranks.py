@@ -1,0 +1,124 @@
+"""A whole study on several ranks, started by torchrun or by the runner: the results of one process within rounding."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tiny_study import tiny, write_study
+
+from curricle.preparation import make_plan
+from curricle.store import Store, is_complete
+from curricle.studyfile import load_study
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "curricle"]
+CURRICLE = [sys.executable, "-m", "curricle"]
+
+
+def run(folder: Path, how: list[str], *options: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*how, "run", "tiny.yaml", *options], capture_output=True, text=True, cwd=folder)
+
+
+def losses(folder: Path) -> dict[str, list[float]]:
+    store = Store(folder / "runs" / "store")
+    found = {}
+    for name in make_plan(load_study(folder / "tiny.yaml"), store).nodes:
+        lines = [json.loads(line) for line in (store.run_folder(name) / "metrics.jsonl").read_text().splitlines()]
+        found[name] = [line["loss_nats"] for line in lines if "loss_nats" in line]
+    return found
+
+
+def close(one: dict[str, list[float]], other: dict[str, list[float]]) -> bool:
+    return list(one) == list(other) and all(one[run] == pytest.approx(other[run], abs=1e-4) for run in one)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The study run by one process a run."""
+    folder = tmp_path_factory.mktemp("alone")
+    write_study(folder, tiny())
+    done = run(folder, CURRICLE)
+    assert done.returncode == 0, done.stderr
+    return folder, losses(folder)
+
+
+@pytest.fixture
+def fresh(alone, tmp_path):
+    for name in ("code.jsonl", "tiny.yaml"):
+        shutil.copy2(alone[0] / name, tmp_path / name)
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_torchrun_trains_every_run_on_all_ranks_and_one_of_them_speaks(alone, fresh):
+    done = run(fresh, TORCHRUN)
+    assert done.returncode == 0, done.stderr
+    assert close(losses(fresh), alone[1])
+    assert done.stdout.count("At the end, on problems") == 1 and done.stdout.count("✓") == 5
+    assert (fresh / "runs" / "tiny" / "report.html").exists()
+    receipts = [json.loads(f.read_text()) for f in fresh.glob("runs/store/runs/*/*/receipt.json")]
+    assert {session["ranks"] for receipt in receipts for session in receipt["sessions"]} == {2}
+
+
+@pytest.mark.slow
+def test_the_runner_starts_the_ranks_itself(alone, fresh):
+    done = run(fresh, CURRICLE, "--nproc-per-node", "2", "--workers", "1")
+    assert done.returncode == 0, done.stderr
+    assert close(losses(fresh), alone[1])
+
+
+@pytest.mark.slow
+def test_torchrun_that_is_told_to_stop_saves_and_one_process_goes_on(alone, fresh):
+    longer = ("--set", "stages.math.budget_tokens=40960")
+    with subprocess.Popen(
+        [*TORCHRUN, "run", "tiny.yaml", *longer],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=fresh,
+        env=os.environ | {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "60"},
+    ) as started:
+        until = time.monotonic() + 120
+        while not any(f.read_text() for f in fresh.glob("runs/store/runs/math/*/metrics.jsonl")):
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        started.send_signal(signal.SIGTERM)
+        said = started.stdout.read()
+    assert started.returncode != 0 and said.count("interrupted: ") == 1, said
+    kept = list(fresh.glob("runs/store/runs/math/*/checkpoints/step-*"))
+    assert kept and all(map(is_complete, kept)) and not list(fresh.glob("runs/store/runs/math/*/model"))
+    done = run(fresh, CURRICLE, *longer)
+    assert done.returncode == 0, done.stderr
+    steps = next(fresh.glob("runs/store/runs/math/*/metrics.jsonl")).read_text().splitlines()
+    assert [json.loads(s)["step"] for s in steps if "loss_nats" in s] == list(range(1, 81))
+
+
+@pytest.mark.slow
+def test_what_is_refused_is_refused_once_with_the_exit_code_of_it(fresh):
+    done = run(fresh, TORCHRUN, "--set", "sources.code.files=none.jsonl")
+    assert done.returncode != 0 and done.stderr.count("error: ") >= 1
+    assert done.stderr.count("sources.code.files: ") == 1, done.stderr
+    assert "leave out --workers" in run(fresh, TORCHRUN, "--workers", "2").stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--nproc-per-node", "3"), "has 8 rows"),
+        (("--nproc-per-node", "2", "--replicas", "3"), "not a divisor of the 2 ranks"),
+        (("--on", "nowhere"), "use ray://HOST:PORT, ray:auto, or local"),
+        (("--remote", "memory://x"), "goes with --on"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(tmp_path, options, said):
+    write_study(tmp_path, tiny())
+    done = run(tmp_path, CURRICLE, *options)
+    assert done.returncode == 2 and said in done.stderr, done.stderr
+    assert not list(tmp_path.glob("runs/store/runs/*"))
