@@ -565,7 +565,7 @@ class Study(Frozen):
 
     @pydantic.model_validator(mode="after")
     def _names_resolve(self) -> Self:
-        for name in [*self.sources, *self.stages, *self.strategies, *self.benchmarks]:
+        for name in [*self.sources, *self.stages, *self.benchmarks]:  # parts of file names; a strategy is free text
             if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9 _.+-]*", name):
                 raise ValueError(
                     f"{name!r}: a name starts with a letter or digit and holds letters, digits, ' ', '_', '.', '+', '-'"

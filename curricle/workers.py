@@ -106,6 +106,7 @@ class Worker:
     def __init__(self, prepared: Prepared, threads: int, execution: Execution, gpus: Sequence[int] | None):
         context = multiprocessing.get_context("spawn")
         self.node: Node | None = None
+        self._evaluating = False
         self._stop = context.Event()
         self._meeting = tempfile.TemporaryDirectory(prefix="curricle-ranks-") if execution.ranks > 1 else None
         meeting = Path(self._meeting.name) / "rendezvous" if self._meeting else None
@@ -133,7 +134,8 @@ class Worker:
             message = connection.recv()
         except (EOFError, ConnectionResetError):
             how = "its worker was killed (out of memory?); run the study again to go on"
-            message = Message("failed", self.node.run, text=how)
+            message = Message("stopped" if self._stop.is_set() else "failed", self.node.run, text=how)
+        self._evaluating = message.kind == "evaluating"
         if message.kind not in SAYS_MORE:
             self.node = None
         if message.kind == "failed" and len(self.processes) > 1:
@@ -141,8 +143,11 @@ class Worker:
         return message
 
     def stop(self) -> None:
-        """Ask it to save and leave what it is working on."""
+        """Ask it to save and leave what it is working on. An evaluation may take minutes, and all that came before it
+        is saved: it is not waited for."""
         self._stop.set()
+        if self._evaluating:
+            self.kill()
 
     def kill(self) -> None:
         for process in self.processes:

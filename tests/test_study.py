@@ -98,7 +98,6 @@ BAD = [
     (["recipe", "optimizer"], "adam", "recipe.optimizer: input should be 'muon' or 'adamw' (got 'adam')"),
     (["recipe", "learning_rate"], float("nan"), "recipe.learning_rate: "),
     (["model", "context"], True, "model.context: true is not a count"),
-    (["strategies"], {"a/b": ["math"], "from scratch": ["math"]}, "'a/b': a name starts with a letter or digit"),
     (
         ["stages", "instruct", "mixture"],
         {"code": 0.5, "algebra": 0.5},

@@ -106,7 +106,7 @@ def make_rows(plan: Plan, output: str = "") -> dict[str, list[dict]]:
         for position, run in enumerate(path):
             node = plan.nodes[run]
             for source in bpb:
-                bpb[source] = TRAINED[source] if source in node.mixture else bpb[source] + 0.25
+                bpb[source] = TRAINED[source] if source in node.sources else bpb[source] + 0.25
             runs.append(
                 {"study": "code-first", "strategy": strategy, "baseline": strategy == plan.study.baseline, "seed": seed,
                  "position": position, "stage": node.stage, "kind": node.kind, "run": run, "budget_tokens": node.tokens,
