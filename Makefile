@@ -23,11 +23,12 @@ check: setup
 test: check
 	$(BIN)/python -m pytest -n 2 -m "not slow"
 
-test-all: check wheel-test .venv/ray
+# The slow tests too, among them a Ray cluster and lm-evaluation-harness on an exported model.
+test-all: check wheel-test .venv/all
 	$(BIN)/python -m pytest -n 2
 
-.venv/ray: .venv/ready
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[ray]'
+.venv/all: .venv/ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test,ray,harness]'
 	touch $@
 
 # The built wheel, in a clean environment: it must run without the checkout.

@@ -61,7 +61,6 @@ def main() -> None:
             rows = batch_tokens // context
             sampler = Sampler(
                 supplies, [(rows * 1000, {"code": 0.5, "algebra": 0.5})], row_tokens=context, seed=0,
-                delimiter=tokenizer.eos_token_id,
             )  # fmt: skip
             model = build(PRESETS[preset], vocabulary=len(tokenizer), context=context, delimiter=0, seed=0)
             optimizers = make_optimizers(model, recipe)

@@ -1,18 +1,29 @@
-"""How fast this machine is at what a study will do, measured once and kept in the store.
+"""How fast this machine is: at what a study will do, and at best. Measured once and kept in the store.
 
-A small model's own training step and its own decoding are timed, one thread each, as workers run them. Where the model
-is too large to be tried in seconds, the matrix product stands in for it, at a stated share of its rate.
+Speed: a small model's own training step and its own decoding are timed, one thread each, as workers run them. Where
+the model is too large to be tried in seconds, the matrix product stands in for it, at a stated share of its rate.
+
+Peak: the matrix product in each precision and the memory copy, for a CPU by threads and for each GPU. Model FLOPs a
+second over this peak is the MFU that results state, so it is the share of what this machine was seen to do, never of a
+data sheet.
 """
 
 from __future__ import annotations
 
+import platform
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from curricle.planning import Plan
 from curricle.store import Store, fingerprint, read_json, write_json
+from curricle.study import Refused
+
+if TYPE_CHECKING:
+    import torch
 
 TRIED_PARAMETERS = 30_000_000  # larger models are not tried, their time is worked out
 MATRIX_SHARE = 0.4  # of the matrix product's rate that such a model is taken to reach
@@ -63,25 +74,168 @@ def measure(plan: Plan, store: Store) -> Speed:
     }
     file = store.root / "calibration" / f"{fingerprint(identity)}.json"
     if not file.exists():
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
+        with _threads(1):
             found = _tried(plan) if small else _from_matrix_product(plan)
-        finally:
-            torch.set_num_threads(threads)
         write_json(file, found)
     return Speed(**read_json(file))
 
 
-def _seconds(work: Callable[[], object], times: int) -> float:
-    """The median of several goes, after one that is not counted."""
-    work()
+def _seconds(work: Callable[[], object], times: int, warm: bool = False) -> float:
+    """The median of several goes, after one that is not counted; `warm` where that has been done."""
+    if not warm:
+        work()
     taken = []
     for _ in range(times):
         began = time.perf_counter()
         work()
         taken.append(time.perf_counter() - began)
     return sorted(taken)[times // 2]
+
+
+# ---- the peak -----------------------------------------------------------------------------------------------------
+
+MATRIX_SIZES = {"cpu": (1024, 2048), "cuda": (4096, 8192)}  # small ones stay below a CPU's best, large ones take long
+COPIED_BYTES = {"cpu": 2**27, "cuda": 2**30}  # past every cache
+TRIED_SECONDS = 0.8  # for one product or copy; the best of what fits is kept
+
+
+@dataclass(frozen=True, slots=True)
+class Peak:
+    """The best that one device was seen to do."""
+
+    device: str
+    """`cpu`, `cuda:0`, …"""
+    name: str
+    """What the maker calls it."""
+    threads: int
+    """0 for a GPU, whose rate they do not change."""
+    flops_per_second: Mapping[str, float]
+    """By precision: `fp32`, `bf16`, and on a GPU `fp16` and `tf32`."""
+    copy_bytes_per_second: float
+    """Bytes read and bytes written, both counted."""
+
+
+def devices() -> list[str]:
+    """The CPU, and every GPU that torch sees."""
+    import torch
+
+    return ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+
+
+def peak_flops(store: Store, precision: str, device: str = "cpu", threads: int = 1) -> float:
+    """FLOP/s of the matrix product, measured now where it was not before. Raises `Refused` for a precision that is not
+    measured on this device."""
+    rates = peak(store, device, threads).flops_per_second
+    if precision not in rates:
+        raise Refused(f"precision {precision!r} is not measured on {device}; measured are {', '.join(rates)}")
+    return rates[precision]
+
+
+def peak(store: Store, device: str = "cpu", threads: int = 1, *, again: bool = False) -> Peak:
+    """What this device does at best; from the store where it was measured before."""
+    file, identity = _peak_file(store, device, threads)
+    if again or not file.exists():
+        write_json(file, {**identity, **asdict(_measured(device, identity["device"], identity["threads"]))})
+    return _read(file, device)
+
+
+def known_peak(store: Store, device: str = "cpu", threads: int = 1) -> Peak | None:
+    """The same, only where it was measured before: for a view that must not cost anything."""
+    file, _ = _peak_file(store, device, threads)
+    return _read(file, device) if file.exists() else None
+
+
+def _read(file: Path, device: str) -> Peak:
+    kept = read_json(file)
+    return Peak(device, kept["name"], kept["threads"], kept["flops_per_second"], kept["copy_bytes_per_second"])
+
+
+def _peak_file(store: Store, device: str, threads: int) -> tuple[Path, dict[str, Any]]:
+    """Where it is kept, and what makes it another measurement. Two GPUs of one make share it."""
+    import torch
+
+    cuda = device.startswith("cuda")
+    identity = {
+        "torch": torch.__version__,
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "device": torch.cuda.get_device_name(device) if cuda else _cpu_name(),
+        "threads": 0 if cuda else threads,
+    }
+    return store.root / "calibration" / f"peak-{fingerprint(identity)}.json", identity
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    found = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(found, platform.processor() or platform.machine())
+
+
+def _measured(device: str, name: str, threads: int) -> Peak:
+    import torch
+
+    kind = device.partition(":")[0]
+    rates: dict[str, float] = {}
+    with torch.inference_mode(), _threads(threads):
+        for precision in ("fp32", "bf16") if kind == "cpu" else ("fp32", "tf32", "bf16", "fp16"):
+            for size in MATRIX_SIZES[kind]:
+                seconds = _product_seconds(torch.device(device), precision, size)
+                rates[precision] = max(rates.get(precision, 0.0), 2 * size**3 / seconds)
+        a = torch.ones(COPIED_BYTES[kind] // 4, device=device)
+        b = torch.zeros_like(a)
+        seconds = _best_seconds(_finished(lambda: b.copy_(a), device))
+    return Peak(device, name, threads, rates, 2 * COPIED_BYTES[kind] / seconds)
+
+
+def _product_seconds(device: torch.device, precision: str, size: int) -> float:
+    import torch
+
+    kinds = {"bf16": torch.bfloat16, "fp16": torch.float16}
+    a, b = (torch.randn(size, size, device=device, dtype=kinds.get(precision, torch.float32)) for _ in range(2))
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    try:
+        return _best_seconds(_finished(lambda: a @ b, device))
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def _finished(work: Callable[[], object], device: object) -> Callable[[], object]:
+    """A GPU's work is over when it says so, not when it was asked for."""
+    import torch
+
+    if not str(device).startswith("cuda"):
+        return work
+
+    def whole() -> None:
+        work()
+        torch.cuda.synchronize(device)  # type: ignore[arg-type]
+
+    return whole
+
+
+def _best_seconds(work: Callable[[], object]) -> float:
+    """The fastest of what fits into `TRIED_SECONDS`: whatever else the machine does can only add."""
+    one = _seconds(work, 1)
+    times = min(50, int(TRIED_SECONDS / one))
+    return min([one, *(_seconds(work, 1, warm=True) for _ in range(times))])
+
+
+@contextmanager
+def _threads(number: int) -> Iterator[None]:
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(number or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+# ---- a study's own steps ------------------------------------------------------------------------------------------
 
 
 def _tried(plan: Plan) -> dict[str, Any]:

@@ -133,6 +133,9 @@ def run(
     store: StoreOption = STORE,
     set: Set = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Runs side by side; one a core by default.")] = None,
+    track: Annotated[
+        str | None, typer.Option(metavar="SERVICE[:PROJECT]", help="Follow the runs in wandb or trackio.")
+    ] = None,
     on: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="A Ray cluster: ray://HOST:PORT, ray:auto or local.")
     ] = None,
@@ -154,6 +157,10 @@ def run(
     from curricle.execution import Execution
     from curricle.study import Refused
     from curricle.studyfile import load_study
+    from curricle.tracking import Tracker, refuse_missing, tracked
+
+    if track is not None:
+        refuse_missing(track)
 
     execution = Execution(ranks=nproc_per_node, replicas=replicas, compile=compile, recompute=recompute)
     loaded = load_study(study, set or [])
@@ -165,6 +172,7 @@ def run(
         _run_as_rank(loaded, folder, store, execution, command)
         return
     from curricle import cluster, runner
+    from curricle.calibration import known_peak
     from curricle.progress import Reading, Training
 
     console = _console()
@@ -175,8 +183,11 @@ def run(
         runner.refuse_uneven(plan, execution)
         done = runner.done(plan, prepared)
         _show_plan(console, plan, prepared, done)
-        training = Training(console, plan, done)
-        with training.shown():
+        peak = known_peak(prepared.store, threads=max(1, runner.cores() // (workers or runner.cores())))
+        training = Training(console, plan, done, peak.flops_per_second if peak else None)
+        say = lambda text: console.print(text, markup=False, soft_wrap=True)  # noqa: E731
+        tracker = Tracker(track, plan, say) if track is not None else None
+        with training.shown(), tracker or nullcontext():
             results = runner.run(
                 plan,
                 store=prepared.store,
@@ -186,7 +197,7 @@ def run(
                 remote=remote,
                 execution=execution,
                 watch=Reading(console),
-                show=training,
+                show=tracked(training, tracker) if tracker else training,
                 prepared=prepared,
             )
     _write_report(console, plan, prepared, results, folder, command)
@@ -371,6 +382,52 @@ def diff(
     _console().print(diff_view(one, other, differences(values[1], values[0])))
 
 
+@app.command(epilog="Example: curricle explain math/3f9a --step 120   (runs: curricle list)")
+def explain(
+    run: Annotated[str, typer.Argument(help="A run, or the beginning of its name.")],
+    step: Annotated[int, typer.Option(help="The step, from 1.")],
+    store: StoreOption = STORE,
+    full: Annotated[bool, typer.Option("--full", help="Print all text that the step read.")] = False,
+) -> None:
+    """Show the documents behind the batch of one step of a run."""
+    from dataclasses import asdict
+
+    from curricle.explain import explain as explained
+    from curricle.report.listing import explained_view
+    from curricle.store import Store
+
+    _console().print(explained_view(asdict(explained(Store(store), run, step)), full), soft_wrap=full)
+
+
+@app.command(epilog="Example: curricle calibrate   or   curricle calibrate --again --json")
+def calibrate(
+    store: StoreOption = STORE,
+    again: Annotated[bool, typer.Option("--again", help="Measure anew what the store has.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Measure what this machine does at best (matrix products, memory copy), which MFU is a share of."""
+    from dataclasses import asdict
+
+    from curricle import calibration, runner
+    from curricle.report.listing import calibration_view
+    from curricle.store import Store
+    from curricle.study import Refused
+
+    if store.exists() and not store.is_dir():
+        raise Refused(f"--store {store}: a file, not a folder")
+    console = _console(quiet=as_json)
+    peaks = []
+    for device in calibration.devices():
+        for threads in sorted({1, runner.cores()}) if device == "cpu" else (0,):
+            on = f"{device}, {threads} {'thread' if threads == 1 else 'threads'}" if threads else device
+            with console.status(f"measuring {on}"):
+                peaks.append(asdict(calibration.peak(Store(store), device, threads, again=again)))
+    if as_json:
+        _print_json({"peaks": peaks})
+    else:
+        console.print(calibration_view(peaks))
+
+
 @app.command(epilog="Example: curricle clean   then   curricle clean --remove")
 def clean(
     store: StoreOption = STORE,
@@ -449,6 +506,22 @@ def evaluate(
         from curricle.report.terminal import evaluation_view
 
         console.print(evaluation_view(scores))
+
+
+@app.command(epilog="Example: curricle export math/3f9a out/math   or   curricle export model.gguf out/model")
+def export(
+    model: Annotated[
+        str, typer.Argument(metavar="RUN", help="A run (or a checkpoint's folder, .gguf file or hub id, to convert).")
+    ],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that is not there yet, or is empty.")],
+    store: StoreOption = STORE,
+) -> None:
+    """Hand a model out: weights, tokenizer and a model card in the Hugging Face format."""
+    from curricle import upkeep
+    from curricle.store import Store
+
+    upkeep.export(Store(store), model, folder)
+    print(f"Wrote {folder}: transformers, vLLM and lm-evaluation-harness read it as it is; its card is README.md")
 
 
 @app.command(epilog="Example: curricle gain --from 14.3 --to 36.2 --problems 5000   or   curricle gain --published")

@@ -27,7 +27,8 @@ def draft(model: str, sources: list[str], budget_tokens: str) -> str:
     if not named:
         named = {"code": "{installed: code}", "prose": "{installed: prose}"}
     preset = model in PRESETS
-    first, stage_tokens, math_tokens = next(iter(named)), _short(budget * 2 // 5), _short(budget * 3 // 5)
+    first, stage, math = next(iter(named)), budget * 2 // 5, budget // 2
+    instruct = budget - stage - math  # the longest strategy reads what was asked for, to the token
     points = f"{_short(budget * 3 // 20)}, {_short(budget * 3 // 10)}"
     width = max(len(name) for name in [*named, "algebra"]) + 1
     lines = [
@@ -43,11 +44,11 @@ def draft(model: str, sources: list[str], budget_tokens: str) -> str:
         "",
         "# One training phase each. A mixture's weights are shares of tokens and sum to 1.",
         "stages:",
-        *(f"  {name}: {{mixture: {{{name}: 1}}, budget_tokens: {stage_tokens}}}" for name in named),
+        *(f"  {name}: {{mixture: {{{name}: 1}}, budget_tokens: {_short(stage)}}}" for name in named),
         "  # Points along the way show the curve; they compare, since the rate is constant until instruct.",
-        f"  math: {{mixture: {{algebra: 1}}, budget_tokens: {math_tokens}, evaluate_at: [{points}]}}",
+        f"  math: {{mixture: {{algebra: 1}}, budget_tokens: {_short(math)}, evaluate_at: [{points}]}}",
         "  # Loss on the answers only, the rate falling to 0.",
-        f"  instruct: {{kind: instruct, mixture: {{algebra: 1}}, budget_tokens: {_short(budget // 10)},",
+        f"  instruct: {{kind: instruct, mixture: {{algebra: 1}}, budget_tokens: {_short(instruct)},",
         "             recipe: {schedule: wsd, decay_share: 1}}",
         "",
         "# Stages in order. What strategies share is trained once.",
@@ -61,7 +62,11 @@ def draft(model: str, sources: list[str], budget_tokens: str) -> str:
         "  problems: {generated: [chain_sum, simple_equations], problems: 200}",
         "",
         "seeds: [0, 1, 2]  # fewer than 3 say little about another run",
-        *([] if preset else ["recipe: {optimizer: adamw, learning_rate: 1e-4, batch_tokens: 16384, precision: bf16}"]),
+        *(
+            []
+            if preset
+            else ["recipe: {optimizer: adamw, learning_rate: 1.0e-4, batch_tokens: 16384, precision: bf16}"]
+        ),
     ]
     return "\n".join(lines) + "\n"
 
@@ -86,6 +91,7 @@ def _quoted(text: str) -> str:
 def _short(tokens: int) -> str:
     """2500000 → 2.5M, where that says it exactly."""
     for suffix, size in reversed(SUFFIXES.items()):
-        if tokens >= size and (tokens * 100) % size == 0:
-            return f"{tokens / size:g}{suffix}"
+        whole, hundredths = divmod(tokens * 100 // size, 100)
+        if whole and (tokens * 100) % size == 0:
+            return f"{whole}.{hundredths:02}".rstrip("0").rstrip(".") + suffix
     return str(max(1, tokens))

@@ -6,7 +6,8 @@ once. What would waste a run is refused here: a source that would get no sample,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -129,7 +130,9 @@ class Plan:
     nodes: Mapping[str, Node]
     """By run, ancestors before descendants."""
     paths: Mapping[tuple[str, int], tuple[str, ...]]
-    """(strategy, seed) → its runs, in order."""
+    """(arm, seed) → its runs, in order."""
+    arms: Mapping[str, str]
+    """Arm → its strategy: the strategy itself, or one for each learning rate where one of its stages sweeps them."""
 
     @property
     def parameters(self) -> int:
@@ -167,8 +170,11 @@ class Plan:
         """Sources that are only described, which make the study one that can be planned and not run."""
         return [name for name, source in self.catalogue.sources.items() if source.declared]
 
-    def _branch_tokens(self, node: Node) -> int:
-        return self.nodes[node.parent or ""].tokens_at(node.branch_step or 0)
+    def branch_tokens(self, node: Node) -> int | None:
+        """Tokens of its parent after which a run branches off; None where it begins from the end."""
+        if node.parent is None or node.branch_step is None:
+            return None
+        return self.nodes[node.parent].tokens_at(node.branch_step)
 
     def ledger(self) -> list[Share]:
         """One line for each source of each stage."""
@@ -208,7 +214,7 @@ class Plan:
                     "steps": n.steps,
                     "evaluate_at_tokens": [n.tokens_at(s) for s in n.evaluate_at],
                     "training_flops": self.training_flops(n),
-                    "branch_at_tokens": None if n.branch_step is None else self._branch_tokens(n),
+                    "branch_at_tokens": self.branch_tokens(n),
                     "strategies": list(n.strategies),
                     "done": n.run in finished,
                 }
@@ -228,20 +234,34 @@ def compile_plan(study: Study, catalogue: Catalogue) -> Plan:
     faults: list[str] = []
     nodes: dict[str, Node] = {}
     paths: dict[tuple[str, int], tuple[str, ...]] = {}
+    arms: dict[str, str] = {}
     for seed in study.seeds:
-        for strategy, stages in study.strategies.items():
-            parent: Node | None = None
-            path: list[str] = []
-            for name in stages:
-                node = _node(study, catalogue, name, seed, parent, faults)
-                known = nodes.get(node.run, node)
-                passing = tuple(dict.fromkeys([*known.strategies, strategy]))
-                parent = nodes[node.run] = replace(node, strategies=passing)
-                path.append(node.run)
-            paths[strategy, seed] = tuple(path)
+        for strategy in study.strategies:
+            for arm, chosen in _arms(study, strategy):
+                parent: Node | None = None
+                path: list[str] = []
+                for name in study.strategies[strategy]:
+                    recipe = study.recipe_of(name).model_copy(update=chosen.get(name, {}))
+                    node = _node(study, catalogue, name, recipe, seed, parent, faults)
+                    known = nodes.get(node.run, node)
+                    passing = tuple(dict.fromkeys([*known.strategies, arm]))
+                    parent = nodes[node.run] = replace(node, strategies=passing)
+                    path.append(node.run)
+                paths[arm, seed] = tuple(path)
+                arms[arm] = strategy
     if faults:
         raise Refused("\n".join(f"{study.path or study.name}: {fault}" for fault in dict.fromkeys(faults)))
-    return Plan(study, catalogue, _with_states(nodes), paths)
+    return Plan(study, catalogue, _with_states(nodes), paths, arms)
+
+
+def _arms(study: Study, strategy: str) -> Iterator[tuple[str, dict[str, dict[str, float]]]]:
+    """The strategy under its own name, or once for each combination of the learning rates that its stages sweep; for
+    each what of a stage's recipe is set."""
+    sweeping = [name for name in dict.fromkeys(study.strategies[strategy]) if study.stages[name].sweep]
+    for each in itertools.product(*(study.stages[name].sweep for name in sweeping)):
+        said = ", ".join(f"{name} {rate:g}" for name, rate in zip(sweeping, each))
+        chosen = {name: {"learning_rate": rate} for name, rate in zip(sweeping, each)}
+        yield f"{strategy} [{said}]" if said else strategy, chosen
 
 
 def _with_states(nodes: dict[str, Node]) -> dict[str, Node]:
@@ -266,9 +286,17 @@ def _with_states(nodes: dict[str, Node]) -> dict[str, Node]:
     return found
 
 
-def _node(study: Study, catalogue: Catalogue, name: str, seed: int, parent: Node | None, faults: list[str]) -> Node:
+def _node(
+    study: Study,
+    catalogue: Catalogue,
+    name: str,
+    recipe: Recipe,
+    seed: int,
+    parent: Node | None,
+    faults: list[str],
+) -> Node:
     """One run; what is wrong with it is added to `faults`."""
-    stage, recipe, context = study.stages[name], study.recipe_of(name), study.model.context
+    stage, context = study.stages[name], study.model.context
     steps = max(1, round(stage.budget_tokens / recipe.batch_tokens))
     mixtures = tuple((_step(end, recipe, steps), weights) for end, weights in stage.mixtures)
     rows_per_step = recipe.batch_tokens // context

@@ -6,7 +6,7 @@ Where the output is no terminal, a line is printed whenever something ends.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Ta
 from rich.text import Text
 
 from curricle.corpus.documents import Document
-from curricle.planning import Plan
+from curricle.planning import Node, Plan
 from curricle.work import Message
 
 if TYPE_CHECKING:
@@ -64,10 +64,11 @@ class Reading:
 
 
 class Training:
-    """Shows what workers say. Use it as the `show` of a run."""
+    """Shows what workers say. Use it as the `show` of a run. `peaks` are the measured FLOP/s, by precision, of what one
+    run has to itself; where they are known, the speed is shown as MFU too."""
 
-    def __init__(self, console: Console, plan: Plan, done: frozenset[str]):
-        self.console, self.plan, self.done = console, plan, set(done)
+    def __init__(self, console: Console, plan: Plan, done: frozenset[str], peaks: Mapping[str, float] | None = None):
+        self.console, self.plan, self.done, self.peaks = console, plan, set(done), peaks or {}
         self._began = time.monotonic()
         self._tasks: dict[str, int] = {}
         self._bar: Progress | None = None
@@ -113,12 +114,20 @@ class Training:
                 self._tasks[message.run] = bar.add_task(f"  {name}", total=node.tokens, note="")
             note = "evaluating"
             if message.kind == "step":
-                note = f"loss {message.loss_nats:.3f}  {message.tokens_per_second:,.0f} tokens/s"
+                note = f"loss {message.loss_nats:.3f}  {self.speed(node, message.tokens_per_second)}"
             bar.update(self._tasks[message.run], completed=message.tokens, note=note)  # type: ignore[arg-type]
         ended = sum(self.plan.nodes[run].tokens for run in self.done if run in self.plan.nodes)
         before = sum(n.tokens for n in self.plan.nodes.values()) - (bar.tasks[0].total or 0)
         under_way = sum(t.completed for t in bar.tasks[1:])
         bar.update(self._total, completed=ended - before + under_way)  # type: ignore[arg-type]
+
+    def speed(self, node: Node, tokens_per_second: float) -> str:
+        """`30,100 tokens/s`, and `MFU 41 %` where the peak is known."""
+        said = f"{tokens_per_second:,.0f} tokens/s"
+        peak = self.peaks.get(node.recipe.precision)
+        if not peak:
+            return said
+        return f"{said}  MFU {self.plan.training_flops(node) / node.tokens * tokens_per_second / peak:.0%}"
 
 
 def jobs_watched(console: Console) -> Callable[[Iterable[Job]], Iterator[Job]]:

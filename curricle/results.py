@@ -10,6 +10,7 @@ its meaning.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ RUNS = pa.schema(
     [
         ("study", pa.string()),
         ("strategy", pa.string()),
+        ("arm", pa.string()),  # the strategy, or which of its learning rates stands for it; null where nobody says
         ("baseline", pa.bool_()),  # the strategy that the others are measured against
         ("seed", pa.int64()),
         ("position", pa.int64()),  # 0 for the first stage
@@ -67,8 +69,14 @@ STEPS = pa.schema(
         ("grad_norm", pa.float64()),  # before clipping
         ("lr", pa.float64()),
         ("tokens_per_second", pa.float64()),
+        # Null where the run did not note them:
+        ("mfu", pa.float64()),  # model FLOPs a second, as a share of the machine's measured matrix-product peak
+        ("data_seconds", pa.float64()),  # of the step's time: waiting for its batch
+        ("save_seconds", pa.float64()),  # after the step, beside its time: in writing a checkpoint
+        ("evaluation_seconds", pa.float64()),  # after the step, beside its time: in scoring
     ]
 )
+NOTED = ("mfu", "data_seconds", "save_seconds", "evaluation_seconds")  # columns of `steps` that a file may lack
 SCHEMAS = {"runs": RUNS, "evaluations": EVALUATIONS, "steps": STEPS}
 
 
@@ -87,6 +95,34 @@ def write_table(path: Path, table: pa.Table) -> None:
         pq.write_table(table, file, compression="zstd")
 
 
+def step_rows(
+    lines: Iterable[str], *, run: str, stage: str, seed: int, peak_flops: float | None = None
+) -> list[dict[str, Any]]:
+    """The lines of a run's `metrics.jsonl` as rows of `steps`.
+
+    A column that the run did not note is null; what is no column is left out. `peak_flops` (FLOP/s) turns the noted
+    `flops_per_second` into `mfu`. A line with `evaluation` is no step: its `seconds` go to the step it came after.
+    """
+    rows: list[dict[str, Any]] = []
+    waiting = 0.0  # for an evaluation of the model as it came, before any step
+    for line in lines:
+        found = json.loads(line)
+        if "evaluation" in found:
+            seconds = found.get("seconds") or 0.0
+            if rows and seconds:
+                rows[-1]["evaluation_seconds"] = (rows[-1]["evaluation_seconds"] or 0.0) + seconds
+            elif seconds:
+                waiting += seconds
+            continue
+        row = {"run": run, "stage": stage, "seed": seed, **{name: found.get(name) for name in STEPS.names[3:]}}
+        if peak_flops and found.get("flops_per_second") is not None:
+            row["mfu"] = found["flops_per_second"] / peak_flops
+        if waiting:
+            row["evaluation_seconds"], waiting = waiting, 0.0
+        rows.append(row)
+    return rows
+
+
 class Results:
     """A folder of result rows. `sql` sees the tables `runs`, `evaluations` and `steps`."""
 
@@ -99,7 +135,10 @@ class Results:
             file = self.folder / f"{name}.parquet"
             if not file.exists():
                 raise FileNotFoundError(f"{file}: no such results; `curricle run` writes them")
-            self._connection.read_parquet(str(file)).create_view(name)
+            table = self._connection.read_parquet(str(file))
+            optional = {"steps": dict.fromkeys(NOTED, "DOUBLE"), "runs": {"arm": "VARCHAR"}}.get(name, {})
+            lacking = [f"NULL::{kind} AS {c}" for c, kind in optional.items() if c not in table.columns]
+            table.project(", ".join(["*", *lacking])).create_view(name)
 
     def sql(self, query: str, parameters: list[Any] | dict[str, Any] | None = None) -> list[dict[str, Any]]:
         """Rows of a query as dictionaries."""

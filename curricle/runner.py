@@ -5,7 +5,6 @@ Interrupted at any moment, it goes on where the last whole checkpoints stand: th
 
 from __future__ import annotations
 
-import json
 import shutil
 import signal
 import threading
@@ -19,12 +18,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from curricle import cluster
 from curricle import remote as afar
 from curricle import results as rows
+from curricle.calibration import known_peak
 from curricle.execution import Execution
 from curricle.planning import Node, Plan
 from curricle.preparation import Prepared, Watch, prepare, stock
 from curricle.remote import Remote
 from curricle.results import Results
-from curricle.store import Held, Store, locked
+from curricle.store import Held, Store, locked, read_json
 from curricle.study import Refused
 from curricle.upkeep import remember
 from curricle.work import Message, evaluation_file, is_done, work_on
@@ -286,7 +286,6 @@ def gather(plan: Plan, prepared: Prepared, folder: Path) -> Results:
     import pyarrow.parquet as pq
 
     steps = {run: _steps(prepared.store, node) for run, node in plan.nodes.items()}
-    rows.write_rows(folder / "runs.parquet", _run_rows(plan, steps), rows.RUNS)
     rows.write_rows(folder / "steps.parquet", [row for of_run in steps.values() for row in of_run], rows.STEPS)
     files = [
         evaluation_file(prepared, prepared.store.run_folder(run), node.tokens_at(step), name)
@@ -298,21 +297,58 @@ def gather(plan: Plan, prepared: Prepared, folder: Path) -> Results:
     rows.write_table(
         folder / "evaluations.parquet", pa.concat_tables(tables) if tables else rows.EVALUATIONS.empty_table()
     )
+    best = best_arms(plan, pa.concat_tables(tables)) if tables else {}
+    rows.write_rows(folder / "runs.parquet", _run_rows(plan, steps, best), rows.RUNS)
     return Results(folder)
 
 
+def best_arms(plan: Plan, evaluations: Any) -> dict[str, str]:
+    """Strategy → the arm that stands for it: of those with several learning rates the one whose target has the fewest
+    bits per byte at the end, over all seeds; none until all of them are done. (Chosen and judged on the same problems,
+    so a little optimistic; all arms of a study have the same advantage.)"""
+    import pyarrow.compute as pc
+
+    target = evaluations.filter((pc.field("benchmark") == plan.study.answer_target) & pc.field("final"))
+    sums = target.group_by("run").aggregate([("nats", "sum"), ("bytes", "sum")]).to_pylist()
+    by_run = {row["run"]: row["nats_sum"] / row["bytes_sum"] for row in sums if row["bytes_sum"]}
+    found: dict[str, str] = {}
+    for strategy in plan.study.strategies:
+        arms = [arm for arm, of in plan.arms.items() if of == strategy]
+        ends = {arm: [plan.paths[arm, seed][-1] for seed in plan.study.seeds] for arm in arms}
+        if len(arms) == 1:
+            found[strategy] = arms[0]
+        elif all(run in by_run for runs in ends.values() for run in runs):
+            found[strategy] = min(arms, key=lambda arm: sum(by_run[run] for run in ends[arm]))
+    return found
+
+
 def _steps(store: Store, node: Node) -> list[dict[str, Any]]:
-    file = store.run_folder(node.run) / "metrics.jsonl"
-    if not file.exists():
+    folder = store.run_folder(node.run)
+    if not (folder / "metrics.jsonl").exists():
         return []
-    with open(file, encoding="utf-8") as lines:
-        found = [json.loads(line) for line in lines]
-    where = {"run": node.run, "stage": node.stage, "seed": node.seed}
-    return [{**where, **{n: v for n, v in row.items() if n in rows.STEPS.names}} for row in found if "loss_nats" in row]
+    with open(folder / "metrics.jsonl", encoding="utf-8") as lines:
+        whole = [line for line in lines if line.endswith("\n")]  # the last may be cut off, where a run was killed
+    peak = _peak_flops(store, folder, node)
+    return rows.step_rows(whole, run=node.run, stage=node.stage, seed=node.seed, peak_flops=peak)
 
 
-def _run_rows(plan: Plan, steps: Mapping[str, list[dict[str, Any]]]) -> Iterator[dict[str, Any]]:
-    for (strategy, seed), path in plan.paths.items():
+def _peak_flops(store: Store, folder: Path, node: Node) -> float | None:
+    """Of what the run was trained on, all ranks together; None where that was never measured (`curricle calibrate`)."""
+    if not (folder / "receipt.json").exists():
+        return None
+    session = read_json(folder / "receipt.json")["sessions"][-1]
+    peak = known_peak(store, "cpu" if session["device"] == "cpu" else "cuda:0", session["threads"])
+    rate = peak.flops_per_second.get(node.recipe.precision) if peak else None
+    return rate * session["ranks"] if rate else None
+
+
+def _run_rows(
+    plan: Plan, steps: Mapping[str, list[dict[str, Any]]], best: Mapping[str, str]
+) -> Iterator[dict[str, Any]]:
+    for (arm, seed), path in plan.paths.items():
+        strategy = plan.arms[arm]
+        if arm != best.get(strategy, strategy):
+            continue
         before = 0
         for position, run in enumerate(path):
             node = plan.nodes[run]
@@ -321,6 +357,7 @@ def _run_rows(plan: Plan, steps: Mapping[str, list[dict[str, Any]]]) -> Iterator
             yield {
                 "study": plan.study.name,
                 "strategy": strategy,
+                "arm": arm,
                 "baseline": strategy == plan.study.baseline,
                 "seed": seed,
                 "position": position,

@@ -21,18 +21,23 @@ class Shape:
     """Fixed by a checkpoint; None where the tokenizer decides."""
     tied: bool = True
     """The output matrix is the embedding."""
+    head: int | None = None
+    """Size of a head, where it is not hidden / heads (Qwen3, Gemma)."""
+    gated: bool = True
+    """Whether the feed-forward has a gate, which is a third matrix (GPT-2 and GPT-NeoX have none)."""
 
     @property
     def head_size(self) -> int:
-        return self.hidden // self.heads
+        return self.head or self.hidden // self.heads
 
     def matrix_parameters(self) -> int:
         """Parameters of the layers' matrices, embeddings apart."""
         attention = self.hidden * self.head_size * (2 * self.heads + 2 * self.kv_heads)
-        return self.layers * (attention + 3 * self.hidden * self.feed_forward)
+        return self.layers * (attention + (3 if self.gated else 2) * self.hidden * self.feed_forward)
 
     def parameters(self, vocabulary: int) -> int:
-        """All parameters, norms and embeddings included: what `model.num_parameters()` counts."""
+        """All parameters, norms and embeddings included: what `model.num_parameters()` counts for a Llama. Other
+        families have a few vectors more, and GPT-2 a table of positions."""
         embeddings = vocabulary * self.hidden * (1 if self.tied else 2)
         return self.matrix_parameters() + embeddings + self.hidden * (2 * self.layers + 1)
 

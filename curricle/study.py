@@ -31,6 +31,8 @@ COUNT = re.compile(r"(\d+(?:\.\d+)?)([kMBT]?)")
 
 def parse_count(value: object) -> object:
     """`'2.5M'` → 2500000. Suffixes are decimal; integers pass; anything else is left for pydantic to refuse."""
+    if isinstance(value, bool):
+        raise ValueError(f"{value} is not a count; write a whole number")
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if not isinstance(value, str):
@@ -67,7 +69,14 @@ def one_or_many(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
-Names = Annotated[tuple[str, ...], BeforeValidator(one_or_many), Field(min_length=1)]
+Names = Annotated[
+    tuple[str, ...],
+    BeforeValidator(one_or_many),
+    Field(min_length=1),
+    pydantic.WithJsonSchema(
+        {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}
+    ),
+]
 
 
 class Frozen(BaseModel):
@@ -86,36 +95,69 @@ class Frozen(BaseModel):
 # ---- sources: a named supply of documents -----------------------------------------------------------------------
 
 
-class Files(Frozen):
+class Rows(Frozen):
+    """How a row becomes a document: a text; a prompt with its answer; or a conversation of many turns."""
+
+    text: str = "text"
+    """The field that holds the text (beside `prompt`, the answer)."""
+    prompt: str | None = None
+    """The field that holds what the user asked; it carries no loss in an `instruct` stage."""
+    messages: str | None = None
+    """The field that holds a conversation: a list of {role, content}, roles system, user, assistant and tool. It stands
+    instead of `text` and `prompt`; in an `instruct` stage the assistant's turns carry loss."""
+    template: Literal["plain", "checkpoint", "none"] = "plain"
+    """How conversations are laid out: `User: …`, `Assistant: …`, with any tokenizer; by the checkpoint's own chat
+    template; or, of a prompt and its text, not at all: the two run together as they are."""
+    group: str | None = None
+    """The field whose value is never split between training and held-out text; the default is the first of `repo`,
+    `host`, `package`, the host of `url`, and the file."""
+    licence: str | None = None
+
+    @property
+    def conversation(self) -> bool:
+        """Whether the rows hold answers to something."""
+        return self.prompt is not None or self.messages is not None
+
+    @pydantic.field_validator("messages")
+    @classmethod
+    def _instead_of_a_pair(cls, messages: str | None, known: pydantic.ValidationInfo) -> str | None:
+        beside = [f"{name}: {value}" for name in ("text", "prompt") if (value := known.data.get(name)) not in _UNSAID]
+        if messages is not None and beside:
+            raise ValueError(f"a row is a conversation or a pair; give messages or {' and '.join(beside)}, not both")
+        return messages
+
+    @pydantic.field_validator("template")
+    @classmethod
+    def _lays_out_something(cls, template: str, known: pydantic.ValidationInfo) -> str:
+        messages, prompt = known.data.get("messages"), known.data.get("prompt")
+        if messages is None and prompt is None:
+            raise ValueError(f"{template!r} has nothing to lay out; name the field of messages, or of the prompt")
+        if template == "none" and messages is not None:
+            raise ValueError("'none' leaves no mark between turns; messages need plain or checkpoint")
+        return template
+
+
+_UNSAID = (None, Rows.model_fields["text"].default)
+
+
+class Files(Rows):
     """Documents in files: JSON lines (plain, .gz, .zst), Parquet, or one plain text a file. Globs are expanded."""
 
     files: Names
     """Paths or globs, relative to the study's file; `~` and `$NAME` are expanded."""
-    text: str = "text"
-    """The field that holds the text (for instruction rows, the answer)."""
-    prompt: str | None = None
-    """The field that holds what comes before the text and carries no loss in an `instruct` stage."""
-    group: str | None = None
-    """The field whose value is never split between training and held-out text; the default is the first of `repo`,
-    `host`, `package`, the host of `url`, and the file."""
     max_bad_share: Share = 0.01
     """The share of lines that may be unreadable before the study stops."""
-    licence: str | None = None
 
 
-class Hub(Frozen):
+class Hub(Rows):
     """A Hugging Face data set, streamed (needs the `hub` extra); a local data set's folder works as well."""
 
     hub: str
     config: str | None = None
     split: str = "train"
     revision: str | None = None
-    text: str = "text"
-    prompt: str | None = None
-    group: str | None = None
     documents: Count | None = None
     """Stop after so many documents; all of them when left out."""
-    licence: str | None = None
 
 
 class Installed(Frozen):
@@ -198,6 +240,9 @@ class FileBenchmark(Frozen):
     """The first so many problems in an order shuffled once; all of them when left out."""
     shots: Annotated[int, Field(ge=0, le=4)] = 4
     max_new_tokens: Count = 256
+    answers: bool = True
+    """Ask for answers and grade them. Otherwise only the likelihood of the reference solutions is scored: a measure
+    without floor, and cheap."""
 
 
 BENCHMARK_KINDS: dict[str, type[Frozen]] = {"generated": GeneratedBenchmark, "file": FileBenchmark}
@@ -216,8 +261,12 @@ class Model(Frozen):
     preset: str | None = None
     """A shape by name. Beside a checkpoint that is not on this disk, it states that checkpoint's shape."""
     checkpoint: str | None = None
-    """A folder in the Hugging Face format, or a hub id."""
+    """A folder in the Hugging Face format, a hub id, or a `.gguf` file."""
     revision: str | None = None
+    decayed: bool | None = None
+    """Whether the checkpoint's learning rate had already been decayed; left out, it is unknown. It is recorded, and no
+    part of identity. It decides how a gain reads: DeepSeekMath began from the coder before its decay, so on MMLU its
+    gain is 42.9 → 54.9 rather than 49.1 → 54.9 (arXiv 2402.03300, table 4)."""
     context: Count = 256
     """Tokens in a training row."""
 
@@ -227,6 +276,8 @@ class Model(Frozen):
             raise ValueError(f"name a preset ({', '.join(PRESETS)}) or a checkpoint")
         if self.preset is not None and self.preset not in PRESETS:
             raise ValueError(f"unknown preset {self.preset!r}; {nearest(self.preset, PRESETS)}")
+        if self.decayed is not None and self.checkpoint is None:
+            raise ValueError("decayed: only a checkpoint's learning rate can have been decayed; this is a preset")
         return self
 
 
@@ -253,9 +304,38 @@ class Average(Frozen):
     every_tokens: Count
 
 
+# Published recipes (arXiv 2402.03300). Weight decay and betas of the second are those of the first: none are stated.
+RECIPES: dict[str, dict[str, Any]] = {
+    # Section 2.3: 10M tokens a batch, written in whole rows of 4096; 2,000 steps of 50,000 are the warm-up.
+    "deepseekmath-pretrain": {
+        "optimizer": "adamw",
+        "learning_rate": 4.2e-4,
+        "schedule": "multistep",
+        "warmup_share": 0.04,
+        "batch_tokens": 10_002_432,
+        "weight_decay": 0.1,
+        "betas": (0.9, 0.95),
+        "precision": "bf16",
+    },
+    # Section 3.1: 256 rows of 4096 a batch; 500 steps of it are a budget of 524,288,000 tokens.
+    "deepseekmath-instruct": {
+        "optimizer": "adamw",
+        "learning_rate": 5e-5,
+        "schedule": "constant",
+        "warmup_share": 0.0,
+        "batch_tokens": 256 * 4096,
+        "weight_decay": 0.1,
+        "betas": (0.9, 0.95),
+        "precision": "bf16",
+    },
+}
+
+
 class Recipe(Frozen):
     """How a stage's weights are moved. The default is what learned fastest here (docs/LOG.md)."""
 
+    preset: Literal["deepseekmath-pretrain", "deepseekmath-instruct"] | None = Field(default=None, exclude=True)
+    """A published recipe to start from; fields beside it override. Its fields are the recipe, its name is no part."""
     optimizer: Literal["muon", "adamw"] = "muon"
     """`muon` moves the matrices by Muon and the rest by AdamW; both read `learning_rate` (updates of equal size)."""
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 4e-3
@@ -279,6 +359,13 @@ class Recipe(Frozen):
     """Past so many skipped steps among the last 128 the run stops."""
     average: Average | None = None
     precision: Literal["fp32", "bf16"] = "fp32"
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _begins_with_its_preset(cls, data: object) -> object:
+        if isinstance(data, Mapping) and isinstance(data.get("preset"), str):
+            return {**RECIPES.get(data["preset"], {}), **data}
+        return data
 
 
 Weights = Annotated[dict[str, Annotated[float, Field(ge=0)]], Field(min_length=1)]
@@ -333,6 +420,9 @@ class Stage(Frozen):
     cooldowns or mixtures share one prefix."""
     recipe: Recipe | None = None
     """What differs from the study's recipe."""
+    sweep: tuple[Annotated[float, Field(gt=0, le=1)], ...] = ()
+    """Learning rates: every strategy that passes through here is run with each of them and judged by its best, since
+    the ranking of sources changes with the rate. The plan counts the cost."""
 
     @pydantic.model_validator(mode="after")
     def _sums_to_one(self) -> Self:
@@ -349,6 +439,10 @@ class Stage(Frozen):
             raise ValueError(
                 f"phases: they end at {', '.join(f'{e:,}' for e in ends)} tokens; the ends must rise, and the last be "
                 f"100% (budget_tokens = {self.budget_tokens:,})"
+            )
+        if len(self.sweep) == 1 or len(set(self.sweep)) < len(self.sweep):
+            raise ValueError(
+                f"sweep: {list(self.sweep)}: give two or more different learning rates, or recipe.learning_rate"
             )
         if sum(self.replay.values()) >= 1:
             raise ValueError(
@@ -421,7 +515,6 @@ class Study(Frozen):
 
     _name: str = PrivateAttr("study")
     _path: Path | None = PrivateAttr(None)
-    _shipped: bool = PrivateAttr(False)
 
     @property
     def name(self) -> str:
@@ -436,7 +529,8 @@ class Study(Frozen):
         import os
 
         expanded = Path(os.path.expandvars(path)).expanduser()
-        if expanded.is_absolute() or self._path is None:
+        # A study that ships lies among our files; the user's are where the user is.
+        if expanded.is_absolute() or self._path is None or self._path.parent == Path(__file__).parent / "studies":
             return expanded
         return self._path.parent / expanded
 
@@ -471,7 +565,7 @@ class Study(Frozen):
 
     @pydantic.model_validator(mode="after")
     def _names_resolve(self) -> Self:
-        for name in [*self.sources, *self.stages, *self.benchmarks]:
+        for name in [*self.sources, *self.stages, *self.strategies, *self.benchmarks]:
             if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9 _.+-]*", name):
                 raise ValueError(
                     f"{name!r}: a name starts with a letter or digit and holds letters, digits, ' ', '_', '.', '+', '-'"
@@ -483,6 +577,8 @@ class Study(Frozen):
                     raise ValueError(
                         f"stages.{name}.{where}.{source}: unknown source {source!r}; {nearest(source, self.sources)}"
                     )
+            if stage.kind == "instruct":
+                self._has_answers(name, stage)
         for name, steps in self.strategies.items():
             for stage_name in steps:
                 if stage_name not in self.stages:
@@ -528,6 +624,18 @@ class Study(Frozen):
         if self.tokenizer is None and self.model.checkpoint is None:
             raise ValueError("tokenizer: missing; a preset has no tokenizer of its own, write for example {bpe: 512}")
         return self
+
+    def _has_answers(self, name: str, stage: Stage) -> None:
+        """An instruct stage learns from answers to prompts; what it replays may be any text."""
+        written = [stage.mixture or {}, *(phase.mixture for phase in stage.phases)]
+        for source in dict.fromkeys(n for mixture in written for n, weight in mixture.items() if weight > 0):
+            spec = self.sources[source]
+            if isinstance(spec, Installed) or (isinstance(spec, Files | Hub) and not (spec.prompt or spec.messages)):
+                raise ValueError(
+                    f"stages.{name}: kind: instruct puts the loss on answers, and source {source!r} has no prompts; "
+                    f"name the field that holds them (sources.{source}.prompt), or train on it by a pretrain stage or "
+                    f"as replay"
+                )
 
     def _branches_fit(self, strategy: str, steps: tuple[str, ...]) -> None:
         for before, name in zip((None, *steps), steps):

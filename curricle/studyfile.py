@@ -5,6 +5,7 @@ A fault's line names the file, the field's path, the value, what is allowed and 
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ def load_study(path: str | Path, overrides: Iterable[str] = ()) -> Study:
     except (UnicodeDecodeError, OSError) as error:
         raise Refused(f"{file}: not readable: {error}") from None
     study = parse_study(text, file, overrides)
-    study._name, study._path, study._shipped = file.stem, file, file.parent == SHIPPED
+    study._name, study._path = file.stem, file
     return study
 
 
@@ -114,6 +115,10 @@ def _override(tree: dict, override: str) -> None:
     here[keys[-1]] = parsed
 
 
+_BRIEFLY = reprlib.Repr()  # aliases make a small file spell out a large value
+_BRIEFLY.maxlevel, _BRIEFLY.maxstring, _BRIEFLY.maxother = 3, 200, 200
+
+
 def explain(error: pydantic.ValidationError) -> list[str]:
     """One line for each fault: the field's path, what is wrong, the value."""
     lines = []
@@ -128,7 +133,7 @@ def explain(error: pydantic.ValidationError) -> list[str]:
             ""
             if (isinstance(value, Mapping) and not fault["type"].endswith("_kind"))
             or fault["type"] in {"value_error", "missing"}
-            else f" (got {value!r})"
+            else f" (got {_BRIEFLY.repr(value)})"
         )
         lines.append(f"{path}: {message}{shown}" if path else f"{message}{shown}")
     return lines

@@ -15,7 +15,8 @@ from typing import Any
 
 from curricle.planning import Plan
 from curricle.preparation import Prepared
-from curricle.store import Store, fingerprint, is_complete, locked, read_json, write_json
+from curricle.recall import noted
+from curricle.store import COMPLETE, Store, fingerprint, is_complete, locked, read_json, whole_folder, write_json
 from curricle.study import Refused
 from curricle.studyfile import load_study
 
@@ -47,14 +48,18 @@ def listing(store: Store) -> list[dict[str, Any]]:
     return found
 
 
+def run_named(store: Store, name: str) -> str | None:
+    """The run that a name means, which may be shortened; None where no run begins so."""
+    found = [run for run in store.runs() if run.startswith(name)]
+    if len(found) > 1 and name not in found:
+        raise Refused(f"{name}: several runs begin so: {', '.join(found[:5])}")
+    return name if name in found else next(iter(found), None)
+
+
 def described(store: Store, name: str) -> Mapping[str, Any]:
     """A run's identity, or a study's fields, as plain values to compare. A run may be shortened."""
-    runs = [run for run in store.runs() if run.startswith(name)] if "/" in name else []
-    if len(runs) > 1:
-        raise Refused(f"{name}: several runs begin so: {', '.join(runs[:5])}")
-    if runs:
-        return identities(store)[runs[0]]
-    return load_study(name).model_dump(mode="json")
+    run = run_named(store, name) if "/" in name else None
+    return identities(store)[run] if run else load_study(name).model_dump(mode="json")
 
 
 def model_of(store: Store, name: str) -> Path | str:
@@ -69,9 +74,59 @@ def model_of(store: Store, name: str) -> Path | str:
     return name
 
 
+def remembered(store: Store, run: str) -> dict[str, Any] | None:
+    """The newest reference that says what this run was, whether or not its study's folder is still there."""
+    files = sorted((store.root / "studies").glob("*.json"), key=lambda file: file.stat().st_mtime, reverse=True)
+    return next((found for file in files if run in (found := read_json(file)).get("nodes", {})), None)
+
+
+def export(store: Store, name: str, folder: Path) -> None:
+    """Hand a model out: weights, tokenizer and a model card in the Hugging Face format, whole or not at all. `name` is
+    what `model_of` takes; what is no run of the store is converted. Raises `Refused` unless `folder` is new or empty.
+    """
+    from curricle import card
+
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise Refused(f"{folder}: is there already, and not an empty folder; name another")
+    place = model_of(store, name)
+    run, tokens = _place_in(store, place)
+    if run is not None:
+        text = card.of_run(store, run, tokens)
+        with whole_folder(folder) as temporary:
+            for file in Path(place).iterdir():
+                if file.name != COMPLETE:
+                    shutil.copyfile(file, temporary / file.name)
+            (temporary / card.CARD).write_text(text, encoding="utf-8")
+    else:
+        from curricle.training import model as models
+        from curricle.training.origin import card_licence, gguf_licence
+
+        file = Path(place).expanduser()
+        loaded, tokenizer = models.load(place)
+        licence = gguf_licence(file) if file.suffix == ".gguf" else card_licence(file)
+        shown = str(place) if not file.exists() else file.name
+        models.export(loaded, tokenizer, folder, {card.CARD: card.of_conversion(shown, licence)})
+    (folder / COMPLETE).unlink()  # the store's own mark: outside of it a folder is judged by what it holds
+
+
+def _place_in(store: Store, place: Path | str) -> tuple[str | None, int | None]:
+    """The run whose weights lie there, and after how many tokens unless it is the end; None for what is no run's."""
+    runs = (store.root / "runs").resolve()
+    path = Path(place).resolve()
+    if not path.is_relative_to(runs):
+        return None, None
+    parts = path.relative_to(runs).parts
+    if len(parts) == 3 and parts[2] == "model":
+        return "/".join(parts[:2]), None
+    if len(parts) == 4 and parts[2] == "points" and parts[3].isdigit():
+        return "/".join(parts[:2]), int(parts[3])
+    return None, None
+
+
 def remember(plan: Plan, prepared: Prepared, out: Path) -> None:
-    """Note in the store what this study needs of it, so that `clean` leaves it alone while `out` exists."""
-    used = [*prepared.corpora.values(), *prepared.shards.values()]
+    """Note in the store what this study needs of it, so that `clean` leaves it alone while `out` exists, and what its
+    runs were, so that `explain` can go back to them."""
+    used = [*prepared.corpora.values(), *prepared.kept, *prepared.shards.values()]
     used += [prepared.stream(name, 0).parent for name, entry in prepared.entries.items() if entry.endless]
     if isinstance(prepared.tokenizer, Path):
         used.append(prepared.tokenizer)
@@ -79,9 +134,13 @@ def remember(plan: Plan, prepared: Prepared, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     reference = {
         "study": plan.study.name,
+        "question": plan.study.question,
+        "seeds": list(plan.study.seeds),
+        "study_yaml": plan.study.to_yaml(),
         "out": str(out.resolve()),
         "runs": list(plan.nodes),
         "folders": sorted(str(f.resolve().relative_to(root)) for f in used if f.resolve().is_relative_to(root)),
+        **noted(plan, prepared),
     }
     name = f"{plan.study.name}-{fingerprint(reference['out'])}.json"
     write_json(prepared.store.root / "studies" / name, reference)
@@ -126,5 +185,11 @@ def receipts(store: Store, plan: Plan) -> dict[str, str]:
         for session in read_json(file)["sessions"] if file.exists() else []:
             for name, value in session.items():
                 found.setdefault(name, {})[str(value)] = None
+        described = store.run_folder(run) / "run.json"
+        began = read_json(described).get("began_from", {}) if described.exists() else {}
+        if "checkpoint" in began:
+            told = {True: "decayed", False: "not decayed", None: "decayed or not: not stated"}[began["decayed"]]
+            name = f"{began['checkpoint']} ({began['fingerprint']}; its learning rate: {told})"
+            found.setdefault("checkpoint", {})[name] = None
     spans = {name: sorted(values) for name, values in found.items()}
     return {n: f"{v[0]} to {v[-1]}" if n == "began" and len(v) > 1 else ", ".join(v) for n, v in spans.items()}

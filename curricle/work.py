@@ -103,7 +103,7 @@ def work_on(
             for part in (folder, folder / "points", folder / "evaluations", folder / "average"):
                 sweep(part)
             if not (folder / "run.json").exists():
-                write_json(folder / "run.json", {"run": node.run, "seed": node.seed, "identity": dict(node.identity)})
+                write_json(folder / "run.json", prepared.described(node))
         if ranks.decided(lambda: is_trained(prepared, node)):
             yield from _evaluate_kept(prepared, node, folder, ranks, asked_to_stop)
         else:
@@ -129,6 +129,7 @@ def _train(
     from curricle.training.loop import train
 
     tokenizer = load_tokenizer(prepared.tokenizer)
+    tokenizer.chat_template = prepared.chat_template(node.kind, node.sources) or tokenizer.chat_template
     if ranks.first and _point_lies_behind(node, folder):
         # It was not asked for before: the same steps are taken again.
         checkpoint.clear(folder / "checkpoints")
@@ -137,7 +138,7 @@ def _train(
     model = _initial(prepared, node, tokenizer.eos_token_id)
     steps = train(
         model,
-        sampler_for(prepared, node, tokenizer.eos_token_id),
+        sampler_for(prepared, node),
         node.recipe,
         steps=node.steps,
         evaluate_at=frozenset(node.evaluate_at),
@@ -190,7 +191,7 @@ def _initial(prepared: Prepared, node: Node, delimiter: int) -> PreTrainedModel:
     spec = prepared.study.model
     if spec.checkpoint is not None:
         local = prepared.study.resolve(spec.checkpoint)
-        return models.load(local if local.exists() else spec.checkpoint, revision=spec.revision)[0]
+        return models.begin(local if local.exists() else spec.checkpoint, spec.revision, delimiter)
     return models.build(
         prepared.catalogue.shape,
         vocabulary=prepared.catalogue.vocabulary,
@@ -298,6 +299,7 @@ def _evaluate(
     from curricle.evaluation.scoring import evaluate
     from curricle.training import model as models
 
+    began = time.monotonic()
     tokens = node.tokens_at(step)
     where = {"run": node.run, "stage": node.stage, "seed": node.seed, "tokens": tokens, "final": step == node.steps}
     left = [n for n in prepared.asked if not evaluation_file(prepared, folder, tokens, n).exists()]
@@ -315,10 +317,10 @@ def _evaluate(
         write_rows(evaluation_file(prepared, folder, tokens, name), [{**where, **row} for row in rows], EVALUATIONS)
     ranks.wait()
     if ranks.first:
-        _note_held_out(prepared, node, folder, step)
+        _note_held_out(prepared, node, folder, step, time.monotonic() - began)
 
 
-def _note_held_out(prepared: Prepared, node: Node, folder: Path, step: int) -> None:
+def _note_held_out(prepared: Prepared, node: Node, folder: Path, step: int, seconds: float) -> None:
     """The held-out text of every source as one line of the metrics, so that what is lost is seen while it happens."""
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
@@ -331,7 +333,7 @@ def _note_held_out(prepared: Prepared, node: Node, folder: Path, step: int) -> N
     columns = ("nats", "target_tokens", "bytes")
     tables = {name: pq.read_table(file, columns=list(columns)) for name, file in files.items()}
     scored = {name: {c: pc.sum(table[c]).as_py() for c in columns} for name, table in tables.items()}
-    line = json.dumps({"step": step, "tokens": tokens, "evaluation": scored}) + "\n"
+    line = json.dumps({"step": step, "tokens": tokens, "evaluation": scored, "seconds": round(seconds, 3)}) + "\n"
     known = metrics.read_text(encoding="utf-8") if metrics.exists() else ""
     if f'"step": {step}, "tokens": {tokens}, "evaluation"' not in known:
         with open(metrics, "a", encoding="utf-8") as out:

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from tiny_study import tiny, write_study
 
-VERBS = ["new", "run", "plan", "status", "list", "diff", "clean", "evaluate", "gain", "schema", "report"]
+VERBS = ["new", "run", "plan", "status", "list", "diff", "clean", "evaluate", "export", "gain", "schema", "report"]
+VERBS += ["explain", "calibrate"]
 
 
 def curricle(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -85,6 +86,25 @@ def test_status_list_diff_clean_and_report_say_what_is_there(place):
     assert "recipe.clip" in curricle("plan", "tiny.yaml", "--set", "recipe.clip=2", "--why", "math", cwd=place).stdout
 
 
+def test_explain_names_the_documents_of_a_step_and_full_prints_them(place):
+    run = next((place / "runs/store/runs/code").iterdir()).name
+    shown = curricle("explain", f"code/{run[:6]}", "--step", 2, cwd=place)
+    assert shown.returncode == 0, shown.stderr
+    assert f"code/{run}, step 2 of 4" in shown.stdout and "8 rows of 64" in shown.stdout
+    assert "def f" in shown.stdout and "documents of code" in shown.stdout and "loss " in shown.stdout
+    full = curricle("explain", f"code/{run[:6]}", "--step", 2, "--full", cwd=place).stdout
+    assert full.count("return y +") > shown.stdout.count("return y +")
+
+
+def test_calibrate_measures_once_and_prints_one_json_object(place):
+    shown = curricle("calibrate", "--json", cwd=place)
+    assert shown.returncode == 0, shown.stderr
+    peaks = json.loads(shown.stdout)["peaks"]
+    assert peaks[0]["device"] == "cpu" and peaks[0]["threads"] == 1 and peaks[0]["flops_per_second"]["fp32"] > 0
+    assert json.loads(curricle("calibrate", "--json", cwd=place).stdout)["peaks"] == peaks
+    assert "GFLOP/s" in curricle("calibrate", cwd=place).stdout
+
+
 def test_new_writes_a_study_that_can_be_planned(place):
     made = curricle(
         "new", "mine.yaml", "--model", "0.5m", "--source", "code=code.jsonl", "--budget-tokens", "20k", cwd=place
@@ -112,6 +132,9 @@ def test_new_writes_a_study_that_can_be_planned(place):
         ),
         (["run", "deepseekmath-7b"], "can be planned and not run"),
         (["run", "tiny.yaml", "--wrokers", "2"], "No such option"),
+        (["run", "tiny.yaml", "--track", "nosuch:project"], "--track nosuch:project: unknown service"),
+        (["explain", "nosuch", "--step", "1"], "no such run"),
+        (["explain", "code", "--step", "99"], "--step 99"),
         (["gain"], "give --from and --to, or --published"),
         (["gain", "--from", "14.3"], "go together"),
         (["diff", "tiny.yaml", "nosuch"], "no such file"),

@@ -156,6 +156,18 @@ def test_parameters_are_those_that_transformers_counts():
         assert model.num_parameters() == PRESETS[name].parameters(320)
 
 
+def test_a_checkpoint_s_head_width_counts():
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from curricle.training.origin import shape_of
+
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 24}
+    config = LlamaConfig(vocab_size=300, hidden_size=48, intermediate_size=96, num_hidden_layers=2, **heads)
+    shape = shape_of(config)
+    assert shape.head_size == 24
+    assert shape.parameters(300) == LlamaForCausalLM(config).num_parameters()
+
+
 def test_the_published_recipe_costs_what_the_arithmetic_says(tmp_path):
     from curricle.preparation import make_plan
     from curricle.studyfile import load_study

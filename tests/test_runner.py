@@ -173,6 +173,19 @@ def test_two_drivers_on_one_run_do_not_harm_each_other(trained):
     assert sorted(run for kind, run in kinds if kind == "done") == sorted(plan.nodes)
 
 
+def test_a_line_of_metrics_that_is_being_written_is_not_read_yet(trained, tmp_path):
+    file, kept, _, _ = trained
+    place = Store(shutil.copytree(kept, tmp_path / "store"))
+    study = load_study(file)
+    plan, prepared = make_plan(study, place), prepare(study, place)
+    before = runner.reached(plan, prepared)
+    for run in plan.nodes:
+        with open(place.run_folder(run) / "metrics.jsonl", "a", encoding="utf-8") as lines:
+            lines.write('{"step": 9, "tok')
+    assert runner.reached(plan, prepared) == before
+    runner.gather(plan, prepared, tmp_path / "results")
+
+
 def test_what_no_study_refers_to_is_found_and_removed(trained, tmp_path):
     file, kept, _, _ = trained
     store = Path(shutil.copytree(kept, tmp_path / "store"))  # what is removed here, other tests still read
@@ -261,5 +274,9 @@ def test_a_tokenizer_that_is_not_the_checkpoint_s_is_refused(trained, tmp_path):
     with pytest.raises(Refused, match=r"tokenizer\.path: the content of .* weights know only their own tokens"):
         make_plan(load_study(write_study(tmp_path, fields)), tmp_path / "store")
     fields["tokenizer"] = {"path": str(model)}
+    fields["model"]["context"] = 128
+    with pytest.raises(Refused, match=r"model\.context: 128 tokens are more than the 64 positions"):
+        make_plan(load_study(write_study(tmp_path, fields)), tmp_path / "store")
+    fields["model"]["context"] = 64
     plan = make_plan(load_study(write_study(tmp_path, fields)), tmp_path / "store")
     assert all(node.evaluate_at[0] == 0 for node in plan.nodes.values() if node.parent is None), "the model as it came"

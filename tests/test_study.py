@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 
+import jsonschema
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_study import tiny, write_study
 
-from curricle.study import Refused, Study, parse_count
-from curricle.studyfile import SHIPPED, load_study
+from curricle.drafting import draft
+from curricle.study import Recipe, Refused, Study, parse_count
+from curricle.studyfile import SHIPPED, load_study, parse_study
 
 
 @pytest.mark.parametrize(
@@ -26,7 +29,7 @@ def test_a_count_written_out_is_itself(number):
     assert parse_count(str(number)) == number
 
 
-@pytest.mark.parametrize("written", ["3x", "1.5", "k", "-4", "1e6", "4 k k", ""])
+@pytest.mark.parametrize("written", ["3x", "1.5", "k", "-4", "1e6", "4 k k", "", True])
 def test_what_is_no_count_is_refused(written):
     with pytest.raises(ValueError):
         parse_count(written)
@@ -94,6 +97,48 @@ BAD = [
     (["compare"], [["code first", "x"]], "compare: unknown strategy 'x'"),
     (["recipe", "optimizer"], "adam", "recipe.optimizer: input should be 'muon' or 'adamw' (got 'adam')"),
     (["recipe", "learning_rate"], float("nan"), "recipe.learning_rate: "),
+    (["model", "context"], True, "model.context: true is not a count"),
+    (["strategies"], {"a/b": ["math"], "from scratch": ["math"]}, "'a/b': a name starts with a letter or digit"),
+    (
+        ["stages", "instruct", "mixture"],
+        {"code": 0.5, "algebra": 0.5},
+        "stages.instruct: kind: instruct puts the loss on answers, and source 'code' has no prompts",
+    ),
+    (
+        ["recipe", "preset"],
+        "deepseekmath-instuct",
+        "recipe.preset: input should be 'deepseekmath-pretrain' or 'deepseekmath-instruct' (got 'deepseekmath-ins",
+    ),
+    (
+        ["sources", "code"],
+        {"files": "x", "messages": "m", "prompt": "p"},
+        "sources.code.messages: a row is a conversation or a pair; give messages or prompt: p, not both",
+    ),
+    (
+        ["sources", "code"],
+        {"hub": "x", "messages": "m", "text": "t", "prompt": "p"},
+        "sources.code.messages: a row is a conversation or a pair; give messages or text: t and prompt: p, not both",
+    ),
+    (
+        ["sources", "code"],
+        {"files": "x", "messages": "m", "template": "chatml"},
+        "sources.code.template: input should be 'plain', 'checkpoint' or 'none' (got 'chatml')",
+    ),
+    (
+        ["sources", "code"],
+        {"files": "x", "template": "checkpoint"},
+        "sources.code.template: 'checkpoint' has nothing to lay out; name the field of messages, or of the prompt",
+    ),
+    (
+        ["sources", "code"],
+        {"files": "x", "messages": "m", "template": "none"},
+        "sources.code.template: 'none' leaves no mark between turns; messages need plain or checkpoint",
+    ),
+    (
+        ["sources", "code"],
+        {"files": "x", "mesages": "m"},
+        "sources.code: unknown field 'mesages'; did you mean 'messages'?",
+    ),
 ]
 
 
@@ -160,6 +205,26 @@ def test_a_stage_changes_only_what_it_says_of_the_recipe(tmp_path):
     assert study.recipe_of("math") == study.recipe
 
 
+def test_a_published_recipe_is_its_fields_and_what_stands_beside_it_overrides(tmp_path):
+    fields = tiny()
+    fields["stages"]["instruct"]["recipe"] = {"preset": "deepseekmath-instruct", "batch_tokens": 1024}
+    fields["recipe"] = {"preset": "deepseekmath-pretrain", "batch_tokens": 512, "clip": 2.0}
+    study = load_study(write_study(tmp_path, fields))
+    instruct, other = study.recipe_of("instruct"), study.recipe_of("math")
+    assert (other.optimizer, other.learning_rate, other.schedule) == ("adamw", 4.2e-4, "multistep")
+    assert (other.warmup_share, other.batch_tokens, other.clip) == (0.04, 512, 2.0)
+    assert (instruct.learning_rate, instruct.schedule, instruct.warmup_share) == (5e-5, "constant", 0.0)
+    assert (instruct.batch_tokens, instruct.clip, instruct.precision) == (1024, 2.0, "bf16")
+    assert Recipe(preset="deepseekmath-instruct").batch_tokens == 256 * 4096
+
+
+def test_the_name_of_a_recipe_is_no_part_of_an_identity():
+    named = Recipe(preset="deepseekmath-instruct")
+    assert "preset" not in named.model_dump()
+    assert named.model_dump() == Recipe(**named.model_dump()).model_dump()
+    assert set(Recipe().model_dump()) == set(named.model_dump())
+
+
 def test_a_study_survives_a_round_trip_through_yaml(study, tmp_path):
     again = write_study(tmp_path, {})
     again.write_text(study.to_yaml())
@@ -184,3 +249,53 @@ def test_an_unknown_study_names_the_nearest_that_ships():
 def test_the_schema_is_json_and_knows_every_field():
     schema = json.loads(json.dumps(Study.model_json_schema()))
     assert set(schema["properties"]) == set(Study.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("source", "fits"),
+    [
+        ({"installed": "prose"}, False),
+        ({"hub": "org/name"}, False),
+        ({"files": "a.jsonl"}, False),
+        ({"files": "a.jsonl", "prompt": "question"}, True),
+        ({"hub": "org/name", "prompt": "question"}, True),
+    ],
+)
+def test_an_instruct_stage_wants_prompts_but_may_replay_any_text(tmp_path, source, fits):
+    fields = tiny()
+    fields["sources"]["other"] = source
+    fields["stages"]["instruct"]["replay"] = {"other": 0.1}
+    load_study(write_study(tmp_path, fields))
+    fields["stages"]["instruct"] |= {"replay": {}, "phases": [{"until": "100%", "mixture": {"other": 1}}]}
+    del fields["stages"]["instruct"]["mixture"]
+    if fits:
+        load_study(write_study(tmp_path, fields))
+    else:
+        with pytest.raises(Refused, match=r"stages\.instruct: kind: instruct .* source 'other' has no prompts"):
+            load_study(write_study(tmp_path, fields))
+
+
+def test_a_value_that_aliases_blow_up_is_shown_in_short(tmp_path):
+    levels = ["&a0 [x, x, x, x, x, x, x, x]"]
+    levels += [f"&a{i} [{', '.join([f'*a{i - 1}'] * 8)}]" for i in range(1, 6)]
+    file = tmp_path / "bomb.yaml"
+    file.write_text(f"question: [{', '.join(levels)}]")
+    with pytest.raises(Refused, match="question: ") as refusal:
+        load_study(file)
+    assert len(str(refusal.value)) < 20_000
+
+
+@pytest.mark.parametrize("budget", [20_000, 999, 12_345_678_900, 1_000_003, 2 * 10**9, 10**12])
+def test_a_draft_says_what_was_asked_for_to_the_token(tmp_path, budget):
+    study = parse_study(draft("1m", [], str(budget)), tmp_path / "s.yaml")
+    longest = max(sum(study.stages[name].budget_tokens for name in names) for names in study.strategies.values())
+    assert longest == budget
+
+
+def test_what_ships_and_what_is_drafted_fits_the_schema():
+    schema = Study.model_json_schema()
+    for file in SHIPPED.glob("*.yaml"):
+        jsonschema.validate(yaml.safe_load(file.read_text()), schema)
+    jsonschema.validate(yaml.safe_load(draft("1m", ["code=a/*.jsonl"], "12345678900")), schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(yaml.safe_load(draft("1m", [], "1M").replace("[math, instruct]", "[]")), schema)

@@ -54,7 +54,9 @@ class Interval:
 class Finding:
     """One answered question. `estimate` is None exactly where `undefined` says why."""
 
-    question: str  # a slug: score, gain, stage-gain, contrast, curve, curve-contrast, held-out, forgetting, published-…
+    question: (
+        str  # a slug: score, gain, stage-gain, contrast, curve, curve-contrast, held-out, held-out-curve, forgetting, …
+    )
     subject: str  # what it is about: "code first over from scratch"
     measure: str
     benchmark: str
@@ -137,7 +139,7 @@ class Finding:
     @property
     def is_change(self) -> bool:
         """Whether it compares two things, so that its sign matters; otherwise it is the level of one."""
-        return self.question not in {"score", "curve", "held-out"}
+        return self.question not in {"score", "curve", "held-out", "held-out-curve"}
 
 
 def number(value: float, unit: str, signed: bool = True) -> str:

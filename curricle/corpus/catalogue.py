@@ -13,8 +13,9 @@ import dataclasses
 import hashlib
 import io
 import json
+import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
@@ -28,9 +29,11 @@ from curricle.corpus.documents import SHOWN, Document, Resolve, Tally
 from curricle.store import fingerprint, is_complete, read_json, whole_folder, write_json
 from curricle.study import Declared, Files, Generated, Hub, Installed, Refused, Source
 
-CATALOGUE_VERSION = 1  # raised by hand when what is written changes
+CATALOGUE_VERSION = 3  # raised by hand when what is written changes
 HELD_OUT_PROBLEMS = 400
+LICENCES = 100  # that are counted apart; a field that says something else in every row fills no entry
 COPIES = "held-out text"  # documents that repeat a held-out one word for word are removed under this name
+COPIES_OF = "held-out text of {source}"
 DOCUMENTS, SPOOL = "{part}.jsonl.zst", "spool"
 
 Watch = Callable[[Iterable[Document]], Iterable[Document]]
@@ -58,6 +61,7 @@ class Entry:
     bad_lines: int = 0
     bad_examples: tuple[str, ...] = ()
     details: dict[str, Any] = field(default_factory=dict)
+    """Licences, versions, and what it was compared with; `documents_by_licence` where rows state theirs."""
     endless: bool = False
     """Training documents are generated as they are wanted, and not counted here."""
 
@@ -80,12 +84,18 @@ def key(name: str, source: Source, *, resolve: Resolve, contamination_key: str, 
         "version": CATALOGUE_VERSION,
         "name": name,
         "kind": kind_of(source),
-        "source": source,
+        "source": _stated(source),
         "inputs": _inputs(name, source, resolve),
         "contamination": contamination_key,
         "held_out_share": held_out_share,
     }
     return f"{name.replace(' ', '_')}-{fingerprint(identity)}"
+
+
+def _stated(source: Source) -> dict[str, Any]:
+    """What the study says of a source. Where it holds no conversations, how they are laid out is no part of it."""
+    plain = isinstance(source, Files | Hub) and not source.conversation
+    return source.model_dump(exclude={"messages", "template"} if plain else None)
 
 
 def _inputs(name: str, source: Source, resolve: Resolve) -> object:
@@ -128,7 +138,10 @@ def build(
             found = watch(_read(name, source, resolve, tally))
             entry = _split(name, kind_of(source), found, temporary, contamination, held_out_share)
             entry = dataclasses.replace(
-                entry, bad_lines=tally.bad, bad_examples=tuple(tally.examples), details=_details(name, source)
+                entry,
+                bad_lines=tally.bad,
+                bad_examples=tuple(tally.examples),
+                details={**_details(name, source), **entry.details},
             )
         entry = dataclasses.replace(entry, details={**entry.details, "contamination": contamination_key})
         write_json(temporary / "entry.json", entry.to_dict())
@@ -208,10 +221,14 @@ def _split(
             raise Refused(f"sources.{name}: documents left{lost}: {spool.documents}; it needs two, one to be held out")
 
         by_document = len(group_bytes) == 1
-        unit = attrgetter("id" if by_document else "group")
-        weights = Counter({d.id: size(d) for d in _documents_in(spool.path)}) if by_document else group_bytes
+        # By content, not by id: a renamed file is split as it was.
+        unit = _content if by_document else attrgetter("group")
+        weights: Counter[str] = Counter() if by_document else group_bytes
+        for document in _documents_in(spool.path) if by_document else ():
+            weights[_content(document)] += size(document)
         chosen = held_out_units(weights, held_out_share)
         copies: set[bytes] = set()
+        licences: Counter[str] = Counter()
         with held_out.writing():
             for document in _documents_in(spool.path):
                 if unit(document) in chosen:
@@ -225,6 +242,7 @@ def _split(
                     removed.add(document, COPIES, " ".join(document.whole[:200].split()))
                 else:
                     train.add(document)
+                    licences[document.meta.get("licence", "not stated")] += 1
     spool.path.unlink()
     if not train.documents:
         raise Refused(f"sources.{name}: all documents repeat the held-out ones; nothing is left to train on")
@@ -241,7 +259,72 @@ def _split(
         split_by="document" if by_document else "group",
         removed=dict(sorted(removed.by_benchmark.items())),
         removed_examples=tuple(removed.examples),
+        details=_by_licence(licences),
     )
+
+
+def _by_licence(licences: Counter[str]) -> dict[str, Any]:
+    return {"documents_by_licence": _counted(licences)} if set(licences) != {"not stated"} else {}
+
+
+def _counted(licences: Counter[str]) -> dict[str, int]:
+    """Training documents under each licence that their rows state, the most frequent first; the rest in one line."""
+    kept = {name[:100]: n for name, n in licences.most_common(LICENCES)}
+    rest = licences.total() - sum(kept.values())
+    return {**kept, **({"others": rest} if rest else {})}
+
+
+def set_apart(
+    name: str, folders: Mapping[str, Path], into: Path, *, watch: Watch = lambda documents: documents
+) -> tuple[Entry, Path]:
+    """The source without training documents that another source of the study holds out, word for word: its entry and
+    its folder, which stays as it is where it holds none. `folders` are those of all the study's sources; the search is
+    remembered in `into`."""
+    original = load(folders[name])
+    if not is_complete(into):
+        held_out = {
+            _said(document): other
+            for other in sorted(folders, reverse=True)  # the first in alphabetical order is the one that is named
+            if other != name
+            for document in (documents(folders[other], "held_out") if _has_text(folders[other]) else ())
+        }
+        with whole_folder(into) as temporary:
+            shutil.copyfile(folders[name] / "removed.jsonl", temporary / "removed.jsonl")
+            removed, train = Removed(temporary / "removed.jsonl"), Part(temporary / DOCUMENTS.format(part="train"))
+            licences: Counter[str] = Counter()
+            with removed.writing(), train.writing():
+                for document in watch(documents(folders[name])):
+                    other = held_out.get(_said(document))
+                    if other is None:
+                        train.add(document)
+                        licences[document.meta.get("licence", "not stated")] += 1
+                    else:
+                        evidence = " ".join(document.whole[:200].split())
+                        removed.add(document, COPIES_OF.format(source=other), evidence)
+            if not train.documents:
+                others = ", ".join(sorted(removed.by_benchmark))
+                raise Refused(f"sources.{name}: all training documents repeat {others}; nothing is left to train on")
+            entry = dataclasses.replace(
+                original,
+                documents=train.documents,
+                bytes=train.bytes,
+                fingerprint=train.fingerprint,
+                removed={**original.removed, **dict(sorted(removed.by_benchmark.items()))},
+                details={**original.details, **_by_licence(licences)},
+                removed_examples=(*original.removed_examples, *removed.examples)[:SHOWN],
+            )
+            if removed.documents:
+                held = DOCUMENTS.format(part="held_out")
+                shutil.copyfile(folders[name] / held, temporary / held)
+            else:
+                train.path.unlink()
+                entry = original
+            write_json(temporary / "entry.json", entry.to_dict())
+    return load(into), into if _has_text(into) else folders[name]
+
+
+def _has_text(folder: Path) -> bool:
+    return (folder / DOCUMENTS.format(part="held_out")).exists()
 
 
 def held_out_units(weights: dict[str, int], share: float) -> set[str]:
@@ -264,6 +347,15 @@ def held_out_units(weights: dict[str, int], share: float) -> set[str]:
 def size(document: Document) -> int:
     """Bytes of its text in UTF-8, prompt included."""
     return len(document.whole.encode())
+
+
+def _said(document: Document) -> bytes:
+    """Digest of what was written in it, whether or not a template lays it out."""
+    return _digest("".join(document.texts))
+
+
+def _content(document: Document) -> str:
+    return _digest(document.whole).hex()
 
 
 def _digest(text: str) -> bytes:
@@ -294,7 +386,9 @@ class Part:
         self._out.write(document.to_json().encode() + b"\n")
         self.documents += 1
         self.bytes += size(document)
-        for text in (document.prompt, document.text):  # not the id: a renamed file is the same text
+        turns = (text for turn in document.conversation for text in turn)
+        # Not the id: a renamed file is the same text.
+        for text in (document.template, *turns) if document.template else (document.prompt, document.text):
             content = text.encode()
             self._hash.update(len(content).to_bytes(8) + content)  # the length, so that no border can move unseen
 
@@ -315,7 +409,7 @@ class Removed:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        with self.path.open("w", encoding="utf-8") as self._out:
+        with self.path.open("a", encoding="utf-8") as self._out:
             yield
 
     def add(self, document: Document, benchmark: str, evidence: str) -> None:

@@ -47,9 +47,20 @@ class _Text:
     """For a generated problem: its characters too, spaces aside, and not as the beginning of a longer expression."""
 
 
+OPERATOR = r"[-+*/^=()]"
+PART = re.compile(rf"{OPERATOR}|(?:(?!{OPERATOR})\S)+")
+# What makes the same characters another problem: more of a word or a number, or an operation on the same line. An
+# equals sign does not: the answer follows it.
+NOT_LONGER = r"(?!\w)(?!\.\d)(?![ \t]*[-+*/^][ \t]*[\w(])"
+
+
 def _literal(text: str) -> re.Pattern[str]:
-    parts = (re.escape(part) for part in text.lower().split())
-    return re.compile(r"(?<![\w.])" + r"\s+".join(parts) + r"(?![\w])(?!\s*[-+*/^=.]\s*\w)")
+    first, *rest = PART.findall(text.lower())
+    pattern, before = re.escape(first), first
+    for part in rest:
+        apart = r"\s*" if re.fullmatch(OPERATOR, before) or re.fullmatch(OPERATOR, part) else r"\s+"
+        pattern, before = pattern + apart + re.escape(part), part
+    return re.compile(r"(?<![\w.])" + pattern + NOT_LONGER)
 
 
 class Contamination:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from curricle.corpus.conversations import Turn, answer_parts
 from curricle.study import Refused
 
 Resolve = Callable[[str], Path]
@@ -22,7 +23,11 @@ Resolve = Callable[[str], Path]
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One text. What is trained on is `prompt + text`; in an `instruct` stage the prompt carries no loss."""
+    """One text. What is trained on is `prompt + text`; in an `instruct` stage the prompt carries no loss.
+
+    With a `template` it is a conversation, which that chat template lays out: `text` is its last answer, and before it
+    stand `turns`, or, of a pair, the user's `prompt`.
+    """
 
     id: str
     text: str
@@ -31,19 +36,41 @@ class Document:
     url: str | None = None
     group: str = ""
     meta: dict[str, Any] = field(default_factory=dict)
+    turns: tuple[Turn, ...] = ()
+    template: str = ""
+
+    @property
+    def conversation(self) -> tuple[Turn, ...]:
+        """Every turn in order; empty where there is no template to lay them out."""
+        asked = (("user", self.prompt),) if self.prompt else ()
+        return (*self.turns, *asked, ("assistant", self.text)) if self.template else ()
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """What was written in it, piece by piece, without what a template adds."""
+        return tuple(content for _, content in self.conversation) or (self.prompt, self.text)
 
     @property
     def whole(self) -> str:
-        return self.prompt + self.text
+        return "\n\n".join(self.texts) if self.template else self.prompt + self.text
+
+    @property
+    def answer_bytes(self) -> int:
+        """Bytes in UTF-8 of what carries loss in an `instruct` stage; of a text without a prompt, all of it."""
+        if not (self.template or self.prompt):
+            return len(self.text.encode())
+        answers = [content for role, content in self.conversation if role == "assistant"] or [self.text]
+        return sum(len(part.encode()) for text in answers for part, carries in answer_parts(text) if carries)
 
     def to_json(self) -> str:
         """One line; fields that say nothing are left out."""
-        row = {name: getattr(self, name) for name in ("id", "text", "source", "prompt", "url", "group", "meta")}
+        row = {name: getattr(self, name) for name in self.__dataclass_fields__}
         return json.dumps({name: value for name, value in row.items() if value or name == "text"}, ensure_ascii=False)
 
     @classmethod
     def from_json(cls, line: str | bytes) -> Document:
-        return cls(**json.loads(line))
+        row = json.loads(line)
+        return cls(**{**row, "turns": tuple((role, content) for role, content in row.get("turns", ()))})
 
 
 def host_of(url: object) -> str:

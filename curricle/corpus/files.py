@@ -19,12 +19,14 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+from curricle.corpus.conversations import Turn, read_messages
 from curricle.corpus.documents import Document, Resolve, Tally, first_field, host_of
 from curricle.study import Files, Hub, Refused, nearest
 
 MAX_LINE = 64 * 2**20  # bytes of a decompressed line, and of a plain text file
 LOOKED_AT = 5  # first rows of a file, in which the named fields must occur
 TEXTS = (".txt", ".md")
+LICENCE = ("licence", "license")  # fields that say under which licence a row came
 LINES = (".jsonl", ".ndjson", ".json")
 KNOWN = (*LINES, *(f"{end}{packed}" for end in LINES for packed in (".gz", ".zst")), ".parquet", *TEXTS)
 
@@ -82,7 +84,7 @@ def checked(rows: Iterator[Row], source: Files | Hub, name: str, where: str) -> 
     """The rows as they came, once the named fields were seen among the first ones."""
     first = list(islice(rows, LOOKED_AT))
     fields = dict.fromkeys(field for _, row in first for field in row)
-    for option in ("text", "prompt", "group"):
+    for option in ("messages" if source.messages else "text", "prompt", "group"):
         wanted = getattr(source, option)
         if first and wanted is not None and wanted not in fields:
             hint = nearest(wanted, fields)
@@ -93,6 +95,31 @@ def checked(rows: Iterator[Row], source: Files | Hub, name: str, where: str) -> 
 
 def to_document(row: dict[str, Any], source: Files | Hub, name: str, id: str, origin: str) -> Document | str:
     """A row as a document, or what is wrong with it. `origin` is the group where the row names none."""
+    said = _pair(row, source) if source.messages is None else read_messages(row.get(source.messages), source.messages)
+    if isinstance(said, str):
+        return said
+    *before, (_, text) = said
+    if source.group:
+        group = first_field(row, [source.group])
+    else:
+        group = first_field(row, ["repo", "host", "package"]) or host_of(row.get("url"))
+    url = row["url"] if isinstance(row.get("url"), str) else None
+    licence = next((v for field in LICENCE if isinstance(v := row.get(field), str) and v.strip()), "")
+    try:
+        "".join((*(content for _, content in said), group, url or "", licence)).encode()
+    except UnicodeEncodeError:  # JSON can spell half of a surrogate pair, which no file can hold
+        return "holds half of a surrogate pair, which is no text"
+    meta = {"licence": licence} if licence else {}
+    template = source.template if source.conversation and source.template != "none" else ""
+    if source.messages is not None:
+        turns = tuple(before)
+        return Document(id, text, name, url=url, group=group or origin, meta=meta, turns=turns, template=template)
+    prompt = before[0][1] if before else ""
+    return Document(id, text, name, prompt, url, group or origin, meta, template=template)
+
+
+def _pair(row: dict[str, Any], source: Files | Hub) -> tuple[Turn, ...] | str:
+    """The text of a row, after its prompt where the source names one."""
     text = row.get(source.text)
     if not isinstance(text, str):
         return f"field {source.text!r} is {'missing' if text is None else 'a ' + type(text).__name__}, not text"
@@ -101,16 +128,9 @@ def to_document(row: dict[str, Any], source: Files | Hub, name: str, id: str, or
     prompt = row.get(source.prompt) if source.prompt else ""
     if not isinstance(prompt, str):
         return f"field {source.prompt!r} is {'missing' if prompt is None else 'a ' + type(prompt).__name__}, not text"
-    if source.group:
-        group = first_field(row, [source.group])
-    else:
-        group = first_field(row, ["repo", "host", "package"]) or host_of(row.get("url"))
-    url = row["url"] if isinstance(row.get("url"), str) else None
-    try:
-        "".join((prompt, text, group, url or "")).encode()
-    except UnicodeEncodeError:  # JSON can spell half of a surrogate pair, which no file can hold
-        return "holds half of a surrogate pair, which is no text"
-    return Document(id, text, name, prompt, url, group or origin)
+    if source.prompt and source.template != "none" and not prompt.strip():
+        return f"field {source.prompt!r} is empty"
+    return (("user", prompt), ("assistant", text))
 
 
 def _json_lines(file: Path, relative: str, tally: Tally) -> Iterator[Row]:
@@ -131,14 +151,14 @@ def _json_lines(file: Path, relative: str, tally: Tally) -> Iterator[Row]:
                         yield str(number), row
                     else:
                         tally.add_bad(f"{relative}:{number}", row)
-        if file.suffix == ".zst" and not _ends_whole(file):
+        if file.suffix == ".zst" and not ends_whole(file):
             raise EOFError("the archive ends inside a frame")
     except (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError) as error:
         # What was read before is good, but an archive that ends early is rarely what its owner meant.
         raise Refused(f"{tally.field_name}: {relative}: damaged after line {number:,}: {error}") from None
 
 
-def _ends_whole(file: Path) -> bool:
+def ends_whole(file: Path) -> bool:
     """Whether a .zst file ends where a frame does: its reader takes a file that was cut off for one that is over."""
     import zstandard
 
@@ -180,11 +200,12 @@ def _parquet(file: Path, source: Files) -> Iterator[Row]:
 
     try:
         table = pyarrow.parquet.ParquetFile(file)
-        wanted = {source.text, source.prompt, source.group, "repo", "host", "package", "url"}
+        wanted = {source.text, source.prompt, source.messages, source.group, "repo", "host", "package", "url", *LICENCE}
+        needed = source.messages or source.text
         columns = [column for column in table.schema_arrow.names if column in wanted]
         number = 0
         # Without the columns that are needed, the first rows are read whole: `checked` then says what there is.
-        for batch in table.iter_batches(batch_size=256, columns=columns if source.text in columns else None):
+        for batch in table.iter_batches(batch_size=256, columns=columns if needed in columns else None):
             for row in batch.to_pylist():
                 number += 1
                 yield str(number), row

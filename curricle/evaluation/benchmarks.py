@@ -12,6 +12,7 @@ import hashlib
 import io
 import json
 import re
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -22,11 +23,12 @@ import yaml
 import zstandard
 
 from curricle import store
+from curricle.corpus.files import ends_whole
 from curricle.corpus.problems import ANSWER, PROMPT, known, problems
 from curricle.evaluation.reading import Form, last_boxed
 from curricle.study import FileBenchmark, GeneratedBenchmark, Refused
 
-RULES = 1  # raised by hand when reading or grading changes, so that evaluations are known to be of another kind
+RULES = 2  # raised by hand when reading or grading changes, so that evaluations are known to be of another kind
 LONGEST_LINE = 2**22  # bytes
 MOST_ITEMS = 1_000_000
 SOLUTION_WORDS = 20  # shorter solutions are too like each other to be looked for
@@ -56,6 +58,8 @@ class Benchmark:
     form: Form = "text"
     last_number: bool = False
     """Whether an output that states no answer is read as its last number."""
+    answers: bool = True
+    """Whether answers are asked for, or only the reference solutions scored."""
     whole: bool = False
     """Whether another text is a copy only if it holds the whole question: problems of one template share phrases."""
 
@@ -165,7 +169,8 @@ def _from_file(name: str, spec: FileBenchmark, file: Path) -> Benchmark:
         PROMPT.format(question=shot["question"]) + shot["solution"] + "\n\n"
         for shot in _exemplars()[spec.format][: spec.shots]
     )
-    return Benchmark(name, tuple(order[:wanted]), spec.max_new_tokens, exemplars, last_number=rule.last_number)
+    asked = tuple(order[:wanted])
+    return Benchmark(name, asked, spec.max_new_tokens, exemplars, last_number=rule.last_number, answers=spec.answers)
 
 
 def _exemplars() -> dict[str, list[dict[str, str]]]:
@@ -176,6 +181,7 @@ def _rows(file: Path, where: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """The objects of a JSON-lines file (plain, .gz or .zst) with their line numbers, read with bounds."""
     if not file.is_file():
         raise Refused(f"{where}: {file}: no such file; give the path of the benchmark's JSON-lines file")
+    number = 0
     try:
         with _open(file) as lines:
             for number, line in enumerate(iter(lambda: lines.readline(LONGEST_LINE + 1), b""), start=1):
@@ -183,13 +189,18 @@ def _rows(file: Path, where: str) -> Iterator[tuple[int, dict[str, Any]]]:
                     raise Refused(f"{where}: {file}, line {number}: larger than any benchmark; is it the right file?")
                 if line.strip():
                     yield number, _object(line, f"{where}: {file}, line {number}")
-    except (OSError, EOFError, zstandard.ZstdError) as error:
-        raise Refused(f"{where}: {file}: not readable: {error}") from None
+        if file.suffix == ".zst" and not ends_whole(file):
+            raise EOFError("the archive ends inside a frame")
+    except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
+        raise Refused(f"{where}: {file}, after line {number}: not readable: {error}") from None
 
 
 def _object(line: bytes, where: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError:  # JSON can spell half of a surrogate pair, which no file can hold
+        raise Refused(f"{where}: holds half of a surrogate pair, which is no text") from None
     except (ValueError, RecursionError) as error:
         raise Refused(f"{where}: not JSON: {error}") from None
     if not isinstance(row, dict):

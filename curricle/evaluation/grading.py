@@ -136,7 +136,7 @@ def _braced(text: str) -> str:
 DECIMAL = r"(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d*)?"
 PLAIN = re.compile(rf"(?=[.\d]*\d)({DECIMAL})")
 SCIENTIFIC = re.compile(rf"({DECIMAL})\s*(?:\*|\\times)\s*10\s*\^\s*\{{?\s*([+-]?\d{{1,4}})\s*\}}?")
-POWER_OF_TEN = re.compile(r"10\s*\^\s*\{\s*([+-]?\d{1,4})\s*\}")
+POWER_OF_TEN = re.compile(r"10\s*\^\s*(?:\{\s*([+-]?\d{1,4})\s*\}|(\d))")  # without braces TeX raises one digit only
 SLASH = re.compile(rf"({DECIMAL})\s*/\s*({DECIMAL})")
 MIXED = re.compile(r"(\d+)\s+(\d+)\s*/\s*(\d+)")
 TEX_FRACTION = re.compile(r"(\d+)?\s*\\frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}")
@@ -163,7 +163,7 @@ def _unsigned(text: str) -> Fraction | None:
         whole = Fraction(int(match[1] or 0))
         return None if part is None or (match[1] and part < 0) else whole + part
     if match := POWER_OF_TEN.fullmatch(text):
-        return _power_of_ten(int(match[1]))
+        return _power_of_ten(int(match[1] or match[2]))
     if match := SCIENTIFIC.fullmatch(text):
         factor, power = _decimal(match[1]), _power_of_ten(int(match[2]))
         return None if factor is None or power is None else factor * power

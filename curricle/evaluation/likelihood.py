@@ -12,21 +12,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from curricle.evaluation.generation import batches, measuring
+from curricle.tokens.shards import Encoded
 from curricle.tokens.tokenizer import spelled
 from curricle.training.loss import bends_logits
 
 LOGITS = 2**24  # entries of the widest matrix of logits: 64 MB in float32
 BATCH_TOKENS = 2**12  # measured fastest for 1M parameters on one core
 
+Window = tuple[int, list[int], np.ndarray]
+"""The document it is of, at most context + 1 of its tokens, and the places of its targets among them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """−ln p of one text given its prompt, its closing token included."""
+    """−ln p of one text given its prompt, its closing token included; of a conversation, of its answers."""
 
     nats: float
     target_tokens: int
@@ -44,44 +49,50 @@ def score(
     """Scores of (prompt, text) pairs, in their order.
 
     A pair is read as one document: the end-of-document token, the prompt, the text, the end-of-document token; nats
-    are summed over the text and the token that closes it. A document of more than `context` tokens is cut into windows
-    of `context` tokens that do not overlap: each token is predicted once, the first of a window from nothing but the
-    token before it. `batch_tokens` bounds the tokens that are in the model at once.
+    are summed over the text and the token that closes it. The rest is as in `score_encoded`.
     """
-    end = tokenizer.eos_token_id
-    windows: list[tuple[int, list[int], int]] = []  # item, context + 1 tokens, where its targets begin
-    targets = [0] * len(items)
-    for item, (prompt, text) in enumerate(items):
-        before_ids, text_ids = spelled(tokenizer, [prompt, text])
-        before = [end, *before_ids]
-        document = [*before, *text_ids, end]
-        targets[item] = len(document) - len(before)
-        for start in range(0, len(document) - 1, context):
-            window = document[start : start + context + 1]
-            first = max(len(before) - start, 1)
-            if first < len(window):  # a window of nothing but prompt predicts no target
-                windows.append((item, window, first))
+    encoded = iter(spelled(tokenizer, [part for item in items for part in item]))
+    documents = []
+    for (_, text), before, ids in zip(items, encoded, encoded, strict=True):
+        loss = np.repeat([False, True], [len(before), len(ids) + 1])
+        documents.append(Encoded(np.array([*before, *ids, tokenizer.eos_token_id]), loss, len(text.encode())))
+    return score_encoded(model, documents, tokenizer.eos_token_id, context=context, batch_tokens=batch_tokens)
 
-    nats = torch.zeros(len(items), dtype=torch.float64)
+
+def score_encoded(
+    model: PreTrainedModel, documents: Sequence[Encoded], end: int, *, context: int, batch_tokens: int = BATCH_TOKENS
+) -> list[Scored]:
+    """Scores of documents, in their order: nats are summed over the tokens that carry loss in an `instruct` stage.
+
+    A document follows on `end`, the delimiter. One of more than `context` tokens is cut into windows of `context`
+    tokens that do not overlap: each token is predicted once, the first of a window from nothing but the token before
+    it. `batch_tokens` bounds the tokens that are in the model at once.
+    """
+    windows: list[Window] = []
+    for number, document in enumerate(documents):
+        ids, loss = [end, *document.ids.tolist()], np.concatenate([[False], document.loss])
+        for start in range(0, len(ids) - 1, context):
+            places = np.flatnonzero(loss[start + 1 : start + context + 1]) + 1
+            if len(places):  # a window of nothing but prompt predicts no target
+                windows.append((number, ids[start : start + context + 1], places))
+
+    nats = torch.zeros(len(documents), dtype=torch.float64)
     with measuring(model):
         for rows in batches([len(window) for _, window, _ in windows], batch_tokens):
             owner_N, nats_N = _nats(model, [windows[row] for row in rows], end)
             nats.index_add_(0, owner_N, nats_N.double().cpu())
-    sizes = [len(text.encode()) for _, text in items]
-    return [Scored(*row) for row in zip(nats.tolist(), targets, sizes, strict=True)]
+    return [Scored(n, int(d.loss.sum()), d.bytes) for n, d in zip(nats.tolist(), documents, strict=True)]
 
 
-def _nats(
-    model: PreTrainedModel, windows: list[tuple[int, list[int], int]], padding: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The item of each target token, and −ln p of that token."""
+def _nats(model: PreTrainedModel, windows: list[Window], padding: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The document of each target token, and −ln p of that token."""
     width = max(len(window) for _, window, _ in windows)
     # Padding stands on the right, where no token of a causal model sees it: no mask is needed.
     tokens_BT = torch.tensor([w + [padding] * (width - len(w)) for _, w, _ in windows], device=model.device)
-    counts = torch.tensor([len(window) - first for _, window, first in windows])
+    counts = torch.tensor([len(places) for _, _, places in windows])
     rows_N = torch.arange(len(windows)).repeat_interleave(counts)
-    places_N = torch.cat([torch.arange(first, len(window)) for _, window, first in windows])
-    owner_N = torch.tensor([item for item, _, _ in windows])[rows_N]
+    places_N = torch.from_numpy(np.concatenate([places for _, _, places in windows]))
+    owner_N = torch.tensor([number for number, _, _ in windows])[rows_N]
     wanted_N = tokens_BT[rows_N, places_N]
 
     if bends_logits(model):

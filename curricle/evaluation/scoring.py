@@ -19,8 +19,9 @@ from curricle.corpus.documents import Document
 from curricle.evaluation.benchmarks import Benchmark, Item
 from curricle.evaluation.generation import Sampler, generate
 from curricle.evaluation.grading import grade
-from curricle.evaluation.likelihood import score
+from curricle.evaluation.likelihood import score, score_encoded
 from curricle.study import Refused
+from curricle.tokens.shards import encode
 from curricle.tokens.tokenizer import spelled
 
 Row = dict[str, Any]
@@ -52,12 +53,16 @@ def problem_rows(
 ) -> list[Row]:
     """Ask, read, grade; and the likelihood of the reference solutions after the same prompts."""
     prompts = fitted_prompts(tokenizer, benchmark, context)
-    outputs = sampler(model, tokenizer, prompts, max_new_tokens=benchmark.max_new_tokens, stop=benchmark.stop)
+    outputs: list[str | None] = [None] * len(prompts)
+    if benchmark.answers:
+        outputs = [*sampler(model, tokenizer, prompts, max_new_tokens=benchmark.max_new_tokens, stop=benchmark.stop)]
     references = [(prompt, item.reference) for prompt, item in zip(prompts, benchmark.items, strict=True)]
     scores = score(model, tokenizer, references, context=context)
     rows = []
     for item, prompt, output, scored in zip(benchmark.items, prompts, outputs, scores, strict=True):
-        verdict = grade(output, item.expected, benchmark.form, last_number=benchmark.last_number)
+        verdict = None
+        if output is not None:
+            verdict = grade(output, item.expected, benchmark.form, last_number=benchmark.last_number)
         rows.append(
             {
                 "benchmark": benchmark.name,
@@ -66,12 +71,12 @@ def problem_rows(
                 "nats": scored.nats,
                 "target_tokens": scored.target_tokens,
                 "bytes": scored.bytes,
-                "correct": verdict.correct,
+                "correct": verdict and verdict.correct,
                 "prompt": prompt,
                 "output": output,
-                "answer": verdict.answer,
+                "answer": verdict and verdict.answer,
                 "expected": item.expected,
-                "reason": verdict.reason,
+                "reason": verdict and verdict.reason,
             }
         )
     return rows
@@ -80,7 +85,8 @@ def problem_rows(
 def held_out_rows(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, source: str, documents: Sequence[Document], context: int
 ) -> list[Row]:
-    scores = score(model, tokenizer, [(document.prompt, document.text) for document in documents], context=context)
+    encoded = list(encode(documents, tokenizer))
+    scores = score_encoded(model, encoded, tokenizer.eos_token_id, context=context)
     unasked = dict.fromkeys(("correct", "prompt", "output", "answer", "expected", "reason"))
     return [
         {

@@ -79,7 +79,8 @@ def flow_svg(layout: Flow, findings: Sequence[Finding], target: str, style: Mapp
         )  # fmt: skip
     for box, gain, text in zip(layout.boxes, gains, under):
         x, y = starts[box.column], middle(box.row) - BOX / 2
-        title = f"{box.stage}: {box.tokens:,} tokens; in {', '.join(box.strategies)}"
+        left = "" if box.branch_tokens is None else f" from {box.branch_tokens:,} tokens of the stage before"
+        title = f"{box.stage}: {box.tokens:,} tokens{left}; in {', '.join(box.strategies)}"
         if gain:
             title += f". On {target}: {gain.sentence()}"
         made.append(

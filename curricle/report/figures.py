@@ -142,6 +142,25 @@ def forgetting(
     return _finished(line + whisker + dots, 210, SMALL)
 
 
+def along(findings: Sequence[Finding], style: Mapping[str, Look], legend: bool = False) -> alt.LayerChart:
+    """Held-out bits per byte of one source at every evaluation point of whole strategies: findings of the questions
+    `held-out` (ends of stages) and `held-out-curve` (on their way)."""
+    rows = [
+        _row(f, f.parts["strategy"], tokens=f.parts["trained_tokens"], stage=f.parts["stage"])
+        for f in sorted(findings, key=lambda f: int(f.parts["trained_tokens"] or 0))
+    ]
+    ticks = alt.Axis(format="~s", tickCount=4, grid=False, labelExpr="datum.value ? datum.label : '0'")
+    x = alt.X("tokens:Q", title="tokens of training", axis=ticks, scale=alt.Scale(nice=False, padding=8))
+    y = alt.Y("value:Q", title="bits per byte", scale=alt.Scale(zero=False))
+    base = alt.Chart(alt.Data(values=rows)).encode(x=x, y=y, color=_color(style, legend))
+    band = base.mark_area(opacity=0.13, stroke=None).encode(y=alt.Y("low:Q", title="bits per byte"), y2="high:Q")
+    line = base.mark_line(strokeWidth=1.75, opacity=0.8).encode(strokeDash=_dash(style))
+    mark = base.mark_point(filled=True, size=40, opacity=1)
+    place = [alt.Tooltip("stage:N"), alt.Tooltip("tokens:Q", format=",")]
+    dots = mark.encode(shape=_shape(style, legend), tooltip=_tooltip(*place))
+    return _finished(band + line + dots, 210, SMALL)
+
+
 def loss(rows: Sequence[Row], style: Mapping[str, Look], legend: bool = False) -> alt.LayerChart:
     """Training loss along one stage, from `queries.losses`: one faint line a run, their mean strong."""
     runs = {run: i for i, run in enumerate(dict.fromkeys(row["run"] for row in rows))}

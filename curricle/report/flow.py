@@ -28,6 +28,8 @@ class Box:
     """Its place in those strategies; 0 is the first."""
     runs: tuple[str, ...]
     """One for each seed."""
+    branch_tokens: int | None = None
+    """Where in the box before it branches off, if not at its end."""
 
     def done(self, finished: Collection[str]) -> int:
         """How many of its runs are complete."""
@@ -68,7 +70,7 @@ class Flow:
 def flow(plan: Plan) -> Flow:
     """The layout of a plan's tree; the seeds have the same tree, so that of the first is drawn."""
     seeds = plan.study.seeds
-    paths = {strategy: plan.paths[strategy, seeds[0]] for strategy in plan.study.strategies}
+    paths = {arm: plan.paths[arm, seeds[0]] for arm in plan.arms}
     seen = {run: i for i, run in enumerate(dict.fromkeys(run for path in paths.values() for run in path))}
     rows = sorted(paths, key=lambda strategy: [seen[run] for run in paths[strategy]])
     heights = dict.fromkeys(seen, 0)
@@ -87,6 +89,8 @@ def flow(plan: Plan) -> Flow:
             parent = index[node.parent] if node.parent else None
             runs = tuple(plan.paths[strategy, seed][position] for seed in seeds)
             column = last - heights[run]
-            boxes.append(Box(node.stage, node.kind, node.tokens, column, row, parent, node.strategies, position, runs))
-    ends = [End(s, s == plan.study.baseline, row, index[paths[s][-1]]) for row, s in enumerate(rows)]
+            left = plan.branch_tokens(node)
+            box = Box(node.stage, node.kind, node.tokens, column, row, parent, node.strategies, position, runs, left)
+            boxes.append(box)
+    ends = [End(s, plan.arms[s] == plan.study.baseline, row, index[paths[s][-1]]) for row, s in enumerate(rows)]
     return Flow(tuple(boxes), tuple(ends))

@@ -1,4 +1,5 @@
-"""What the store and a study's progress look like in a terminal: the views of `status`, `list`, `diff` and `clean`."""
+"""What the store and a study's progress look like in a terminal: the views of `status`, `list`, `diff`, `clean`,
+`explain` and `calibrate`."""
 
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ from curricle.report import words
 from curricle.report.terminal import add_row, plain_table
 
 SHOWN = 40  # runs that are listed one by one
+FIRST_WORDS = 48  # characters of a document that is named
 
 
 def status_view(plan: Plan, reached: Mapping[str, int], done: frozenset[str]) -> RenderableType:
@@ -66,6 +68,65 @@ def clean_view(unused: Mapping[str, int], removed: bool) -> RenderableType:
     total = words.size(sum(unused.values()))
     said = f"\nremoved: {total}" if removed else f"\n{total} in all; curricle clean --remove removes it"
     return Group(table, Text(said))
+
+
+def explained_view(found: Mapping[str, Any], full: bool) -> RenderableType:
+    """The documents behind a step (`explain.Explained` as plain values): a line for each with its first words, or, if
+    `full`, each with all of it that was read."""
+    batch = found["rows"] * found["context"]
+    said: list[RenderableType] = [
+        Text(f"{found['run']}, step {found['step']:,} of {found['steps']:,}", style="bold"),
+        Text(
+            f"{found['stage']}, seed {found['seed']}; tokens {(found['step'] - 1) * batch:,} to "
+            f"{found['step'] * batch:,}: {words.plural(found['rows'], 'row')} of {found['context']:,}"
+        ),
+    ]
+    forms = {"loss_nats": "loss {:.4g} nats", "grad_norm": "gradient norm {:.3g}", "lr": "learning rate {:.3g}"}
+    values = [(form, (found["metrics"] or {}).get(name)) for name, form in forms.items()]
+    told = [form.format(value) for form, value in values if isinstance(value, int | float)]
+    said.append(Text(", ".join(told) or "nothing is noted of this step: it has not been trained"))
+    if found["guard"] is not None:
+        said.append(Text(f"a loss guard named this step: {found['guard']}", style="bold"))
+    if full:
+        for p in found["passages"]:
+            where = f"  {p['where']}" if p["where"] else ""
+            loss = "" if p["targets"] == p["tokens"] else f", {p['targets']:,} with loss"
+            about = f"\nrow {p['row']}  {p['source']}  {p['id']}{where}  ({p['tokens']:,} tokens{loss})"
+            said += [Text(about, style="dim"), Text(p["text"])]
+        return Group(*said)
+    table = plain_table(">row", "source", "document", ">tokens", "begins")
+    sources: dict[str, set[int]] = {}
+    for p in found["passages"]:
+        name = f"{p['id']} {p['where']}".strip()
+        add_row(table, str(p["row"]), p["source"], name, f"{p['tokens']:,}", _first_words(p["text"]))
+        sources.setdefault(p["source"], set()).add(p["document"])
+    counts = ", ".join(f"{words.plural(len(places), 'document')} of {name}" for name, places in sources.items())
+    return Group(*said, Text(""), table, Text(f"\n{counts}; --full prints all of their text that was read"))
+
+
+def calibration_view(peaks: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """What this machine was measured to reach (`calibration.Peak` as plain values)."""
+    precisions = list(dict.fromkeys(name for peak in peaks for name in peak["flops_per_second"]))
+    table = plain_table("device", "threads", *(f">{name}, GFLOP/s" for name in precisions), ">copy, GB/s")
+    for peak in peaks:
+        rates = (peak["flops_per_second"].get(name) for name in precisions)
+        cells = ["–" if rate is None else f"{rate / 1e9:,.0f}" for rate in rates]
+        threads = str(peak["threads"]) if peak["threads"] else "–"
+        add_row(
+            table, f"{peak['device']}  {peak['name']}", threads, *cells, f"{peak['copy_bytes_per_second'] / 1e9:,.1f}"
+        )
+    note = "Matrix products of the best size tried; a copy counts the bytes it reads and those it writes."
+    said: list[RenderableType] = [table, Text(note, style="dim")]
+    on_cpu = [peak["flops_per_second"]["fp32"] for peak in peaks if peak["threads"]]
+    if on_cpu and on_cpu[-1] < on_cpu[0]:
+        said.append(Text("All threads together did less than one: something else is using this machine. Measure again"))
+        said.append(Text("when it is idle: curricle calibrate --again"))
+    return Group(*said)
+
+
+def _first_words(text: str) -> str:
+    line = " ".join(text[: 4 * FIRST_WORDS].split())
+    return line if len(line) <= FIRST_WORDS else f"{line[:FIRST_WORDS]}…"
 
 
 def _value(value: object) -> str:

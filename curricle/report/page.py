@@ -49,6 +49,7 @@ TITLES = {
     "curve": "Scores along the curve",
     "curve-contrast": "Differences along the curve",
     "held-out": "Held-out text after each stage",
+    "held-out-curve": "Held-out text on the way through a stage",
     "forgetting": "What each stage changed on held-out text",
 }
 
@@ -76,6 +77,7 @@ def write(
         tables=tables(findings, target),
         kinds=[(kind, KIND_MEANS[kind]) for kind in KINDS],
         examples=chosen_examples(study, results, on_target, target),
+        rates=queries.chosen_rates(results),
         ledger=plan.ledger(),
         sources=[(name, catalogue.get(name, {}), plan.catalogue.sources.get(name)) for name in study.sources],
         cost=cost(plan, results),
@@ -205,6 +207,21 @@ def chart_groups(
             held,
         )
     )
+    way = [f for f in findings if f.question in {"held-out", "held-out-curve"}]
+    scored_on_the_way = {f.benchmark for f in way if f.question == "held-out-curve"}
+    way = [f for f in way if f.benchmark in scored_on_the_way]
+    groups.append(
+        group(
+            "Held-out text along training",
+            "Bits per byte of held-out text of each source at every evaluation point; lower is better. Tokens count "
+            f"from the beginning of the strategy. {shown_interval(way)}",
+            [
+                chart(f"way{i}", source, figures.along(here, style), told(here))
+                for i, (source, here) in enumerate(by(way, lambda f: f.benchmark).items())
+            ],
+            [f for f in way if f.question == "held-out-curve"],
+        )
+    )
     losses = by(queries.losses(results), lambda row: row["stage"])
     groups.append(
         group(
@@ -282,6 +299,7 @@ def cost(plan: Plan, results: Results) -> Row:
         "hours": [(name, 3600 * plan.accelerator_hours(name)) for name in ACCELERATORS],
         "mfu": STATED_MFU,
         "spent": queries.spent(results),
+        "time": queries.time_spent(results),
     }
 
 

@@ -13,6 +13,12 @@ Row = dict[str, Any]
 LOSS_POINTS = 60  # points kept of one run's loss curve
 
 
+def chosen_rates(results: Results) -> dict[str, str]:
+    """Strategy → the arm that stands for it, where learning rates were swept."""
+    rows = results.sql("SELECT DISTINCT strategy, arm FROM runs WHERE arm != strategy ORDER BY strategy")
+    return {row["strategy"]: row["arm"] for row in rows}
+
+
 def seed_scores(results: Results, benchmark: str) -> list[Row]:
     """Accuracy in percent and bits per byte of each strategy, stage, point and seed."""
     return results.sql(
@@ -84,3 +90,23 @@ def spent(results: Results) -> Row:
               FROM runs GROUP BY run)
         """
     )[0]
+
+
+def time_spent(results: Results) -> list[Row]:
+    """Where the time of each stage went, in seconds over all its runs: in its updates, in waiting for batches, in
+    saves, in scoring; and its MFU, weighted by time. What was not noted is null."""
+    return results.sql(
+        """
+        WITH timed AS (
+            SELECT *, (tokens - lag(tokens, 1, 0) OVER (PARTITION BY run ORDER BY step)) / tokens_per_second AS seconds
+            FROM steps
+        ),
+        places AS (SELECT stage, min(line) AS line FROM (SELECT stage, row_number() OVER () AS line FROM runs)
+                   GROUP BY stage)
+        SELECT stage, count(DISTINCT run) AS runs,
+               sum(seconds - coalesce(data_seconds, 0)) AS training_seconds, sum(data_seconds) AS data_seconds,
+               sum(save_seconds) AS save_seconds, sum(evaluation_seconds) AS evaluation_seconds,
+               sum(mfu * seconds) / sum(seconds) FILTER (mfu IS NOT NULL) AS mfu
+        FROM timed JOIN places USING (stage) GROUP BY stage, line ORDER BY line
+        """
+    )

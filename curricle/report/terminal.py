@@ -35,6 +35,7 @@ def plan_view(plan: Plan, done: Collection[str], estimate_seconds: float | None,
     head = [
         Text(study.name, style="bold"),
         Text(f"{words.plural(len(study.strategies), 'strategy')} × {words.plural(len(study.seeds), 'seed')}"),
+        *([Text(f"{len(plan.arms)} arms with their learning rates")] if len(plan.arms) > len(study.strategies) else []),
         Text(f"{words.plural(len(plan.nodes) - len(finished), 'stage')} to train, {len(finished)} done"),
         Text(f"{words.count(plan.tokens)} tokens"),
         Text(f"{words.flops(plan.flops)} FLOPs"),
@@ -78,7 +79,8 @@ class TreeView:
     def label(self, box: Box) -> str:
         done = box.done(self.finished)
         mark = "" if not done else " ✓" if done == len(box.runs) else f" {done}/{len(box.runs)} ✓"
-        return f"{box.stage} {words.count(box.tokens)}{mark}"
+        left = "" if box.branch_tokens is None else f" from {words.count(box.branch_tokens)}"
+        return f"{box.stage} {words.count(box.tokens)}{left}{mark}"
 
     def rows(self) -> list[Text]:
         layout = self.layout

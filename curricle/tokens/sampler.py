@@ -53,22 +53,30 @@ class Sampler:
         *,
         row_tokens: int,
         seed: int,
-        delimiter: int,
         skip: Mapping[str, int] | None = None,
         answers_only: bool = False,
     ):
         self.turns = PhasedTurns(phases)
         self.supplies = [supplies[name] for name in self.turns.names]
-        self.row_tokens, self.seed, self.delimiter, self.answers_only = row_tokens, seed, delimiter, answers_only
+        self.row_tokens, self.seed, self.answers_only = row_tokens, seed, answers_only
         self._skip = [(skip or {}).get(name, 0) for name in self.turns.names]
         # Sources are permuted independently of each other, and alike in every stage: a key of its own for each.
         self._seeds = [_stable(seed, name) for name in self.turns.names]
 
     def read(self, i: int) -> tuple[str, np.ndarray, np.ndarray, list[int]]:
         """(source, T+1 tokens, whether each carries loss, the documents touched) of sample `i`."""
+        source, *place = self._place(i)
+        return self.turns.names[source], *self.supplies[source].read(*place)
+
+    def openings(self, i: int) -> np.ndarray:
+        """Whether each token of sample `i` opens a document."""
+        source, *place = self._place(i)
+        return self.supplies[source].openings(*place)
+
+    def _place(self, i: int) -> tuple[int, int, int, int]:
+        """Where sample `i` lies: its source, and the row there, its length and the seed."""
         source, before = self.turns.at(i)
-        row = self.supplies[source].read(self._skip[source] + before, self.row_tokens, self._seeds[source])
-        return self.turns.names[source], *row
+        return source, self._skip[source] + before, self.row_tokens, self._seeds[source]
 
     def batch(self, start: int, stop: int) -> Batch:
         """Samples `start` to `stop` as tensors."""
@@ -76,25 +84,25 @@ class Sampler:
 
         T = self.row_tokens
         tokens_BS = np.empty((stop - start, T + 1), np.int64)
-        loss_BS = np.empty((stop - start, T + 1), np.bool_)
+        loss_BS, opens_BS = np.empty((2, stop - start, T + 1), np.bool_)
         for b, i in enumerate(range(start, stop)):
             _, tokens_BS[b], loss_BS[b], _ = self.read(i)
+            opens_BS[b] = self.openings(i)
         labels_BT = tokens_BS[:, 1:].copy()
         if self.answers_only:
             labels_BT[~loss_BS[:, 1:]] = -100
         return Batch(
             torch.from_numpy(tokens_BS[:, :-1].copy()),
             torch.from_numpy(labels_BT),
-            torch.from_numpy(positions(tokens_BS[:, :-1], self.delimiter)),
+            torch.from_numpy(positions(opens_BS[:, :-1])),
             int((labels_BT != -100).sum()),
         )
 
 
-def positions(tokens_BT: np.ndarray, delimiter: int) -> np.ndarray:
-    """Positions within each document: 0 at a row's start and at every delimiter."""
-    place_T = np.arange(tokens_BT.shape[1])
-    begins_BT = np.where(tokens_BT == delimiter, place_T, 0)
-    return place_T - np.maximum.accumulate(begins_BT, axis=1)
+def positions(opens_BT: np.ndarray) -> np.ndarray:
+    """Positions within each document: 0 at a row's start and at every token that opens a document."""
+    place_T = np.arange(opens_BT.shape[1])
+    return place_T - np.maximum.accumulate(np.where(opens_BT, place_T, 0), axis=1)
 
 
 def _stable(seed: int, name: str) -> int:

@@ -2,7 +2,7 @@
 
 `data.ds`           tokens of all documents end to end, each closed by the delimiter; 2 bytes below 2**16, else 4
 `data.ds.index`     8 bytes a document: where it ends, in tokens
-`data.ds.loss`      1 byte a token: whether it carries loss in an `instruct` stage (0 inside prompts)
+`data.ds.loss`      1 byte a token: whether it carries loss in an `instruct` stage (0 in prompts and tools' outputs)
 `data.ds.metadata`  tokenizer and token size, tokens, tokens for people
 
 A shard's folder appears whole or not at all. An endless source is a row of such folders, each a fixed chunk of its
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,7 @@ import numpy as np
 
 from curricle.corpus.documents import Document
 from curricle.store import whole_folder
+from curricle.tokens.chat import Templates
 from curricle.tokens.tokenizer import spelled
 
 if TYPE_CHECKING:
@@ -29,35 +30,52 @@ if TYPE_CHECKING:
 DOCUMENTS_AT_ONCE = 1024
 
 
-def encode(documents: Iterable[Document], tokenizer: PreTrainedTokenizerFast) -> Iterator[tuple[np.ndarray, int]]:
-    """(tokens of prompt, text and delimiter; tokens of the prompt) for each document.
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A document as tokens, the delimiter that closes it among them; whether each carries loss in an `instruct` stage;
+    and the bytes of the text on which the loss falls."""
 
-    Prompt and text are encoded apart, so that a token never spans the place where an answer begins.
-    """
+    ids: np.ndarray
+    loss: np.ndarray
+    bytes: int
+
+
+def encode(documents: Iterable[Document], tokenizer: PreTrainedTokenizerFast) -> Iterator[Encoded]:
+    """The documents' tokens. Parts that carry loss and parts that carry none are encoded apart, so that a token never
+    spans the place where an answer begins."""
+    templates = Templates(tokenizer)
     source = iter(documents)
     while batch := list(islice(source, DOCUMENTS_AT_ONCE)):
-        encoded = spelled(tokenizer, [part for d in batch for part in (d.prompt, d.text)])
-        for prompt, text in zip(encoded[::2], encoded[1::2], strict=True):
-            yield np.asarray([*prompt, *text, tokenizer.eos_token_id], dtype=np.uint32), len(prompt)
+        laid_out = [templates.parts(document) for document in batch]
+        texts = [part for parts in laid_out for part, _ in parts if isinstance(part, str)]
+        encoded = iter(spelled(tokenizer, texts))
+        for document, parts in zip(batch, laid_out, strict=True):
+            found = [([part] if isinstance(part, int) else next(encoded), carries) for part, carries in parts]
+            # An answer ends with the delimiter; where there is no token of one, there is nothing to end.
+            answered = not (document.prompt or document.template) or any(ids and carries for ids, carries in found)
+            found.append(([tokenizer.eos_token_id], answered))
+            lengths, flags = [len(ids) for ids, _ in found], [carries for _, carries in found]
+            ids = np.fromiter(chain.from_iterable(ids for ids, _ in found), np.uint32, sum(lengths))
+            yield Encoded(ids, np.repeat(np.array(flags, np.bool_), lengths), document.answer_bytes)
 
 
 def write_shard(folder: Path, documents: Iterable[Document], tokenizer: PreTrainedTokenizerFast) -> None:
     """Tokenise documents into one shard. Memory stays bounded: tokens are written as they come."""
     token = np.uint16 if len(tokenizer) <= 2**16 else np.uint32
     with whole_folder(folder) as temporary:
-        end, prompts = 0, 0
+        end, everywhere = 0, True
         with (
             open(temporary / "data.ds", "wb") as data,
             open(temporary / "data.ds.index", "wb") as index,
             open(temporary / "data.ds.loss", "wb") as loss,
         ):
-            for ids, prompt in encode(documents, tokenizer):
-                end += len(ids)
-                prompts += prompt
-                data.write(ids.astype(token).tobytes())
+            for document in encode(documents, tokenizer):
+                end += len(document.ids)
+                everywhere &= bool(document.loss.all())
+                data.write(document.ids.astype(token).tobytes())
                 index.write(np.uint64(end).tobytes())
-                loss.write(b"\0" * prompt + b"\1" * (len(ids) - prompt))
-        if not prompts:
+                loss.write(document.loss.tobytes())
+        if everywhere:
             (temporary / "data.ds.loss").unlink()
         size = np.dtype(token).itemsize
         (temporary / "data.ds.metadata").write_text(
@@ -83,6 +101,14 @@ class Shard:
             raise ValueError(f"{data}: {len(tokens)} tokens, but its index ends at {ends[-1:]}")
         loss = Path(f"{data}.loss")
         return cls(tokens, ends, _map(loss, np.bool_) if loss.exists() else None)
+
+    def unanswered(self) -> int | None:
+        """The first document without a token that carries loss, by its number; None where there is no such one."""
+        if self.loss is None or not len(self.ends):
+            return None
+        starts = np.concatenate([[0], self.ends[:-1]]).astype(np.int64)
+        found = np.flatnonzero(np.add.reduceat(self.loss, starts, dtype=np.int64) == 0)
+        return int(found[0]) if len(found) else None
 
 
 def _map(file: Path, kind: type) -> np.ndarray:
@@ -118,7 +144,8 @@ class Supply:
         key = (seed, epoch)
         if self._order is None or self._order[0] != key:
             if self.permuted:
-                order = np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(self.documents)
+                bits = np.random.Philox(key=np.array(key, np.uint64))  # a list goes through float64 and loses digits
+                order = np.random.Generator(bits).permutation(self.documents)
             else:
                 order = np.arange(self.documents)
             self._order = (key, order, np.cumsum(self._lengths[order]))
@@ -147,3 +174,14 @@ class Supply:
             touched.append(document)
             position, place = position + length, place + 1
         return tokens, loss, touched
+
+    def openings(self, row: int, row_tokens: int, seed: int) -> np.ndarray:
+        """Whether each of the same tokens opens a document: the delimiter that closes the one before. A conversation
+        may hold that token inside, at the end of each answer, so tokens alone do not tell."""
+        epoch, row = divmod(row, self.rows(row_tokens))
+        _, ends = self._laid_out(seed, epoch)
+        start, stop = row * row_tokens, (row + 1) * row_tokens + 1
+        first, last = np.searchsorted(ends, [start, stop], side="right")
+        found = np.zeros(stop - start, np.bool_)
+        found[ends[first:last] - 1 - start] = True
+        return found

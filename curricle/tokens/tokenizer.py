@@ -78,6 +78,13 @@ def spelled(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[li
     return [encoded.ids for encoded in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
 
 
+def last_token(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The highest token that a document can hold. Special tokens other than the delimiter are never written
+    (`spelled`), so that one which a conversion added beyond the weights does no harm."""
+    special = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
+    return max({*tokenizer.get_vocab().values()} - special | {tokenizer.eos_token_id})
+
+
 def fingerprint_of(folder: Path) -> str:
     """Identity of a tokenizer on disk: the content of `tokenizer.json`, and which token delimits documents (a base and
     an instruct model may differ in nothing else)."""

@@ -292,7 +292,7 @@ def _write(metrics: Any, now: Step, flops_per_token: float | None) -> None:
     if flops_per_token is not None:
         row["flops_per_second"] = now.tokens_per_second * flops_per_token
     if now.skipped is not None:
-        row["skipped"] = now.skipped
+        row["guard"] = now.skipped
     metrics.write(json.dumps(row) + "\n")
     metrics.flush()
 

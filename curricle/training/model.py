@@ -6,19 +6,25 @@ Weights are read as data: safetensors or GGUF, never a pickle, never code that c
 
 from __future__ import annotations
 
-import importlib.util
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from curricle.shapes import Shape
 from curricle.store import whole_folder
 from curricle.study import Refused
+from curricle.training.origin import refuse_unread_gguf
+
+# Where a package for it is installed, transformers would keep the weights of a GGUF file packed, and no gradient could
+# move them.
+_FULL_NUMBERS: dict[str, Any] = {"quantization_config": GgufConfig(dequantize=True)}
+ROUNDING = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.05}  # of logits, relative
 
 disable_progress_bar()  # of transformers: a bar for each of hundreds of small files helps nobody
 
@@ -51,28 +57,57 @@ def load(
     name, settings = _located(str(path), revision)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **settings)
-        weights = settings if "gguf_file" in settings else {**settings, "use_safetensors": True}
+        weights = {**settings, **(_FULL_NUMBERS if "gguf_file" in settings else {"use_safetensors": True})}
         model = AutoModelForCausalLM.from_pretrained(name, trust_remote_code=False, dtype=dtype, **weights)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise Refused(f"{path}: not a checkpoint that transformers reads: {first_line}") from None
     if tokenizer.eos_token_id is None:
         raise Refused(f"{path}: its tokenizer names no end-of-text token, which documents are delimited by")
-    # Weights of a GGUF file are full numbers once read; the note that they were quantised would keep them from saving.
-    if "gguf_file" in settings and hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
+    if "gguf_file" in settings:
+        # The weights are full numbers now; what notes that they were quantised would keep them from being saved.
+        model.hf_quantizer = None
+        if hasattr(model.config, "quantization_config"):
+            del model.config.quantization_config
     return model.eval(), tokenizer
+
+
+def begin(path: str | Path, revision: str | None, delimiter: int) -> PreTrainedModel:
+    """A checkpoint to train on, in fp32. Raises `Refused` where documents in a packed row would read each other."""
+    model = load(path, revision=revision)[0]
+    refuse_leaks(model, delimiter, str(path))
+    return model
+
+
+def refuse_leaks(model: PreTrainedModel, delimiter: int, name: str) -> None:
+    """Lay two short documents in one row and compare the second with itself alone: positions that restart must keep
+    it from reading the first. A family can take positions and still not heed them (Falcon with ALiBi, a layer that
+    carries a state), so this looks at what the model does, once, before anything is trained."""
+    first, second = [delimiter, 5, 9, 7, 3], [delimiter, 8, 6, 4, 11, 2]
+    positions = [*range(len(first)), *range(len(second))]
+    training = model.training
+    model.eval()
+    with torch.inference_mode():
+        row = torch.tensor([first + second], device=model.device)
+        where = torch.tensor([positions], device=model.device)
+        packed = model(input_ids=row, position_ids=where, attention_mask=None, use_cache=False).logits[0, len(first) :]
+        place = where[:, len(first) :]
+        alone = model(input_ids=row[:, len(first) :], position_ids=place, attention_mask=None, use_cache=False).logits
+    model.train(training)
+    scale = float(alone.float().std())
+    apart = float((packed - alone[0]).float().abs().max())
+    if not apart <= ROUNDING[model.dtype] * scale:
+        raise Refused(
+            f"{name}: in the family {model.config.model_type!r} documents packed into one row read each other (logits "
+            f" {apart:.2g} apart where they vary by {scale:.2g}); begin from another family"
+        )
 
 
 def _located(path: str, revision: str | None) -> tuple[str, dict[str, Any]]:
     """What to hand to transformers: a name, and where in it to look."""
     place = Path(path).expanduser()
     if place.suffix == ".gguf":
-        if not place.is_file():
-            raise Refused(f"{path}: no such file")
-        missing = [package for package in ("gguf", "accelerate") if importlib.util.find_spec(package) is None]
-        if missing:
-            raise Refused(f"{path}: reading a GGUF file needs {' and '.join(missing)}: pip install {' '.join(missing)}")
+        refuse_unread_gguf(place, path)
         return str(place.parent), {"gguf_file": place.name}
     if place.is_dir():
         if not (place / "config.json").is_file():
@@ -85,8 +120,13 @@ def _located(path: str, revision: str | None) -> tuple[str, dict[str, Any]]:
     return path, {"revision": revision}
 
 
-def export(model: PreTrainedModel, tokenizer: Tokenizer, folder: Path) -> None:
-    """Write weights, configuration and tokenizer in the Hugging Face format; whole or not at all."""
+def export(model: PreTrainedModel, tokenizer: Tokenizer, folder: Path, beside: Mapping[str, str] | None = None) -> None:
+    """Write weights, configuration and tokenizer in the Hugging Face format, and texts `beside` them by file name;
+    whole or not at all."""
     with whole_folder(folder) as temporary:
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
+        for file in temporary.iterdir():
+            file.chmod(0o644)  # safetensors lets nobody else read what it writes
+        for name, text in (beside or {}).items():
+            (temporary / name).write_text(text, encoding="utf-8")

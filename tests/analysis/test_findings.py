@@ -213,3 +213,17 @@ def test_a_finding_without_an_estimate_must_say_why() -> None:
         Finding("gain", "a over b", "accuracy", "x", None, "points")
     with pytest.raises(ValueError, match="not finite"):
         Finding("gain", "a over b", "accuracy", "x", float("inf"), "points")
+
+
+def test_held_out_text_has_a_curve_where_a_stage_was_scored_on_its_way(rows: Rows, write: Write) -> None:
+    made = rows()
+    ends = [e for e in made["evaluations"] if e["kind"] == "held-out" and e["stage"] == "math" and e["final"]]
+    made["evaluations"] += [{**e, "tokens": 100, "final": False, "nats": e["nats"] * 2} for e in ends]
+    found = forgetting(write(made))
+    way = [f for f in found if f.question == "held-out-curve" and f.parts["strategy"] == "code first"]
+    # Before training, then a quarter of the way through the mathematics that follows 500 tokens of code.
+    assert [(f.parts["tokens"], f.parts["trained_tokens"]) for f in way] == [(0, 0), (100, 600)]
+    end = next(f for f in found if f.question == "held-out" and f.subject == "after math in code first")
+    assert end.parts["trained_tokens"] == 900
+    assert way[1].estimate == pytest.approx(2 * end.estimate) and way[1].n == end.n and way[1].interval() is not None
+    assert "up" not in way[1].sentence() and not way[1].is_change

@@ -204,3 +204,38 @@ def test_another_setting_of_a_generator_is_another_source(tmp_path, monkeypatch)
     monkeypatch.setitem(FAMILIES["chain_sum"].settings, "max_terms", 3)
     after = catalogue.key("a", source, **options), catalogue.build("a", source, tmp_path / "2", **made).fingerprint
     assert before[0] != after[0] and before[1] != after[1]
+
+
+def test_a_renamed_file_is_split_as_it_was(tmp_path):
+    entry = built(tmp_path, rows(groups=1))
+    (tmp_path / "a.jsonl").rename(tmp_path / "b.jsonl")
+    arguments = {"resolve": lambda p: tmp_path / p, "contamination": None, "contamination_key": "k"}
+    again = build("s", Files(files=("b.jsonl",)), tmp_path / "again", held_out_share=0.1, **arguments)
+    assert again.split_by == "document"
+    assert (again.fingerprint, again.held_out_fingerprint) == (entry.fingerprint, entry.held_out_fingerprint)
+
+
+def test_what_one_source_holds_out_trains_through_no_other(tmp_path):
+    apart = rows(40, 8)
+    copied = [{**row, "repo": f"mirror {i}"} for i, row in enumerate(rows(60, 12))]  # of the other source, regrouped
+    first = built(tmp_path / "first", rows(60, 12))
+    built(tmp_path / "second", [*copied, *({**r, "text": "other " + r["text"]} for r in apart)])
+    folders = {"first": tmp_path / "first/out", "second": tmp_path / "second/out"}
+    held_out = {d.whole for d in documents(folders["first"], "held_out")}
+    before = load(folders["second"])
+    entry, folder = catalogue.set_apart("second", folders, tmp_path / "apart")
+    trained = [d.whole for d in documents(folder)]
+    assert held_out and not held_out & set(trained)
+    lost = before.documents - entry.documents
+    assert entry.documents == len(trained) and 0 < lost <= len(held_out)
+    assert entry.removed == {catalogue.COPIES_OF.format(source="first"): lost}
+    assert len((folder / "removed.jsonl").read_text().splitlines()) == lost
+    assert entry.fingerprint != before.fingerprint and entry.bytes == sum(len(t.encode()) for t in trained)
+    assert list(documents(folder, "held_out")) == list(documents(folders["second"], "held_out"))
+    assert catalogue.set_apart("second", folders, tmp_path / "apart") == (entry, folder)
+    # The same source under two names holds out the same: nothing to remove, and it stays where it is.
+    same = {"first": folders["first"], "twin": folders["first"]}
+    assert catalogue.set_apart("first", same, tmp_path / "none") == (first, folders["first"])
+    with pytest.raises(Refused, match=r"sources\.held: all training documents repeat held-out text of first"):
+        built(tmp_path / "held", [{"text": t, "repo": str(i)} for i, t in enumerate(held_out)])
+        catalogue.set_apart("held", {**folders, "held": tmp_path / "held/out"}, tmp_path / "nothing")

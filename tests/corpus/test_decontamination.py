@@ -21,16 +21,40 @@ text = st.lists(st.tuples(word, st.sampled_from([" ", ", ", "\n", "_", "-"])), m
 
 def literally(sought, document):
     """The text stands in the document, spaces aside, and is not part of a longer word, number or expression."""
-    sought, document = (" ".join(t.lower().split()) for t in (sought, document))
+    letter = lambda text: text[:1].isalnum() or text[:1] == "_"  # noqa: E731
+    sought, document = sought.lower().strip(), document.lower()
     for start in range(len(document)):
-        if document.startswith(sought, start):
-            before, after = document[:start], document[start + len(sought) :]
-            inside = before and (before[-1].isalnum() or before[-1] in "_.")
-            rest = after.lstrip()
-            longer = rest and rest[0] in "-+*/^=." and (w := rest[1:].lstrip()) and (w[0].isalnum() or w[0] == "_")
-            if not inside and not longer and not (after and (after[0].isalnum() or after[0] == "_")):
-                return True
+        end = walked(sought, document, start)
+        if end is None or letter(document[start - 1 : start]) or document[start - 1 : start] == ".":
+            continue
+        after = document[end:]
+        rest = after.lstrip(" \t")
+        longer = rest[:1] and rest[0] in "-+*/^" and (letter(w := rest[1:].lstrip(" \t")) or w[:1] == "(")
+        if not longer and not letter(after) and not (after[:1] == "." and after[1:2].isdigit()):
+            return True
     return False
+
+
+def walked(sought, document, place):
+    """Where `sought` ends in the document if it begins at `place`: spaces count only between two words."""
+    sign = lambda character: character in "-+*/^=()"  # noqa: E731
+    before = ""
+    for at, character in enumerate(sought):
+        if character.isspace():
+            continue
+        spaced = at > 0 and sought[at - 1].isspace()
+        loose = before != "" and (sign(before) or sign(character))
+        after_spaces = place + len(document[place:]) - len(document[place:].lstrip())
+        if loose:
+            place = after_spaces
+        elif spaced:
+            if after_spaces == place:
+                return None
+            place = after_spaces
+        if document[place : place + 1] != character:
+            return None
+        place, before = place + 1, character
+    return place
 
 
 def naive(texts, whole, document):
@@ -104,6 +128,13 @@ def test_generated_problems_count_only_as_a_whole():
         ("Compute 12 + 7 + 3", False),
         ("Compute 12 + 7.5", False),
         ("Compute 12 + 77", False),
+        ("Compute 12+7", True),
+        ("Compute 12 + 7 = 19", True),
+        ("Compute 12 + 7. The answer is 19.", True),
+        ("Q: Compute 12 + 7\n- A: 19", True),
+        ("Compute 12 + 7\n\n3 apples", True),
+        ("Compute 12+7-3", False),
+        ("Compute 12 + 7 * (3)", False),
     ],
 )
 def test_the_operators_of_a_generated_problem_count(document, found):
@@ -128,3 +159,15 @@ def test_real_training_and_test_problems_are_told_apart():
     search = Contamination({"gsm8k": test})
     assert all(search.find(f"Exercise. {question} Solution: …") for question in test if len(words_of(question)) > 2)
     assert sum(bool(search.find(question)) for question in questions("train")) < 20
+
+
+@pytest.mark.parametrize("written", ["{q} = {a}", "{q}. The answer is {a}.", "Q: {q}\n- A: {a}", "{squeezed} = {a}"])
+def test_no_generated_problem_is_missed_because_its_answer_follows(written):
+    from curricle.evaluation.benchmarks import load
+    from curricle.study import GeneratedBenchmark
+
+    items = load("b", GeneratedBenchmark(generated=("chain_sum", "basic_arithmetic"), problems=60)).items
+    search = Contamination({"b": [item.question for item in items]}, whole={"b"})
+    for item in items:
+        squeezed = item.question.replace(" ", "").replace("Compute", "Compute ").replace("Evaluate", "Evaluate ")
+        assert search.find(written.format(q=item.question, a=item.expected, squeezed=squeezed)), item.question

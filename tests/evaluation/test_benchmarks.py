@@ -100,6 +100,20 @@ def test_a_missing_broken_or_too_small_file_is_refused(tmp_path):
     (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(b"{}" * 1000)[:-12])
     with pytest.raises(Refused, match=r"cut\.jsonl\.gz"):
         loaded(tmp_path, "cut.jsonl.gz")
+    packed = bytearray(gzip.compress(b"{}\n" * 1000 + bytes(range(256)) * 40))
+    packed[60:64] = b"\xff\xff\xff\xff"
+    (tmp_path / "damaged.jsonl.gz").write_bytes(packed)
+    with pytest.raises(Refused, match=r"damaged\.jsonl\.gz, (after )?line \d+"):
+        loaded(tmp_path, "damaged.jsonl.gz")
+    lines = [json.dumps(pears(n)).encode() + b"\n" for n in range(1, 31)]
+    pack = zstandard.ZstdCompressor().compressobj()
+    whole_lines = pack.compress(b"".join(lines[:9])) + pack.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK)
+    (tmp_path / "cut.jsonl.zst").write_bytes(whole_lines)
+    with pytest.raises(Refused, match=r"cut\.jsonl\.zst, after line 9: not readable: the archive ends inside a frame"):
+        loaded(tmp_path, "cut.jsonl.zst")
+    (tmp_path / "half.jsonl").write_bytes(lines[0] + b'{"question": "\\ud800?", "answer": "#### 1"}\n')
+    with pytest.raises(Refused, match=r"half\.jsonl, line 2: holds half of a surrogate pair"):
+        loaded(tmp_path, "half.jsonl")
     with pytest.raises(Refused, match="holds 30 problems; 31 are asked for"):
         loaded(tmp_path, gsm8k(tmp_path), problems=31)
     (tmp_path / "empty.jsonl").touch()

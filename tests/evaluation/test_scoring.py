@@ -1,6 +1,7 @@
 """A checkpoint on benchmarks and held-out text: rows that fit the table, and a model left as it was."""
 
 import math
+from dataclasses import replace
 
 import pyarrow as pa
 import pytest
@@ -109,3 +110,14 @@ def test_bits_per_byte_are_of_all_bytes_together():
         {"benchmark": "prose", "kind": "held-out", "nats": 2 * math.log(2), "bytes": 1, "correct": None},
     ]
     assert summary(rows) == {"prose": {"kind": "held-out", "n": 2, "bits_per_byte": pytest.approx(2.0)}}
+
+
+def test_where_no_answers_are_asked_for_nothing_is_generated_and_solutions_are_scored(llama, tokenizer, sums):
+    def nobody(*_, **__):
+        raise AssertionError("asked")
+
+    asked = evaluate(llama, tokenizer, [sums], {}, context=128)
+    silent = evaluate(llama, tokenizer, [replace(sums, answers=False)], {}, context=128, sampler=nobody)
+    assert [row["nats"] for row in silent] == [row["nats"] for row in asked]
+    assert {row["correct"] for row in silent} == {row["output"] for row in silent} == {None}
+    assert "accuracy" not in summary(silent)["sums"]

@@ -177,3 +177,24 @@ def write_nothing(folder: Path) -> Results:
     for name, schema in SCHEMAS.items():
         write_rows(folder / f"{name}.parquet", [], schema)
     return Results(folder)
+
+
+def test_held_out_text_is_drawn_along_training_with_every_point(small):
+    style = figures.looks(list(small.study.strategies), small.study.baseline)
+    here = [f for f in small.findings if f.benchmark == "prose" and f.question in {"held-out", "held-out-curve"}]
+    values = figures.along(here, style).to_dict()["data"]["values"]
+    mine = [v["tokens"] for v in values if v["strategy"] == "code first"]
+    plan = small.plan
+    code, math, instruct = (plan.nodes[run] for run in plan.paths["code first", 0])
+    ends = [code.tokens, code.tokens + math.tokens, code.tokens + math.tokens + instruct.tokens]
+    on_the_way = [code.tokens + math.tokens_at(step) for step in math.evaluate_at[:-1]]
+    assert sorted(mine) == sorted(ends + on_the_way) and mine == sorted(mine)
+    assert "Held-out text along training" in text_of(small.page)
+
+
+def test_the_page_says_where_the_time_went(small):
+    text = text_of(small.page)
+    table = text[text.index("Where the time went") :]
+    for row in queries.time_spent(small.results):
+        assert f"{row['training_seconds']:,.1f}" in table and row["mfu"] is None
+    assert "–</td>" in table

@@ -148,3 +148,25 @@ def test_the_terminal_loads_nothing_that_draws():
     code = "import sys, curricle.report.terminal; print({'altair', 'vl_convert', 'jinja2', 'torch'} & set(sys.modules))"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert told.strip() == "set()"
+
+
+def test_a_calibration_on_a_busy_machine_says_so():
+    from curricle.report.listing import calibration_view
+
+    def shown(both: float) -> str:
+        peaks = [
+            {
+                "device": "cpu",
+                "name": "chip",
+                "threads": n,
+                "flops_per_second": {"fp32": rate},
+                "copy_bytes_per_second": 27e9,
+            }
+            for n, rate in ((1, 100e9), (2, both))
+        ]
+        console = Console(width=80, record=True, file=io.StringIO())
+        console.print(calibration_view(peaks))
+        return console.export_text()
+
+    assert "190" in shown(190e9) and "27.0" in shown(190e9) and "idle" not in shown(190e9)
+    assert "when it is idle" in shown(60e9)

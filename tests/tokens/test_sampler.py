@@ -15,7 +15,7 @@ from curricle.tokens.shards import Shard, Supply
 
 def sampler(samples: int = 64, seed: int = 0, **changes) -> Sampler:
     supplies = {"a": Supply([shard_of([5, 9, 40, 3] * 5)]), "b": Supply([shard_of([11] * 30, 10_000)])}
-    settings_ = {"row_tokens": 8, "seed": seed, "delimiter": 3}
+    settings_ = {"row_tokens": 8, "seed": seed}
     weights = changes.pop("weights", {"a": 0.3, "b": 0.7})
     return Sampler(supplies, [(samples, weights)], **(settings_ | changes))
 
@@ -46,7 +46,7 @@ def test_another_seed_reads_in_another_order_and_sources_do_not_share_one():
     rows = {seed: np.stack([sampler(seed=seed).read(i)[1] for i in range(16)]) for seed in (0, 1)}
     assert (rows[0] != rows[1]).any()
     twins = {name: Supply([shard_of([5, 9, 40, 3] * 5)]) for name in "ab"}
-    both = Sampler(twins, [(16, {"a": 0.5, "b": 0.5})], row_tokens=8, seed=0, delimiter=3)
+    both = Sampler(twins, [(16, {"a": 0.5, "b": 0.5})], row_tokens=8, seed=0)
     read = [both.read(i) for i in range(16)]
     assert [t.tolist() for s, t, *_ in read if s == "a"] != [t.tolist() for s, t, *_ in read if s == "b"]
 
@@ -66,7 +66,7 @@ def test_a_row_holds_tokens_of_one_source_only():
 def test_in_an_instruct_stage_prompts_carry_no_loss():
     tokens = np.arange(24, dtype=np.uint32)
     supply = Supply([Shard(tokens, np.array([12, 24], np.uint64), tokens % 12 >= 5)], permuted=False)
-    options = {"row_tokens": 23, "seed": 0, "delimiter": 999}
+    options = {"row_tokens": 23, "seed": 0}
     batch = Sampler({"s": supply}, [(1, {"s": 1.0})], answers_only=True, **options).batch(0, 1)
     asked = batch.labels_BT[0][batch.labels_BT[0] != -100].tolist()
     assert asked == [t for t in range(1, 24) if t % 12 >= 5]
@@ -76,8 +76,8 @@ def test_in_an_instruct_stage_prompts_carry_no_loss():
 
 
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=40))
-def test_positions_restart_at_every_delimiter(tokens):
-    found = positions(np.array([tokens]), delimiter=0)[0]
+def test_positions_restart_where_a_document_opens(tokens):
+    found = positions(np.array([tokens]) == 0)[0]
     for place, token in enumerate(tokens):
         assert found[place] == (0 if token == 0 or place == 0 else found[place - 1] + 1)
 
@@ -94,7 +94,7 @@ def test_packed_documents_get_the_logits_that_they_get_alone(family):
     row_BT = np.array([[token for document in documents for token in document]])
     with torch.inference_mode():
         packed = model(
-            input_ids=torch.from_numpy(row_BT), position_ids=torch.from_numpy(positions(row_BT, 0)), use_cache=False
+            input_ids=torch.from_numpy(row_BT), position_ids=torch.from_numpy(positions(row_BT == 0)), use_cache=False
         ).logits[0]
         alone = torch.cat([model(input_ids=torch.tensor([d]), use_cache=False).logits[0] for d in documents])
         blurred = model(input_ids=torch.from_numpy(row_BT), use_cache=False).logits[0]

@@ -156,3 +156,9 @@ def test_tokenizers_that_differ_in_the_delimiter_alone_have_different_fingerprin
     save(other, tmp_path / "two")
     (tmp_path / "two" / "tokenizer.json").write_bytes((tmp_path / "one" / "tokenizer.json").read_bytes())
     assert fingerprint_of(tmp_path / "one") != fingerprint_of(tmp_path / "two")
+
+
+def test_seeds_that_a_float_cannot_tell_apart_give_other_orders():
+    supply = Supply([shard_of([3] * 40)])
+    orders = [supply._laid_out(seed, 0)[0].tolist() for seed in (2**63, 2**63 + 1)]
+    assert orders[0] != orders[1]

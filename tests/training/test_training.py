@@ -38,7 +38,7 @@ def make(seed: int = 0, recipe: Recipe = RECIPE, samples: int = 200):
     tokens = generator.integers(0, 64, 9000).astype(np.uint16)
     tokens[::37] = 0
     supply = Supply([Shard(tokens, np.arange(90, 9001, 90).astype(np.uint64), None)])
-    sampler = Sampler({"s": supply}, [(samples, {"s": 1.0})], row_tokens=32, seed=seed, delimiter=0)
+    sampler = Sampler({"s": supply}, [(samples, {"s": 1.0})], row_tokens=32, seed=seed)
     return build(SHAPE, vocabulary=64, context=32, delimiter=0, seed=seed), sampler
 
 
@@ -126,7 +126,7 @@ def test_training_learns_what_can_be_learnt(tmp_path):
     model, _ = make()
     tokens = np.tile(np.arange(1, 33), 100).astype(np.uint16)
     supply = Supply([Shard(tokens, np.array([len(tokens)], np.uint64), None)])
-    sampler = Sampler({"s": supply}, [(240, {"s": 1.0})], row_tokens=32, seed=0, delimiter=0)
+    sampler = Sampler({"s": supply}, [(240, {"s": 1.0})], row_tokens=32, seed=0)
     losses = [s.loss_nats for s in train(model, sampler, RECIPE, steps=60, evaluate_at=frozenset(), folder=tmp_path)]
     assert losses[0] == pytest.approx(math.log(64), abs=0.3)
     assert losses[-1] < 0.1

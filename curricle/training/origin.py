@@ -1,0 +1,213 @@
+"""The checkpoint that a study begins from, told by its content before its weights are loaded.
+
+A folder in the Hugging Face format, a GGUF file, or a hub id. `find` promises a fingerprint of the content, the shape,
+and where the tokenizer lies; it refuses what could not be trained on: no weights that are read as data, a family whose
+positions cannot restart inside a packed row. Of a GGUF file, tokenizer and configuration are converted once into a
+folder of the store (some seconds for a vocabulary of 49k), so that whatever comes after reads a folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import inspect
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from curricle.shapes import PRESETS, Shape
+from curricle.store import Store, is_complete, read_json, whole_folder, write_json
+from curricle.study import Model, Refused, Study
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+FIELD = "model.checkpoint"
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What is known of a checkpoint."""
+
+    fingerprint: str
+    """Of its weights and configuration; of a hub id, its name and revision."""
+    shape: Shape
+    tokenizer: Path | str
+    """The folder (or hub id) that its tokenizer is loaded from."""
+    revision: str | None = None
+    """The commit of a hub id."""
+    licence: str | None = None
+    """As the checkpoint states it."""
+
+    def describe(self, model: Model) -> dict[str, Any]:
+        """What a run's file keeps of where it began."""
+        return {
+            "checkpoint": model.checkpoint,
+            "revision": self.revision,
+            "fingerprint": self.fingerprint,
+            "decayed": model.decayed,
+            "licence": self.licence,
+        }
+
+
+def find(study: Study, store: Store, plan_only: bool) -> Origin | None:
+    """The study's checkpoint; None for fresh weights. With `plan_only`, a hub id is taken at its word."""
+    name, model = study.model.checkpoint, study.model
+    if name is None:
+        return None
+    place = study.resolve(name)
+    if place.is_dir():
+        return _in_folder(place)
+    if place.suffix == ".gguf":
+        return _in_gguf(place, store)
+    if place.exists():
+        raise Refused(f"{FIELD}: {place}: a file, and no .gguf; give a folder, a .gguf file, or a hub id")
+    if plan_only:
+        if model.preset is None:
+            raise Refused(f"model.preset: state the shape of {name}, which is not on this disk, to plan without it")
+        return Origin(f"{name}@{model.revision or 'main'}", PRESETS[model.preset], name, model.revision)
+    if "/" not in name or name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise Refused(f"{FIELD}: {name}: no such folder, and not a hub id such as org/name")
+    config = _config(name, f"{FIELD}: {name}: no such folder, and the hub gave", revision=model.revision or "main")
+    revision = model.revision or getattr(config, "_commit_hash", None)
+    return Origin(f"{name}@{revision or 'main'}", shape_of(config), name, revision)
+
+
+def _in_folder(folder: Path) -> Origin:
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights or not (folder / "config.json").exists():
+        raise Refused(f"{FIELD}: {folder} holds no config.json with *.safetensors beside it")
+    config = _config(str(folder), f"{FIELD}: {folder / 'config.json'} is not readable")
+    return Origin(_digest([folder / "config.json"], weights), shape_of(config), folder, licence=card_licence(folder))
+
+
+def _digest(read: Iterable[Path], hashed: Iterable[Path]) -> str:
+    """The content of small files, then the digests of large ones."""
+    content = hashlib.sha256(b"".join(file.read_bytes() for file in read))
+    for file in hashed:
+        with open(file, "rb") as data:
+            content.update(hashlib.file_digest(data, "sha256").digest())
+    return content.hexdigest()[:16]
+
+
+def _in_gguf(file: Path, store: Store) -> Origin:
+    refuse_unread_gguf(file, f"{FIELD}: {file}")
+    content = _digest([], [file])
+    folder = store.folder("tokenizers", f"gguf-{content}")
+    if not is_complete(folder):
+        _convert_beginning(file, folder)
+    shape = shape_of(_config(str(folder), f"{FIELD}: {file}: not readable"))
+    return Origin(content, shape, folder, licence=read_json(folder / "gguf.json")["licence"])
+
+
+def _convert_beginning(file: Path, folder: Path) -> None:
+    """All of a GGUF file but its weights, as a folder that is read like any other."""
+    from transformers import AutoTokenizer
+
+    fault = f"{FIELD}: {file}: not a GGUF file that transformers reads"
+    config = _config(str(file.parent), fault, gguf_file=file.name)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, ImportError, NotImplementedError) as error:
+        raise Refused(f"{fault}: {_first_line(error)}") from None
+    with whole_folder(folder) as temporary:
+        config.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        write_json(temporary / "gguf.json", {"licence": gguf_licence(file)})
+
+
+def refuse_unread_gguf(file: Path, where: str) -> None:
+    """Raise `Refused` where there is no such GGUF file, or nothing to read it with."""
+    if not file.is_file():
+        raise Refused(f"{where}: no such file")
+    missing = [package for package in ("gguf", "accelerate") if importlib.util.find_spec(package) is None]
+    if missing:
+        raise Refused(f"{where}: reading a GGUF file needs {' and '.join(missing)}: pip install 'curricle[gguf]'")
+
+
+def gguf_licence(file: Path) -> str | None:
+    """`general.license` of the file, where it states one."""
+    from gguf import GGUFReader
+
+    field = GGUFReader(str(file)).fields.get("general.license")
+    return str(field.contents()) if field is not None else None
+
+
+def card_licence(folder: Path) -> str | None:
+    """`license` in the model card that lies in a checkpoint's folder."""
+    stated = front_matter(folder / "README.md").get("license")
+    return stated if isinstance(stated, str) and stated != "other" else None
+
+
+def front_matter(file: Path) -> dict[str, Any]:
+    """The YAML at the beginning of a card; nothing where there is none that can be read."""
+    try:
+        text = file.read_text(encoding="utf-8")
+        found = yaml.safe_load(text.split("\n---", 1)[0]) if text.startswith("---\n") else None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _config(name: str, fault: str, **settings: Any) -> PretrainedConfig:
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False, **settings)
+    except (OSError, ValueError, KeyError, TypeError, ImportError, RecursionError) as error:
+        raise Refused(f"{fault}: {_first_line(error)}") from None
+    _refuse_without_positions(config)
+    return config
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def _refuse_without_positions(config: PretrainedConfig) -> None:
+    """Documents in a packed row are kept apart by positions that restart. A family that takes no positions (BLOOM,
+    MPT: ALiBi; Mamba, RWKV: a state) would read across them; `model.refuse_leaks` finds those that take and ignore."""
+    from transformers import AutoModelForCausalLM
+
+    kinds = AutoModelForCausalLM._model_mapping
+    if type(config) not in kinds:
+        raise Refused(f"{FIELD}: {config.model_type!r} is no causal language model that transformers has")
+    kind = kinds[type(config)]
+    kind = kind[0] if isinstance(kind, tuple) else kind
+    if "position_ids" not in inspect.signature(kind.forward).parameters:
+        raise Refused(
+            f"{FIELD}: a model of the family {config.model_type!r} takes no positions, so that documents packed into "
+            f"one row would read each other; begin from another family (Llama, Qwen, GPT-2, Gemma, OLMo, GPT-NeoX …)"
+        )
+
+
+def shape_of(config: PretrainedConfig) -> Shape:
+    """The shape by transformers' own names for it, whatever a family's file calls them."""
+    text = config.get_text_config()
+
+    def number(key: str, default: int | None = None) -> int:
+        value = getattr(text, key, None)
+        value = default if value is None else value
+        if not isinstance(value, int):
+            raise Refused(f"{FIELD}: its config.json does not state {key}")
+        return value
+
+    heads, hidden = number("num_attention_heads"), number("hidden_size")
+    gated = text.model_type not in {"gpt2", "gpt_neo", "gpt_neox", "gptj", "gpt_bigcode", "opt", "phi", "starcoder2"}
+    # GPT-2 and its kin call it n_inner, and leave it out where it is four times the width.
+    inner = getattr(text, "intermediate_size", None) or getattr(text, "n_inner", None) or getattr(text, "ffn_dim", None)
+    head = getattr(text, "head_dim", None)
+    return Shape(
+        layers=number("num_hidden_layers"),
+        hidden=hidden,
+        feed_forward=inner if isinstance(inner, int) else 4 * hidden,
+        heads=heads,
+        kv_heads=number("num_key_value_heads", heads),
+        vocabulary=number("vocab_size"),
+        tied=bool(getattr(text, "tie_word_embeddings", False)),
+        head=head if isinstance(head, int) and head * heads != hidden else None,
+        gated=gated,
+    )

@@ -1,0 +1,192 @@
+"""Phases, branches and learning rates: what runs have in common is trained once, and what comes later changes nothing
+before it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+from test_planning import catalogue
+from tiny_study import tiny, write_study
+
+from curricle import runner
+from curricle.planning import compile_plan
+from curricle.preparation import make_plan
+from curricle.results import Results
+from curricle.store import Store
+from curricle.study import Refused, Study
+from curricle.studyfile import load_study
+
+WHOLE = {"mixture": {"algebra": 1}, "budget_tokens": 4096}
+ANNEALED = {
+    "budget_tokens": 4096,
+    "phases": [
+        {"until": "50%", "mixture": {"algebra": 1}},
+        {"until": "100%", "mixture": {"code": 0.5, "algebra": 0.5}},
+    ],
+}
+FIELDS = tiny(
+    stages={
+        "math": {"mixture": {"algebra": 1}, "budget_tokens": 4096, "evaluate_at": [2048]},
+        "cool": {"mixture": {"algebra": 1}, "budget_tokens": 1024, "branch_at": "2048",
+                 "recipe": {"schedule": "wsd", "decay_share": 1}},
+        "cool on code": {"mixture": {"code": 1}, "budget_tokens": 1024, "branch_at": "2048",
+                         "recipe": {"schedule": "wsd", "decay_share": 1}},
+    },
+    strategies={"to the end": ["math"], "cooled": ["math", "cool"], "code": ["math", "cool on code"]},
+    baseline="to the end",
+)  # fmt: skip
+
+
+def study_of(stage: dict, **changes: object) -> Study:
+    return Study(**tiny(stages={"math": stage}, strategies={"one": ["math"]}, baseline="one", **changes))
+
+
+def node_of(stage: dict, **changes: object):
+    plan = compile_plan(study_of(stage, **changes), catalogue())
+    return next(iter(plan.nodes.values()))
+
+
+def run(file: Path, store: Path) -> tuple[list, Results]:
+    said: list = []
+    results = runner.run(
+        make_plan(load_study(file), store), store=store, out=store.parent / file.stem, show=said.append
+    )
+    return said, results
+
+
+def test_a_phase_that_is_added_later_leaves_the_state_before_it_unchanged():
+    longer = {**ANNEALED, "phases": [*ANNEALED["phases"][:1], {"until": "75%", "mixture": {"code": 1}},
+                                     {"until": "100%", "mixture": {"algebra": 1}}]}  # fmt: skip
+    whole, two, three = map(node_of, (WHOLE, ANNEALED, longer))
+    assert two.states[4] == three.states[4] and two.run != three.run != whole.run
+    assert two.states[8] != three.states[8]
+    # One mixture for all is the same as that mixture until half.
+    parts = [{"until": until, "mixture": {"algebra": 1}} for until in ("50%", "100%")]
+    half = node_of({"budget_tokens": 4096, "phases": parts})
+    assert half.states[4] == two.states[4]
+
+
+def test_a_schedule_that_knows_the_end_has_other_states_before_it():
+    for schedule, shared in (("constant", True), ("cosine", False)):
+        recipe = {"batch_tokens": 512, "schedule": schedule, "warmup_tokens": 1024}
+        short = node_of({"mixture": {"algebra": 1}, "budget_tokens": 2048}, recipe=recipe)
+        longer = node_of(
+            {"budget_tokens": 4096, "phases": [{"until": "2048", "mixture": {"algebra": 1}},
+                                               {"until": "100%", "mixture": {"code": 1}}]},
+            recipe=recipe,
+        )  # fmt: skip
+        assert (short.states[4] == longer.states[4]) is shared
+
+
+def test_rows_follow_the_phases_and_nothing_repeats_across_them():
+    node = node_of(ANNEALED)
+    rows = 4096 // 64
+    assert dict(node.rows) == {"algebra": rows // 2 + rows // 4, "code": rows // 4}
+    plan = compile_plan(Study(**FIELDS), catalogue())
+    cooled = plan.nodes[plan.paths["cooled", 0][1]]
+    assert cooled.skip == {"algebra": 2048 // 64}, "it goes on where the prefix stopped, not where the stage ends"
+
+
+def test_replay_takes_its_share_of_every_phase():
+    node = node_of({**ANNEALED, "replay": {"code": 0.25}})
+    rows = 4096 // 64
+    assert node.rows["code"] == pytest.approx(rows * 0.25 + rows // 2 * 0.375, abs=1)
+
+
+FAULTS = {
+    "phases end": ({"budget_tokens": 4096, "phases": [{"until": "50%", "mixture": {"algebra": 1}}]},
+                   r"phases: they end at 2,048 tokens; the ends must rise, and the last be 100%"),
+    "both": ({**ANNEALED, "mixture": {"algebra": 1}}, r"give exactly one of mixture .* and phases"),
+    "neither": ({"budget_tokens": 4096}, r"give exactly one of mixture .* and phases"),
+    "until": ({"budget_tokens": 4096, "phases": [{"until": "120%", "mixture": {"algebra": 1}}]},
+              r"'120%' is not a share"),
+    "first": ({**WHOLE, "branch_at": 512}, r"stages\.math\.branch_at: it is the first stage of 'one'"),
+    "sweep": ({**WHOLE, "sweep": [1e-3]}, r"give two or more different learning rates"),
+    "replay": ({**WHOLE, "replay": {"code": 0.6, "algebra": 0.5}}, r"replay: the shares sum to 1\.1"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_cannot_be_is_refused(fault):
+    stage, text = FAULTS[fault]
+    with pytest.raises(ValueError, match=text):
+        study_of(stage)
+
+
+def test_a_branch_past_the_end_and_another_optimizer_are_refused():
+    fields = json.loads(json.dumps(FIELDS))
+    fields["stages"]["cool"]["branch_at"] = 4096
+    with pytest.raises(ValueError, match=r"stages\.cool\.branch_at: 4,096 is not inside 'math'"):
+        Study(**fields)
+    fields["stages"]["cool"] |= {"branch_at": 2048, "recipe": {"optimizer": "adamw"}}
+    with pytest.raises(ValueError, match=r"'math' has another optimizer, whose state does not fit"):
+        Study(**fields)
+
+
+def test_a_phase_without_a_sample_is_refused():
+    with pytest.raises(Refused, match=r"phases\.1\.mixture\.code: a weight of 0\.001 gives no sample in 32 rows"):
+        stage = {
+            **ANNEALED,
+            "phases": [ANNEALED["phases"][0], {"until": "100%", "mixture": {"code": 0.001, "algebra": 0.999}}],
+        }
+        compile_plan(study_of(stage), catalogue())
+
+
+def test_branches_share_their_prefix_and_an_added_phase_trains_only_itself(tmp_path):
+    file = write_study(tmp_path, FIELDS)
+    plan = make_plan(load_study(file), tmp_path / "store")
+    assert len(plan.nodes) == 3
+    said, results = run(file, tmp_path / "store")
+    trained = {m.run.split("/")[0]: m.tokens for m in said if m.kind == "step"}
+    assert set(trained) == {"math", "cool", "cool_on_code"}
+    # A branch begins with the prefix's weights and its optimizer: its first step differs from one after plain weights.
+    rows = results.sql("select strategy, position, stage, budget_tokens, tokens_before from runs order by all")
+    cooled = [(r["stage"], r["budget_tokens"], r["tokens_before"]) for r in rows if r["strategy"] == "cooled"]
+    assert cooled == [("math", 2048, 0), ("cool", 1024, 2048)]
+
+    fields = json.loads(json.dumps(FIELDS))
+    parts = [{"until": "4096", "mixture": {"algebra": 1}}, {"until": "100%", "mixture": {"code": 1}}]
+    fields["stages"] = {"math": {"budget_tokens": 5120, "phases": parts}}
+    fields |= {"strategies": {"to the end": ["math"]}, "recipe": {"batch_tokens": 512, "warmup_tokens": 512}}
+    longer = tmp_path / "longer.yaml"
+    longer.write_text(json.dumps(fields))
+    short = tmp_path / "short.yaml"
+    fields["stages"]["math"] = {"mixture": {"algebra": 1}, "budget_tokens": 4096}
+    short.write_text(json.dumps(fields))
+    run(short, tmp_path / "store")
+    said, _ = run(longer, tmp_path / "store")
+    assert min(m.tokens for m in said if m.kind == "step") > 4096, "the prefix was trained before"
+    adopted = weights(longer, tmp_path / "store")
+    assert adopted == weights_of(longer, tmp_path / "afresh"), "as if trained from the beginning"
+    metrics = next(
+        Store(tmp_path / "store").run_folder(r) for r in make_plan(load_study(longer), tmp_path / "store").nodes
+    )
+    steps = [
+        json.loads(line)["step"] for line in (metrics / "metrics.jsonl").read_text().splitlines() if "loss" in line
+    ]
+    assert steps == list(range(1, 11))
+
+
+def weights(file: Path, store: Path) -> list[bytes]:
+    plan = make_plan(load_study(file), store)
+    files = [Store(store).run_folder(run) / "model" / "model.safetensors" for run in plan.nodes]
+    return [b"".join(t.numpy().tobytes() for _, t in sorted(load_file(file).items())) for file in files]
+
+
+def weights_of(file: Path, store: Path) -> list[bytes]:
+    run(file, store)
+    return weights(file, store)
+
+
+def test_every_strategy_is_judged_by_its_best_learning_rate(tmp_path):
+    fields = tiny(stages={"math": {**WHOLE, "sweep": [1e-5, 4e-3]}, "code": {**WHOLE, "mixture": {"code": 1}}},
+                  strategies={"maths": ["math"], "code": ["code"]}, baseline="code", max_epochs=99)  # fmt: skip
+    file = write_study(tmp_path, fields)
+    plan = make_plan(load_study(file), tmp_path / "store")
+    assert list(plan.arms) == ["maths [math 1e-05]", "maths [math 0.004]", "code"] and len(plan.nodes) == 3
+    _, results = run(file, tmp_path / "store")
+    rows = results.sql("select distinct strategy, arm from runs order by all")
+    assert rows == [{"strategy": "code", "arm": "code"}, {"strategy": "maths", "arm": "maths [math 0.004]"}]

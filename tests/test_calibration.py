@@ -1,0 +1,68 @@
+"""A machine is measured once, and its peak is a number that real work stays below."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from curricle import calibration
+from curricle.calibration import known_peak, peak, peak_flops
+from curricle.store import Store
+from curricle.study import Refused
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch):
+    monkeypatch.setattr(calibration, "TRIED_SECONDS", 0.0)
+    monkeypatch.setattr(calibration, "MATRIX_SIZES", {"cpu": (128, 256), "cuda": (256,)})
+    monkeypatch.setattr(calibration, "COPIED_BYTES", {"cpu": 2**20, "cuda": 2**20})
+
+
+def test_a_peak_is_measured_once_and_again_only_when_asked(tmp_path, monkeypatch):
+    store = Store(tmp_path)
+    assert known_peak(store) is None
+    found = peak(store)
+    assert found.flops_per_second.keys() == {"fp32", "bf16"} and found.copy_bytes_per_second > 0
+    with monkeypatch.context() as patch:
+        patch.setattr(calibration, "_measured", lambda *_: pytest.fail("measured again"))
+        assert peak(store) == found == known_peak(store)
+        assert peak_flops(store, "bf16") == found.flops_per_second["bf16"]
+    told = calibration.Peak("cpu", found.name, 1, {"fp32": 5.0}, 7.0)
+    monkeypatch.setattr(calibration, "_measured", lambda *_: told)
+    assert peak(store, again=True) == told == known_peak(store)
+
+
+def test_other_threads_and_another_torch_are_other_measurements(tmp_path, monkeypatch):
+    store = Store(tmp_path)
+    peak(store, threads=1)
+    assert known_peak(store, threads=2) is None
+    kept = json.loads(next((tmp_path / "calibration").iterdir()).read_text())
+    assert kept["threads"] == 1 and kept["torch"] == torch.__version__ and kept["name"]
+    monkeypatch.setattr(torch, "__version__", "99.0")
+    assert known_peak(store, threads=1) is None
+
+
+def test_measuring_leaves_torch_as_it_was(tmp_path):
+    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    peak(Store(tmp_path), threads=threads + 1)
+    assert torch.get_num_threads() == threads and torch.get_float32_matmul_precision() == precision
+
+
+def test_the_rate_is_operations_over_the_best_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(calibration, "_best_seconds", lambda work: 0.5)
+    found = peak(Store(tmp_path))
+    assert found.flops_per_second["fp32"] == 2 * 256**3 / 0.5  # the better of the sizes
+    assert found.copy_bytes_per_second == 2 * 2**20 / 0.5
+
+
+def test_a_precision_that_is_not_measured_is_refused(tmp_path):
+    with pytest.raises(Refused, match="precision 'fp8' is not measured on cpu; measured are fp32, bf16"):
+        peak_flops(Store(tmp_path), "fp8")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_a_gpu_is_measured_in_four_precisions(tmp_path):
+    found = peak(Store(tmp_path), "cuda:0")
+    assert list(found.flops_per_second) == ["fp32", "tf32", "bf16", "fp16"] and found.threads == 0

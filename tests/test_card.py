@@ -1,0 +1,120 @@
+"""A model goes out whole, with a card that the store's files alone can write."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import yaml
+from tiny_study import tiny, write_study
+
+from curricle import card, runner, upkeep
+from curricle.preparation import make_plan
+from curricle.store import Store, read_json
+from curricle.study import Refused, Study
+from curricle.studyfile import load_study
+from curricle.training.origin import front_matter
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Two studies in one store: the tiny one, and one that goes on from the model it made."""
+    folder = tmp_path_factory.mktemp("card")
+    fields = tiny(benchmarks={})
+    file = write_study(folder, fields)
+    rows = [json.loads(line) for line in (folder / "code.jsonl").read_text().splitlines()]
+    for n, row in enumerate(rows):
+        row["license" if n % 2 else "licence"] = ["MIT", "Apache-2.0", "<b>|mine|</b>"][n % 3]
+    (folder / "code.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    store = Store(folder / "store")
+    plan = make_plan(load_study(file), store)
+    runner.run(plan, store=store, out=folder / "out", workers=1)
+    upkeep.export(store, plan.paths["from scratch", 0][-1], folder / "base")
+    fields |= {"model": {"checkpoint": "base", "context": 64, "decayed": False}, "strategies": {"more": ["math"]}}
+    fields |= {"baseline": "more", "benchmarks": tiny()["benchmarks"]}
+    del fields["tokenizer"]
+    (folder / "more.yaml").write_text(yaml.safe_dump(fields, sort_keys=False))
+    more = make_plan(load_study(folder / "more.yaml"), store)
+    runner.run(more, store=store, out=folder / "more", workers=1)
+    return folder, store, plan, more
+
+
+def test_an_export_loads_in_transformers_and_holds_no_mark_of_the_store(place, tmp_path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    _, store, plan, _ = place
+    run = plan.paths["code first", 0][-1]
+    upkeep.export(store, run[:-9], tmp_path / "out")
+    names = {f.name for f in (tmp_path / "out").iterdir()}
+    assert {"README.md", "config.json", "generation_config.json", "model.safetensors", "tokenizer.json"} <= names
+    assert "COMPLETE" not in names
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert model.config.vocab_size == len(AutoTokenizer.from_pretrained(tmp_path / "out"))
+
+
+def test_an_export_into_a_folder_with_something_in_it_is_refused(place, tmp_path):
+    _, store, plan, _ = place
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").touch()
+    with pytest.raises(Refused, match="not an empty folder"):
+        upkeep.export(store, plan.paths["from scratch", 0][-1], tmp_path / "out")
+    assert [f.name for f in (tmp_path / "out").iterdir()] == ["mine"]
+
+
+def test_an_export_that_fails_leaves_nothing(place, tmp_path, monkeypatch):
+    _, store, plan, _ = place
+    monkeypatch.setattr(upkeep.shutil, "copyfile", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        upkeep.export(store, plan.paths["from scratch", 0][-1], tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_card_says_what_was_read_under_which_licence_and_how_to_make_it_again(place):
+    folder, store, plan, _ = place
+    run = plan.paths["code first", 0][-1]
+    text = card.of_run(store, run)
+    front = yaml.safe_load(text.split("---")[1])
+    assert front["license"] == "other" and "instruction-tuned" in front["tags"] and "base_model" not in front
+    assert "Fresh weights of the preset `0.5m`" in text
+    assert "| code | pretrain | code | 2,048 | 100.0 % |" in text and "| math | pretrain | algebra | 3,072 |" in text
+    assert "6,144 tokens in all" in text
+    assert "MIT (" in text and "&lt;b>\\|mine\\|&lt;/b>" in text
+    assert "seed 0" in text and "curricle run tiny.yaml" in text and "| learning_rate |" in text
+    assert str(folder) not in text
+    again = Study.model_validate(yaml.safe_load(text.split("```yaml\n")[1].split("```")[0]))
+    assert again.model_dump() == load_study(folder / "tiny.yaml").model_dump()
+
+
+def test_the_card_of_a_continued_run_names_its_base_and_scores_it_before_and_after(place):
+    _, store, _, more = place
+    run = more.paths["more", 0][0]
+    began = read_json(store.run_folder(run) / "run.json")["began_from"]
+    assert began["checkpoint"] == "base" and began["decayed"] is False and began["fingerprint"]
+    text = card.of_run(store, run)
+    assert "The checkpoint `base`" in text and "had not been decayed" in text
+    line = next(line for line in text.splitlines() if line.startswith("| problems | problems | accuracy |"))
+    _, _, _, _, after, before, n, _ = (part.strip() for part in line.split("|"))
+    assert "%" in after and "%" in before and n == "8"
+    assert "| algebra | held-out | bits per byte |" in text
+    assert upkeep.receipts(store, more)["checkpoint"].startswith("base (")
+
+
+def test_weights_of_a_point_on_the_way_say_so(place, tmp_path):
+    _, store, plan, _ = place
+    run = plan.paths["from scratch", 0][0]
+    point = next((store.run_folder(run) / "points").iterdir())
+    upkeep.export(store, str(point), tmp_path / "out")
+    assert "after 1,024 tokens of the last stage" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_the_verb_writes_a_folder_and_refuses_what_is_no_run(place, tmp_path):
+    folder, _, plan, _ = place
+    run = plan.paths["from scratch", 0][-1]
+    call = [sys.executable, "-m", "curricle", "export"]
+    done = subprocess.run([*call, run, str(tmp_path / "out"), "--store", str(folder / "store")], capture_output=True)
+    assert done.returncode == 0 and front_matter(tmp_path / "out" / "README.md")["library_name"] == "transformers"
+    refused = subprocess.run([*call, "no/such/run", str(tmp_path / "b")], capture_output=True, env=os.environ)
+    assert refused.returncode == 2 and b"no run in" in refused.stderr

@@ -1,0 +1,114 @@
+"""What training reads: no test text in any stream, no held-out text through another source, items named by content."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tiny_study import tiny, write_study
+
+from curricle.preparation import _refuse_other_tokenizer, _sample, make_plan, prepare, stock
+from curricle.store import Store
+from curricle.study import Refused
+from curricle.studyfile import load_study
+from curricle.tokens.tokenizer import load
+
+
+def fields(**sources: object) -> dict:
+    """The tiny study over these sources in one stage, without benchmarks."""
+    found = tiny(sources=sources, benchmarks={})
+    found["stages"] = {"all": {"mixture": {n: 1 / len(sources) for n in sources}, "budget_tokens": 2048}}
+    found["strategies"], found["baseline"] = {"it": ["all"]}, "it"
+    return found
+
+
+def gsm8k(folder: Path, questions: list[str]) -> dict:
+    rows = [{"question": question, "answer": "So it is\n#### 1"} for question in questions]
+    (folder / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return {"words": {"file": "test.jsonl", "format": "gsm8k", "shots": 0, "max_new_tokens": 8}}
+
+
+def stream(study_file: Path, store: Path) -> tuple[str, str, list[dict]]:
+    """The run, the text of the stream that it reads, and what was removed from it."""
+    study, place = load_study(study_file), Store(store)
+    plan = make_plan(study, place)
+    prepared = prepare(study, place)
+    stock(prepared, plan)
+    folder = prepared.stream("algebra", 0)
+    removed = [json.loads(line) for f in sorted(folder.glob("removed-*.jsonl")) for line in f.read_text().splitlines()]
+    tokens = prepared.supply("algebra", 0).shards[0].tokens
+    return next(iter(plan.nodes)), load(prepared.tokenizer).decode(tokens), removed
+
+
+def test_problems_of_a_benchmark_s_file_are_removed_from_a_generated_stream(tmp_path):
+    written = fields(algebra={"generated": ["chain_sum", "gcd"]})
+    plain_run, plain, nothing = stream(write_study(tmp_path, written), tmp_path / "store")
+    asked = next(line for line in plain.splitlines() if "Compute" in line).removeprefix("Problem: ")
+    written["benchmarks"] = gsm8k(tmp_path, [asked, "How many pears?"])
+    run, cleaned, removed = stream(write_study(tmp_path, written), tmp_path / "store")
+    assert nothing == [] and removed and {row["benchmark"] for row in removed} == {"words"}
+    assert f"Problem: {asked}\n" in plain and f"Problem: {asked}\n" not in cleaned
+    assert run != plain_run, "another stream is other data"
+    written["benchmarks"]["words"]["shots"] = 1
+    assert stream(write_study(tmp_path, written), tmp_path / "store")[0] == run, "how it is asked trains nothing anew"
+    written["decontaminate"] = False
+    assert stream(write_study(tmp_path, written), tmp_path / "store")[0] == plain_run
+
+
+def test_a_generator_that_is_made_of_a_benchmark_s_problems_is_refused(tmp_path):
+    from curricle.corpus import problems
+
+    asked = [d.prompt.splitlines()[0].removeprefix("Problem: ") for d in problems.chunk(["gsm_symbolic"], 3, 0)]
+    written = fields(algebra={"generated": ["gsm_symbolic"]}) | {"benchmarks": gsm8k(tmp_path, asked)}
+    with pytest.raises(Refused, match=r"sources\.algebra: \d+ of its first 200 problems overlap the benchmark 'words'"):
+        make_plan(load_study(write_study(tmp_path, written)), tmp_path / "store")
+
+
+def test_what_one_source_of_a_study_holds_out_trains_through_no_other(tmp_path):
+    file = write_study(tmp_path, fields(code={"files": "code.jsonl"}, web={"files": "web.jsonl"}))
+    rows = [json.loads(line) for line in (tmp_path / "code.jsonl").read_text().splitlines()]
+    rows = [{"text": f"{row['text']} # {row['repo']}", "repo": row["repo"]} for row in rows]
+    mirrored = [{**row, "repo": f"mirror {i % 9}"} for i, row in enumerate(rows)]
+    for name, content in (("code", rows), ("web", [*mirrored, *({"text": f"page {i} " * 20} for i in range(30))])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in content))
+    place, study = Store(tmp_path / "store"), load_study(file)
+    prepared = prepare(study, place)
+    from curricle.corpus.catalogue import documents
+
+    text = {(n, part): {d.whole for d in documents(prepared.corpora[n], part)} for n in ("code", "web")
+            for part in ("train", "held_out")}  # fmt: skip
+    assert not text["code", "train"] & text["web", "held_out"] and not text["web", "train"] & text["code", "held_out"]
+    assert prepared.entries["web"].removed["held-out text of code"] > 0
+    tokenizer = load(prepared.tokenizer)
+    trained = tokenizer.decode(prepared.supply("web", 0).shards[0].tokens)
+    assert not any(held in trained for held in text["code", "held_out"])
+    assert prepare(study, place).catalogue == prepared.catalogue
+    made = set((tmp_path / "store" / "corpora").iterdir())
+    assert made <= {*prepared.corpora.values(), *prepared.kept}, "what is needed again, `clean` must know"
+
+
+def test_held_out_pieces_are_named_and_ordered_by_what_they_hold(tmp_path):
+    written = fields(code={"files": "code.jsonl"}) | {"held_out": {"scored_bytes": 400}}
+    first = prepare(load_study(write_study(tmp_path, written)), Store(tmp_path / "store"))
+    (tmp_path / "code.jsonl").rename(tmp_path / "renamed.jsonl")
+    written["sources"]["code"]["files"] = "renamed.jsonl"
+    file = tmp_path / "tiny.yaml"
+    file.write_text(json.dumps(written))
+    again = prepare(load_study(file), Store(tmp_path / "another"))
+    pieces = first.held_out("code")
+    assert pieces == again.held_out("code") and first.asked == again.asked
+    assert len({piece.id for piece in pieces}) == len(pieces) == len({piece.whole for piece in pieces})
+    assert first.catalogue == again.catalogue
+    samples = [_sample(p.study, p.entries["code"], p.corpora["code"], None, 3000) for p in (first, again)]
+    chosen = [[document.text for document in sample] for sample in samples]
+    assert chosen[0] == chosen[1] and chosen[0], "a tokenizer's sample is not chosen by names either"
+
+
+def test_a_tokenizer_is_compared_with_a_checkpoint_s_only_where_both_are_here(tmp_path):
+    written = fields(code={"files": "code.jsonl"})
+    prepared = prepare(load_study(write_study(tmp_path, written)), Store(tmp_path / "store"))
+    written |= {"model": {"checkpoint": "org/name", "context": 64}, "tokenizer": {"path": str(prepared.tokenizer)}}
+    study = load_study(write_study(tmp_path, written))
+    _refuse_other_tokenizer(study, "org/name")
+    _refuse_other_tokenizer(study, Path(prepared.tokenizer))

@@ -1,0 +1,27 @@
+"""What is shown while runs train: the speed, and its share of the machine's peak where that is known."""
+
+from __future__ import annotations
+
+import pytest
+from rich.console import Console
+
+from curricle.preparation import make_plan
+from curricle.progress import Training
+
+
+@pytest.fixture
+def plan(study, tmp_path):
+    return make_plan(study, tmp_path / "store")
+
+
+def test_the_speed_is_a_share_of_the_peak_of_the_run_s_own_precision(plan):
+    node = next(iter(plan.nodes.values()))
+    flops_a_token = plan.training_flops(node) / node.tokens
+    shown = Training(Console(), plan, frozenset(), {"fp32": 4000 * flops_a_token, "bf16": 1.0})
+    assert shown.speed(node, 1000.0) == "1,000 tokens/s  MFU 25%"
+
+
+def test_without_a_measured_peak_only_the_speed_is_said(plan):
+    node = next(iter(plan.nodes.values()))
+    assert Training(Console(), plan, frozenset()).speed(node, 1000.0) == "1,000 tokens/s"
+    assert Training(Console(), plan, frozenset(), {"bf16": 1.0}).speed(node, 1000.0) == "1,000 tokens/s"

@@ -1,0 +1,73 @@
+"""Rows of steps: what a run noted becomes a column, what it did not is null, and an evaluation is no step."""
+
+from __future__ import annotations
+
+import json
+
+import pyarrow as pa
+import pytest
+
+from curricle.report import queries
+from curricle.results import NOTED, RUNS, SCHEMAS, STEPS, Results, step_rows, write_rows, write_table
+
+OLD = {"loss_nats": 2.0, "grad_norm": 1.0, "lr": 0.01, "tokens_per_second": 1000.0}
+PLACE = {"run": "math/1", "stage": "math", "seed": 0}
+
+
+def lines(*rows: dict) -> list[str]:
+    return [json.dumps(row) + "\n" for row in rows]
+
+
+def step(number: int, **more: float) -> dict:
+    return {"step": number, "tokens": 500 * number, **OLD, **more}
+
+
+def test_a_run_of_an_older_version_has_nulls():
+    row = step_rows(lines(step(1)), **PLACE, peak_flops=1e9)[0]
+    assert set(row) == set(STEPS.names) and [row[name] for name in NOTED] == [None] * 4
+
+
+def test_mfu_is_what_was_done_over_the_measured_peak():
+    new = step(1, flops_per_second=4e8, data_seconds=0.1, save_seconds=0.2, something_else=1.0)
+    row = step_rows(lines(new), **PLACE, peak_flops=1e9)[0]
+    assert row["mfu"] == pytest.approx(0.4) and (row["data_seconds"], row["save_seconds"]) == (0.1, 0.2)
+    assert "something_else" not in row
+    assert step_rows(lines(new), **PLACE)[0]["mfu"] is None  # the peak is not known
+
+
+def test_an_evaluation_is_no_step_and_its_time_goes_to_the_step_before():
+    scored = {"evaluation": {"code": {"nats": 5.0, "target_tokens": 3, "bytes": 9}}}
+    rows = step_rows(
+        lines({"step": 0, "tokens": 0, "seconds": 1.5, **scored}, step(1), step(2),
+              {"step": 2, "tokens": 1000, "seconds": 2.5, **scored}, {"step": 2, "tokens": 1000, **scored}),
+        **PLACE,
+    )  # fmt: skip
+    assert [row["step"] for row in rows] == [1, 2]
+    assert [row["evaluation_seconds"] for row in rows] == [1.5, 2.5]
+
+
+def written(folder, steps: list[dict], without: tuple[str, ...] = ()) -> Results:
+    place = {"study": "s", "strategy": "only", "baseline": True, "seed": 0, "kind": "pretrain", "tokens_before": 0}
+    sizes = {"budget_tokens": 1000, "training_flops": 1.0, "wall_seconds": 1.0}
+    runs = [{**place, **sizes, "position": i, "stage": s, "run": f"{s}/1"} for i, s in enumerate(("prose", "math"))]
+    write_rows(folder / "runs.parquet", runs, RUNS)
+    write_rows(folder / "evaluations.parquet", [], SCHEMAS["evaluations"])
+    write_table(folder / "steps.parquet", pa.Table.from_pylist(steps, STEPS).drop_columns(list(without)))
+    return Results(folder)
+
+
+def test_rows_from_elsewhere_may_lack_the_columns_that_may_be_null(tmp_path):
+    results = written(tmp_path, [{**PLACE, **step(1)}], NOTED)
+    assert results.sql("select mfu, data_seconds from steps") == [{"mfu": None, "data_seconds": None}]
+    assert queries.time_spent(results)[0]["save_seconds"] is None
+
+
+def test_where_the_time_went_adds_up(tmp_path):
+    prose = {"run": "prose/1", "stage": "prose", "seed": 0}
+    noted = {"data_seconds": 0.1, "mfu": 0.4, "save_seconds": 0.5, "evaluation_seconds": 2.0}
+    results = written(tmp_path, [{**prose, **step(1)}, {**PLACE, **step(1, **noted)}, {**PLACE, **step(2, mfu=0.2)}])
+    first, second = queries.time_spent(results)
+    assert (first["stage"], first["training_seconds"], first["mfu"]) == ("prose", 0.5, None)
+    assert second["training_seconds"] == pytest.approx(0.9) and second["data_seconds"] == 0.1
+    assert (second["save_seconds"], second["evaluation_seconds"]) == (0.5, 2.0)
+    assert second["mfu"] == pytest.approx(0.3)

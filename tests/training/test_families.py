@@ -1,0 +1,230 @@
+"""Any causal LM checkpoint goes in, is trained by the loop, and leaves as transformers reads it; families in which
+packed documents would read each other are refused."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+import transformers as hf
+from safetensors.torch import load_file
+from tiny_models import SHAPE
+
+from curricle.preparation import make_plan
+from curricle.shapes import Shape
+from curricle.store import Store
+from curricle.study import Model, Recipe, Refused
+from curricle.studyfile import load_study
+from curricle.tokens.sampler import Sampler
+from curricle.tokens.shards import Shard, Supply
+from curricle.training.loop import train
+from curricle.training.model import begin, export, load, refuse_leaks
+from curricle.training.origin import find, shape_of
+
+PADDED = 320  # rows of the embeddings, for a tokenizer of 257
+FAMILIES = {
+    "llama": (hf.LlamaConfig, {}),
+    "llama untied": (hf.LlamaConfig, {"tie_word_embeddings": False}),
+    "qwen2 tied": (hf.Qwen2Config, {"tie_word_embeddings": True}),
+    "qwen3": (hf.Qwen3Config, {"head_dim": 16}),
+    "gpt2": (hf.GPT2Config, {}),
+    "olmo2": (hf.Olmo2Config, {}),
+    "gpt_neox": (hf.GPTNeoXConfig, {}),
+    "gemma2": (hf.Gemma2Config, {"head_dim": 8, "sliding_window": 16}),
+}
+
+
+@pytest.fixture(params=list(FAMILIES))
+def checkpoint(request, tokenizer, tmp_path):
+    """A tiny random checkpoint in bf16 with padded embeddings, its tokenizer beside it."""
+    kind, changes = FAMILIES[request.param]
+    torch.manual_seed(1)
+    model = hf.AutoModelForCausalLM.from_config(kind(**{**SHAPE, "vocab_size": PADDED, **changes}))
+    model.generation_config.max_new_tokens = 7
+    model.bfloat16().save_pretrained(tmp_path / "checkpoint")
+    tokenizer.save_pretrained(tmp_path / "checkpoint")
+    return tmp_path / "checkpoint"
+
+
+def sampler() -> Sampler:
+    tokens = np.random.default_rng(0).integers(1, 257, 4000).astype(np.uint16)
+    tokens[::37] = 0
+    supply = Supply([Shard(tokens, np.arange(40, 4001, 40).astype(np.uint64), None)])
+    return Sampler({"s": supply}, [(8, {"s": 1.0})], row_tokens=64, seed=0)
+
+
+def test_a_checkpoint_is_trained_and_leaves_with_the_same_logits(checkpoint, tokenizer, tmp_path):
+    model = begin(checkpoint, None, 0)
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    tied = model.get_input_embeddings().weight is model.get_output_embeddings().weight
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    steps = train(model, sampler(), Recipe(batch_tokens=128), steps=4, evaluate_at=frozenset(), folder=tmp_path / "run")
+    assert all(np.isfinite(step.loss_nats) for step in steps)
+    moved = [name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])]
+    assert len(moved) > len(before) / 2
+    export(model, tokenizer, tmp_path / "out")
+    tokens_BT = sampler().batch(0, 2).tokens_BT
+    with torch.inference_mode():
+        ours = model.eval()(input_ids=tokens_BT).logits
+        theirs = hf.AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()(input_ids=tokens_BT).logits
+    assert torch.equal(ours, theirs) and ours.shape[-1] == PADDED
+    back, found = load(tmp_path / "out")
+    assert (back.get_input_embeddings().weight is back.get_output_embeddings().weight) == tied
+    assert back.generation_config.max_new_tokens == 7
+    assert found.encode("ab\n") == tokenizer.encode("ab\n")
+    assert all(t.dtype == torch.float32 for t in load_file(tmp_path / "out" / "model.safetensors").values())
+
+
+def test_packed_rows_are_isolated(checkpoint):
+    """Against each document alone, in every position."""
+    model = load(checkpoint)[0]
+    batch = sampler().batch(0, 1)
+    starts = [*np.flatnonzero(batch.positions_BT[0].numpy() == 0).tolist(), 64]
+    assert len(starts) > 2
+    with torch.inference_mode():
+        # Only without a cache: transformers takes restarting positions beside a cache for something else.
+        settings = {"position_ids": batch.positions_BT, "attention_mask": None, "use_cache": False}
+        packed = model(input_ids=batch.tokens_BT, **settings).logits[0]
+        for start, stop in pairwise(starts):
+            alone = model(input_ids=batch.tokens_BT[:, start:stop]).logits[0]
+            assert torch.allclose(packed[start:stop], alone, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["Falcon", "OPT", "Bloom", "Mpt"])
+def test_a_family_in_which_packed_documents_read_each_other_is_refused(family, tokenizer, tmp_path):
+    torch.manual_seed(1)
+    model = hf.AutoModelForCausalLM.from_config(getattr(hf, f"{family}Config")(**SHAPE))
+    with pytest.raises(Refused, match="documents packed into one row read each other"):
+        refuse_leaks(model, 0, "it")
+
+
+@pytest.mark.parametrize("family", ["Bloom", "Mpt", "Mamba"])
+def test_a_family_without_positions_is_refused_before_its_weights_are_read(family, study_file, tmp_path):
+    config = getattr(hf, f"{family}Config")(**SHAPE)
+    config.save_pretrained(tmp_path / "checkpoint")
+    (tmp_path / "checkpoint" / "model.safetensors").write_bytes(b"")
+    study = load_study(study_file, ["model={checkpoint: checkpoint, context: 64}", "tokenizer={path: checkpoint}"])
+    with pytest.raises(Refused, match="takes no positions"):
+        find(study, Store(tmp_path / "store"), False)
+
+
+@pytest.mark.parametrize("family", ["llama", "llama untied", "qwen2 tied", "qwen3", "gpt2", "gpt_neox"])
+def test_the_shape_is_that_of_the_family(family):
+    kind, changes = FAMILIES[family]
+    stated = {**SHAPE, **changes}
+    if family.startswith("gpt"):  # whose configurations have no such fields, and would keep them unread
+        del stated["num_key_value_heads"]
+    if family == "gpt2":
+        del stated["intermediate_size"]
+    config = kind(**stated)
+    shape = shape_of(config)
+    with torch.device("meta"):
+        real = sum(p.numel() for p in hf.AutoModelForCausalLM.from_config(config).parameters() if p.ndim == 2)
+    positions = config.n_positions * 32 if family == "gpt2" else 0
+    assert shape.matrix_parameters() + 257 * 32 * (1 if shape.tied else 2) + positions == real
+
+
+def test_presets_have_no_rate_that_was_decayed():
+    assert Model(checkpoint="x", decayed=False).decayed is False
+    with pytest.raises(ValueError, match="decayed: only a checkpoint"):
+        Model(preset="1m", decayed=True)
+
+
+# ---- GGUF -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def gguf_file(tmp_path):
+    """A tiny Llama with a byte tokenizer, written as llama.cpp would."""
+    gguf = pytest.importorskip("gguf", reason="the gguf extra is not installed")
+    pytest.importorskip("accelerate", reason="the gguf extra is not installed")
+    from tokenizers import pre_tokenizers
+
+    words = ["<|end|>", *sorted(pre_tokenizers.ByteLevel.alphabet()), "ab"]
+    writer = gguf.GGUFWriter(tmp_path / "tiny.gguf", "llama")
+    writer.add_name("tiny")
+    writer.add_license("mit")
+    writer.add_vocab_size(len(words))
+    writer.add_context_length(128)
+    writer.add_embedding_length(32)
+    writer.add_block_count(2)
+    writer.add_feed_forward_length(64)
+    writer.add_head_count(4)
+    writer.add_head_count_kv(2)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_rope_dimension_count(8)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(words)
+    writer.add_token_types([3] + [1] * (len(words) - 1))
+    writer.add_token_merges(["a b"])
+    writer.add_bos_token_id(0)
+    writer.add_eos_token_id(0)
+    generator = np.random.default_rng(0)
+
+    def tensor(name: str, *shape: int) -> None:
+        writer.add_tensor(f"{name}.weight", (generator.standard_normal(shape) * 0.3).astype(np.float32))
+
+    tensor("token_embd", len(words), 32)
+    tensor("output_norm", 32)
+    for layer in range(2):
+        for name, shape in {
+            "attn_norm": (32,), "ffn_norm": (32,), "attn_q": (32, 32), "attn_k": (16, 32), "attn_v": (16, 32),
+            "attn_output": (32, 32), "ffn_gate": (64, 32), "ffn_up": (64, 32), "ffn_down": (32, 64),
+        }.items():  # fmt: skip
+            tensor(f"blk.{layer}.{name}", *shape)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return tmp_path / "tiny.gguf"
+
+
+def test_a_gguf_file_is_a_checkpoint_of_a_study_and_leaves_as_safetensors(gguf_file, study_file, tmp_path):
+    import yaml
+
+    from curricle.upkeep import export as hand_out
+
+    fields = yaml.safe_load(study_file.read_text())
+    del fields["tokenizer"]
+    fields["model"] = {"checkpoint": "tiny.gguf", "context": 64, "decayed": True}
+    study_file.write_text(yaml.safe_dump(fields))
+    study, store = load_study(study_file), Store(tmp_path / "store")
+    origin = find(study, store, False)
+    assert origin.shape == Shape(2, 32, 64, 4, 2, 258, True) and origin.licence == "mit"
+    assert (origin.tokenizer / "tokenizer.json").exists() and not list(origin.tokenizer.glob("*.safetensors"))
+    assert origin.describe(study.model)["decayed"] is True
+    plan = make_plan(study, store)
+    undecayed = load_study(study_file, ["model.decayed=false"])
+    assert list(make_plan(undecayed, store).nodes) == list(plan.nodes), "whether the rate was decayed is no identity"
+    hand_out(store, str(gguf_file), tmp_path / "out")
+    tokens_BT = torch.arange(1, 20)[None]
+    with torch.inference_mode():
+        ours = load(gguf_file)[0](input_ids=tokens_BT).logits
+        theirs = hf.AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()(input_ids=tokens_BT).logits
+    assert torch.equal(ours, theirs)
+    assert "license: mit" in (tmp_path / "out" / "README.md").read_text()
+    gguf_file.write_bytes(gguf_file.read_bytes()[:-4] + b"\0\0\0\0")
+    assert find(study, store, False).fingerprint != origin.fingerprint
+
+
+def test_a_tokenizer_that_is_not_the_gguf_file_s_is_refused(gguf_file, study_file, tokenizer, tmp_path):
+    tokenizer.save_pretrained(tmp_path / "other")
+    changes = ["model={checkpoint: tiny.gguf, context: 64}", "tokenizer={path: other}"]
+    with pytest.raises(Refused, match=r"tokenizer\.path: the content of .* weights know only their own tokens"):
+        make_plan(load_study(study_file, changes), tmp_path / "store")
+
+
+def test_a_tokenizer_with_more_tokens_than_the_weights_know_is_refused(study_file, llama, tokenizer, tmp_path):
+    from transformers import AutoTokenizer
+
+    llama.float().save_pretrained(tmp_path / "checkpoint")
+    tokenizer.save_pretrained(tmp_path / "checkpoint")
+    wider = AutoTokenizer.from_pretrained(tmp_path / "checkpoint")
+    wider.add_tokens([f"<{n}>" for n in range(9)])
+    wider.save_pretrained(tmp_path / "checkpoint")
+    changes = ["model={checkpoint: checkpoint, context: 64}", "tokenizer={path: checkpoint}"]
+    with pytest.raises(Refused, match=r"writes tokens up to 265, and its weights know 257"):
+        make_plan(load_study(study_file, changes), tmp_path / "store")

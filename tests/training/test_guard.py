@@ -1,0 +1,117 @@
+"""Harmful steps move nothing; harder text is not taken for harm for long; a resumed guard decides alike."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+
+import pytest
+import torch
+from test_training import RECIPE, finish, make, same
+
+from curricle.training.guard import SETTLED, Guard
+from curricle.training.loop import Diverged, train
+
+
+def settled(sigma: float = 6.0, loss: float = 3.0) -> Guard:
+    guard, chance = Guard(sigma), random.Random(0)
+    for _ in range(SETTLED):
+        guard.see(loss + chance.gauss(0, 0.05), 1 + chance.gauss(0, 0.05), skipped=False)
+    return guard
+
+
+def test_what_is_no_number_is_objected_to_from_the_first_step():
+    assert Guard(6.0).objection(math.nan, 1.0) == "loss nan"
+    assert Guard(6.0).objection(1.0, math.inf) == "gradient norm inf"
+
+
+def test_a_spike_is_objected_to_and_a_usual_step_is_not():
+    guard = settled()
+    assert guard.objection(3.1, 1.1) is None
+    assert "sigma above" in guard.objection(9.0, 1.0)
+    assert "gradient norm" in guard.objection(3.0, 30.0)
+
+
+def test_harder_text_is_learnt_from_after_a_few_steps():
+    guard, skipped = settled(loss=0.4), 0
+    for _ in range(100):
+        objection = guard.objection(2.5, 1.0)
+        guard.see(2.5, 1.0, skipped=objection is not None)
+        skipped += objection is not None
+    assert 1 <= skipped <= 10
+
+
+def test_a_new_mixture_is_not_measured_by_the_old_one():
+    guard = settled()
+    guard.new_text()
+    assert guard.objection(9.0, 30.0) is None
+
+
+def test_a_guard_that_was_saved_decides_as_the_one_that_was_not():
+    guard = settled()
+    back = Guard(6.0, json.loads(json.dumps(guard.memory())))
+    for loss in (3.0, 3.2, 3.4, 5.0):
+        assert back.objection(loss, 1.0) == guard.objection(loss, 1.0)
+
+
+class Spiking:
+    """A sampler in whose step 40 every token is another: the loss jumps."""
+
+    def __init__(self, sampler, step: int, rows: int):
+        self.sampler, self.at, self.rows = sampler, step, rows
+
+    def __getattr__(self, name):
+        return getattr(self.sampler, name)
+
+    def batch(self, start, stop):
+        batch = self.sampler.batch(start, stop)
+        if start // self.rows == self.at:
+            batch.labels_BT[:] = 63 - batch.labels_BT.clamp(0, 63)
+        return batch
+
+
+def test_a_bad_batch_moves_no_weight_and_is_named_in_the_metrics(tmp_path):
+    model, sampler = make(samples=400)
+    spiking = Spiking(sampler, 50, 4)
+    recipe = RECIPE.model_copy(update={"skip_sigma": 3.0})
+    before = None
+    for now in train(model, spiking, recipe, steps=60, evaluate_at=frozenset(), folder=tmp_path):
+        if now.step == 50:
+            before = {n: p.detach().clone() for n, p in model.named_parameters()}
+        if now.step == 51:
+            moved = [n for n, p in model.named_parameters() if not torch.equal(p, before[n])]
+            assert (not moved) == (now.skipped is not None)
+            skipped = now.skipped
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert lines[50].get("guard") == skipped
+
+
+def test_a_run_that_keeps_spiking_stops_and_says_so(tmp_path):
+    model, sampler = make(samples=400)
+    with torch.no_grad():
+        next(model.parameters()).fill_(float("nan"))
+    recipe = RECIPE.model_copy(update={"max_skipped": 3})
+    with pytest.raises(Diverged, match="4 of the last 4 steps were skipped, the last at step 4: loss nan"):
+        list(train(model, sampler, recipe, steps=60, evaluate_at=frozenset(), folder=tmp_path))
+
+
+def test_averaging_gives_the_mean_of_the_last_states_also_after_an_interruption(tmp_path):
+    from curricle.study import Average
+
+    recipe = RECIPE.model_copy(update={"average": Average(last=3, every_tokens=256)})
+    model, sampler = make()
+    states = {}
+    for now in train(model, sampler, RECIPE, steps=20, evaluate_at=frozenset(), folder=tmp_path / "plain"):
+        if now.step in {16, 18, 20}:
+            states[now.step] = {n: p.detach().clone() for n, p in model.named_parameters()}
+    mean = {n: sum(state[n] for state in states.values()) / 3 for n in states[20]}
+    averaged = finish(tmp_path / "averaged", recipe=recipe)
+    assert all(torch.allclose(averaged[n], mean[n], atol=1e-6) for n in mean)
+    model, sampler = make()
+    steps = train(model, sampler, recipe, steps=20, evaluate_at=frozenset(), folder=tmp_path / "cut")
+    for now in steps:
+        if now.step == 17:
+            break
+    steps.close()
+    assert same(averaged, finish(tmp_path / "cut", recipe=recipe))
