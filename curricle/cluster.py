@@ -60,9 +60,15 @@ def reached(on: str, workers: int | None = None) -> Iterator[None]:
         try:
             if on.startswith("ray://"):  # Ray itself would try for half a minute
                 socket.create_connection((urlsplit(on).hostname, _port(on)), timeout=10).close()
+        except OSError as error:
+            raise Refused(f"--on {on}: no Ray cluster answers there: {error}") from None
+        try:
             ray.init(address="auto" if on == "ray:auto" else on, **options)
         except (OSError, RuntimeError) as error:
-            raise Refused(f"--on {on}: no Ray cluster answers there: {str(error).splitlines()[0]}") from None
+            raise Refused(
+                f"--on {on}: no Ray cluster takes us there: {str(error).splitlines()[0]}; where it asks for a token, "
+                f"set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH"
+            ) from None
     try:
         if on != "local":
             _refuse_other_versions(on)

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
+import uuid
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -137,20 +142,32 @@ def kill_tasks() -> list[int]:
     """Kill the processes of our local Ray that work on a run."""
     import psutil
 
-    busy = [p for p in psutil.Process().children(recursive=True) if "ray::" in "".join(p.cmdline()[:1])]
-    working = [p for p in busy if "/" in p.cmdline()[0].removeprefix("ray::")]  # named after the run
-    for process in working:
-        process.kill()
-    return [p.pid for p in working]
+    working = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):  # it has just gone
+            title = "".join(process.cmdline()[:1])
+            if title.startswith("ray::") and "/" in title:  # named after the run
+                process.kill()
+                working.append(process.pid)
+    return working
 
 
-LONG = ["stages.math.budget_tokens=40960", "stages.code.budget_tokens=20480"]
+LONG = ["stages.math.budget_tokens=20480", "stages.code.budget_tokens=20480"]
 SET = [part for change in LONG for part in ("--set", change)]
+
+
+@pytest.fixture(scope="module")
+def longer(trained):
+    """The weights of the study with longer stages, on processes."""
+    folder = trained[0]
+    plan = make_plan(load_study(folder / "tiny.yaml", LONG), folder / "store")
+    runner.run(plan, store=folder / "store", out=folder / "out", workers=2)
+    return weights(folder / "store", list(plan.nodes))
 
 
 @on_ray
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_a_driver_that_is_stopped_goes_on_to_the_same_weights(trained, fresh, number):
+def test_a_driver_that_is_stopped_goes_on_to_the_same_weights(longer, fresh, number):
     command = [sys.executable, "-m", "curricle", "run", "tiny.yaml", "--store", "store", "--out", "out", *SET]
     with subprocess.Popen(
         [*command, "--on", "local"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=fresh
@@ -166,11 +183,7 @@ def test_a_driver_that_is_stopped_goes_on_to_the_same_weights(trained, fresh, nu
         assert any(is_complete(f) for f in fresh.glob("store/runs/*/*/checkpoints/step-*")), "saved before it left"
     done = subprocess.run([*command, "--on", "local"], capture_output=True, text=True, cwd=fresh)
     assert done.returncode == 0, done.stderr
-    (fresh / "whole").mkdir()
-    whole = [word if word not in {"store", "out"} else f"whole/{word}" for word in command]
-    assert subprocess.run(whole, capture_output=True, cwd=fresh).returncode == 0
-    runs = list(make_plan(load_study(fresh / "tiny.yaml", LONG), fresh / "store").nodes)
-    assert weights(fresh / "store", runs) == weights(fresh / "whole" / "store", runs)
+    assert weights(fresh / "store", list(longer)) == longer
 
 
 @on_ray
@@ -209,3 +222,44 @@ def test_more_ranks_than_any_node_has_room_for_are_refused(fresh):
 
     with pytest.raises(Refused, match="a run takes 4 CPU on one node"):
         go(fresh, on="local", execution=Execution(ranks=4), workers=2)
+
+
+@pytest.fixture
+def head(monkeypatch):
+    """The address of a cluster of one node, started as an administrator would, with a token of its own."""
+    gcs, client = free_ports(2)
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": uuid.uuid4().hex, "RAY_USAGE_STATS_ENABLED": "0"}
+    for name, value in token.items():
+        monkeypatch.setenv(name, value)
+    with tempfile.TemporaryDirectory(prefix="ray-") as folder:  # short, since sockets lie in it
+        options = [f"--port={gcs}", f"--ray-client-server-port={client}", f"--temp-dir={folder}", "--num-cpus=2"]
+        command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", *options]
+        with open(f"{folder}/said", "w") as said:
+            started = subprocess.Popen([*command, "--include-dashboard=false"], stdout=said, stderr=said)
+        try:
+            until = time.monotonic() + 60
+            while "block" not in Path(folder, "said").read_text():
+                assert started.poll() is None and time.monotonic() < until, Path(folder, "said").read_text()
+                time.sleep(0.2)
+            yield f"ray://127.0.0.1:{client}"
+        finally:
+            started.terminate()
+            started.wait(60)
+
+
+def free_ports(number: int) -> list[int]:
+    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
+    ports = [server.getsockname()[1] for server in held]
+    for server in held:
+        server.close()
+    return ports
+
+
+@on_ray
+def test_a_cluster_that_is_reached_by_its_address(trained, fresh, head):
+    command = [sys.executable, "-m", "curricle", "run", "tiny.yaml", "--store", "store", "--out", "out", "--on", head]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=fresh)
+    assert done.returncode == 0, done.stderr
+    assert weights(fresh / "store", list(trained[1].nodes)) == trained[2]
+    wrong = subprocess.run(command, capture_output=True, text=True, cwd=fresh, env=os.environ | {"RAY_AUTH_TOKEN": "x"})
+    assert wrong.returncode == 2 and "RAY_AUTH_MODE=token" in wrong.stderr, wrong.stderr
