@@ -272,14 +272,17 @@ def _tried(plan: Plan) -> dict[str, Any]:
 def _from_matrix_product(plan: Plan) -> dict[str, Any]:
     import torch
 
-    size = 1024
-    a, b = torch.randn(size, size), torch.randn(size, size)
-    rate = 2 * size**3 / _seconds(lambda: a @ b, 5) * MATRIX_SHARE
     shape, node = plan.catalogue.shape, next(iter(plan.nodes.values()))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    size = MATRIX_SIZES[device.type][0]
+    precision = node.recipe.precision
+    rates = {
+        p: MATRIX_SHARE * 2 * size**3 / _product_seconds(device, p, size) for p in dict.fromkeys(["fp32", precision])
+    }
     forward = shape.forward_flops_per_token(plan.catalogue.vocabulary, node.context)
     return {
-        "training_tokens_per_second": rate / (3 * forward),
-        "scored_tokens_per_second": rate / forward,
-        "decoded_tokens_per_second": rate / forward / 4,
-        "basis": f"{MATRIX_SHARE:.0%} of the matrix product's rate here",
+        "training_tokens_per_second": rates[precision] / (3 * forward),
+        "scored_tokens_per_second": rates["fp32"] / forward,
+        "decoded_tokens_per_second": rates["fp32"] / forward / 4,
+        "basis": f"{MATRIX_SHARE:.0%} of the matrix product's rate here, in {precision}",
     }

@@ -5,6 +5,7 @@ python one_rank.py FOLDER RANK SIZE MEETING STEPS OPTIMIZER [STOP_AFTER]
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 import time
@@ -14,8 +15,9 @@ import torch
 from test_training import RECIPE, make
 
 from curricle.execution import Execution
+from curricle.training import loop
 from curricle.training.distribution import Ranks, rendezvous, whole_weights
-from curricle.training.loop import train
+from curricle.training.loss import Learner
 
 
 def main() -> None:
@@ -31,7 +33,9 @@ def main() -> None:
     # Only the last rank is told to stop: the others must learn it from it.
     asked = lambda: stop_after is not None and reached >= stop_after and rank == size - 1  # noqa: E731
     read = []
-    for now in train(
+    if size > 1:  # where ranks share a model, its logits are taken in parts as well
+        loop.Learner = functools.partial(Learner, whole=64 * 7)
+    for now in loop.train(
         model,
         sampler,
         recipe,
