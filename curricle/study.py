@@ -1,258 +1,73 @@
-"""What a user writes: a question, the strategies that compete to answer it, and what they are made of.
+"""What a user writes: a question, the strategies that compete to answer it, and the stages they are made of.
 
 Every value here is frozen and checked when it is made. A study comes from YAML (`load_study`) or from these
 constructors; both give the same value. Nothing in this file reads data: it promises that names resolve, that numbers
-are in range and that the study can be compiled, and says otherwise in one sentence that names the field.
+are in range and that the study can be compiled, and says otherwise in one sentence that names the field. Words for
+writing a study that stand in rooms of their own (`values`, `supplies`, `recipe`) can be imported from here.
 """
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 import pydantic
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, PrivateAttr, Tag
+from pydantic import BeforeValidator, Field, PrivateAttr
 
+from curricle.recipe import RECIPES, Average, Recipe
 from curricle.shapes import PRESETS
+from curricle.supplies import (
+    BENCHMARK_KINDS,
+    SOURCE_KINDS,
+    Benchmark,
+    Declared,
+    FileBenchmark,
+    Files,
+    Generated,
+    GeneratedBenchmark,
+    Hub,
+    Installed,
+    Rows,
+    Source,
+)
+from curricle.values import SUFFIXES, Count, Frozen, Names, Refused, Share, Weights, nearest, parse_count, parse_until
 
-
-class Refused(ValueError):
-    """Input that is refused before anything expensive starts. The text names the field, the value and the way out."""
-
-
-SUFFIXES = {"k": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
-COUNT = re.compile(r"(\d+(?:\.\d+)?)([kMBT]?)")
-
-
-def parse_count(value: object) -> object:
-    """`'2.5M'` → 2500000. Suffixes are decimal; integers pass; anything else is left for pydantic to refuse."""
-    if isinstance(value, bool):
-        raise ValueError(f"{value} is not a count; write a whole number")
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    if not isinstance(value, str):
-        return value
-    match = COUNT.fullmatch(value.strip().replace("_", ""))
-    if not match:
-        raise ValueError(f"{value!r} is not a count; write a whole number, or one with k, M, B or T, such as 400k")
-    count = Fraction(match[1]) * SUFFIXES.get(match[2], 1)
-    if count.denominator != 1:
-        raise ValueError(f"{value!r} is not a whole number of tokens")
-    return int(count)
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """The end of an error message: the word that was probably meant, or all that are allowed."""
-    words = [str(k) for k in known]
-    close = difflib.get_close_matches(str(word), words, n=1)
-    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(words)) or 'none'}"
-
-
-Count = Annotated[
-    int,
-    BeforeValidator(parse_count),
-    Field(ge=1),
-    pydantic.WithJsonSchema(
-        {"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": r"^\d+(\.\d+)?[kMBT]?$"}]}
-    ),
+__all__ = [
+    "BENCHMARK_KINDS",
+    "RECIPES",
+    "SOURCE_KINDS",
+    "SUFFIXES",
+    "Average",
+    "Benchmark",
+    "Count",
+    "Declared",
+    "FileBenchmark",
+    "Files",
+    "Frozen",
+    "Generated",
+    "GeneratedBenchmark",
+    "HeldOut",
+    "Hub",
+    "Installed",
+    "Model",
+    "Names",
+    "Phase",
+    "Recipe",
+    "Refused",
+    "Rows",
+    "Share",
+    "Source",
+    "Stage",
+    "Study",
+    "Tokenizer",
+    "Weights",
+    "nearest",
+    "parse_count",
+    "parse_until",
 ]
-Share = Annotated[float, Field(ge=0, le=1)]
-Beta = Annotated[float, Field(ge=0, lt=1)]
-
-
-def one_or_many(value: object) -> object:
-    return [value] if isinstance(value, str) else value
-
-
-Names = Annotated[
-    tuple[str, ...],
-    BeforeValidator(one_or_many),
-    Field(min_length=1),
-    pydantic.WithJsonSchema(
-        {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}
-    ),
-]
-
-
-class Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
-
-    @pydantic.model_validator(mode="before")
-    @classmethod
-    def _known_fields_only(cls, data: object) -> object:
-        if isinstance(data, Mapping):
-            for key in data:
-                if key not in cls.model_fields:
-                    raise ValueError(f"unknown field {key!r}; {nearest(str(key), cls.model_fields)}")
-        return data
-
-
-# ---- sources: a named supply of documents -----------------------------------------------------------------------
-
-
-class Rows(Frozen):
-    """How a row becomes a document: a text; a prompt with its answer; or a conversation of many turns."""
-
-    text: str = "text"
-    """The field that holds the text (beside `prompt`, the answer)."""
-    prompt: str | None = None
-    """The field that holds what the user asked; it carries no loss in an `instruct` stage."""
-    messages: str | None = None
-    """The field that holds a conversation: a list of {role, content}, roles system, user, assistant and tool. It stands
-    instead of `text` and `prompt`; in an `instruct` stage the assistant's turns carry loss."""
-    template: Literal["plain", "checkpoint", "none"] = "plain"
-    """How conversations are laid out: `User: …`, `Assistant: …`, with any tokenizer; by the checkpoint's own chat
-    template; or, of a prompt and its text, not at all: the two run together as they are."""
-    group: str | None = None
-    """The field whose value is never split between training and held-out text; the default is the first of `repo`,
-    `host`, `package`, the host of `url`, and the file."""
-    licence: str | None = None
-
-    @property
-    def conversation(self) -> bool:
-        """Whether the rows hold answers to something."""
-        return self.prompt is not None or self.messages is not None
-
-    @pydantic.field_validator("messages")
-    @classmethod
-    def _instead_of_a_pair(cls, messages: str | None, known: pydantic.ValidationInfo) -> str | None:
-        beside = [f"{name}: {value}" for name in ("text", "prompt") if (value := known.data.get(name)) not in _UNSAID]
-        if messages is not None and beside:
-            raise ValueError(f"a row is a conversation or a pair; give messages or {' and '.join(beside)}, not both")
-        return messages
-
-    @pydantic.field_validator("template")
-    @classmethod
-    def _lays_out_something(cls, template: str, known: pydantic.ValidationInfo) -> str:
-        messages, prompt = known.data.get("messages"), known.data.get("prompt")
-        if messages is None and prompt is None:
-            raise ValueError(f"{template!r} has nothing to lay out; name the field of messages, or of the prompt")
-        if template == "none" and messages is not None:
-            raise ValueError("'none' leaves no mark between turns; messages need plain or checkpoint")
-        return template
-
-
-_UNSAID = (None, Rows.model_fields["text"].default)
-
-
-class Files(Rows):
-    """Documents in files: JSON lines (plain, .gz, .zst), Parquet, or one plain text a file. Globs are expanded."""
-
-    files: Names
-    """Paths or globs, relative to the study's file; `~` and `$NAME` are expanded."""
-    max_bad_share: Share = 0.01
-    """The share of lines that may be unreadable before the study stops."""
-
-
-class Hub(Rows):
-    """A Hugging Face data set, streamed (needs the `hub` extra); a local data set's folder works as well."""
-
-    hub: str
-    config: str | None = None
-    split: str = "train"
-    revision: str | None = None
-    documents: Count | None = None
-    """Stop after so many documents; all of them when left out."""
-
-
-class Installed(Frozen):
-    """Text that every machine has: Python code without its docstrings, or the English prose beside it."""
-
-    installed: Literal["code", "prose"]
-    packages: Names = ("python",)
-    """`python` is the standard library; any other name is an installed distribution."""
-
-
-class Generated(Frozen):
-    """Mathematics problems without end, from seeded generators; the held-out problems never occur in training."""
-
-    generated: Names
-    worked: bool = True
-    """Write the solution out step by step; otherwise only the answer."""
-
-
-class Declared(Frozen):
-    """A source that is only described. It can be planned and not run."""
-
-    declared: Count
-    """Tokens that the source is stated to hold."""
-    reference: str
-    """Where that number stands."""
-
-
-SOURCE_KINDS: dict[str, type[Frozen]] = {
-    "files": Files,
-    "hub": Hub,
-    "installed": Installed,
-    "generated": Generated,
-    "declared": Declared,
-}
-
-
-def _kind_by_key(kinds: Mapping[str, type[Frozen]], noun: str) -> Any:
-    """A discriminator: the key that is present says which kind of thing was written."""
-
-    def kind(value: Any) -> str | None:
-        if isinstance(value, Frozen):
-            return next((f"kind:{k}" for k, cls in kinds.items() if isinstance(value, cls)), None)
-        found = [k for k in kinds if isinstance(value, Mapping) and k in value]
-        return f"kind:{found[0]}" if len(found) == 1 else None
-
-    return Discriminator(
-        kind,
-        custom_error_type=f"{noun}_kind",
-        custom_error_message=f"a {noun} has exactly one of the fields {', '.join(kinds)}",
-    )
-
-
-Source = Annotated[
-    Annotated[Files, Tag("kind:files")]
-    | Annotated[Hub, Tag("kind:hub")]
-    | Annotated[Installed, Tag("kind:installed")]
-    | Annotated[Generated, Tag("kind:generated")]
-    | Annotated[Declared, Tag("kind:declared")],
-    _kind_by_key(SOURCE_KINDS, "source"),
-]
-
-
-# ---- benchmarks ---------------------------------------------------------------------------------------------------
-
-
-class GeneratedBenchmark(Frozen):
-    """Held-out problems of the generators: the share of all problems that training never sees."""
-
-    generated: Names
-    problems: Count = 200
-    max_new_tokens: Count = 96
-
-
-class FileBenchmark(Frozen):
-    """GSM8K or MATH from a JSON-lines file, few-shot with worked solutions."""
-
-    file: str
-    format: Literal["gsm8k", "math"]
-    problems: Count | None = None
-    """The first so many problems in an order shuffled once; all of them when left out."""
-    shots: Annotated[int, Field(ge=0, le=4)] = 4
-    max_new_tokens: Count = 256
-    answers: bool = True
-    """Ask for answers and grade them. Otherwise only the likelihood of the reference solutions is scored: a measure
-    without floor, and cheap."""
-
-
-BENCHMARK_KINDS: dict[str, type[Frozen]] = {"generated": GeneratedBenchmark, "file": FileBenchmark}
-Benchmark = Annotated[
-    Annotated[GeneratedBenchmark, Tag("kind:generated")] | Annotated[FileBenchmark, Tag("kind:file")],
-    _kind_by_key(BENCHMARK_KINDS, "benchmark"),
-]
-
-
-# ---- model, tokenizer, recipe, stage ------------------------------------------------------------------------------
 
 
 class Model(Frozen):
@@ -297,90 +112,6 @@ class Tokenizer(Frozen):
         return self
 
 
-class Average(Frozen):
-    """The weights that leave a stage are the mean of its last few states (Sanyal et al., arXiv 2306.03241)."""
-
-    last: Annotated[int, Field(ge=2, le=64)]
-    every_tokens: Count
-
-
-# Published recipes (arXiv 2402.03300). Weight decay and betas of the second are those of the first: none are stated.
-RECIPES: dict[str, dict[str, Any]] = {
-    # Section 2.3: 10M tokens a batch, written in whole rows of 4096; 2,000 steps of 50,000 are the warm-up.
-    "deepseekmath-pretrain": {
-        "optimizer": "adamw",
-        "learning_rate": 4.2e-4,
-        "schedule": "multistep",
-        "warmup_share": 0.04,
-        "batch_tokens": 10_002_432,
-        "weight_decay": 0.1,
-        "betas": (0.9, 0.95),
-        "precision": "bf16",
-    },
-    # Section 3.1: 256 rows of 4096 a batch; 500 steps of it are a budget of 524,288,000 tokens.
-    "deepseekmath-instruct": {
-        "optimizer": "adamw",
-        "learning_rate": 5e-5,
-        "schedule": "constant",
-        "warmup_share": 0.0,
-        "batch_tokens": 256 * 4096,
-        "weight_decay": 0.1,
-        "betas": (0.9, 0.95),
-        "precision": "bf16",
-    },
-}
-
-
-class Recipe(Frozen):
-    """How a stage's weights are moved. The default is what learned fastest here (docs/LOG.md)."""
-
-    preset: Literal["deepseekmath-pretrain", "deepseekmath-instruct"] | None = Field(default=None, exclude=True)
-    """A published recipe to start from; fields beside it override. Its fields are the recipe, its name is no part."""
-    optimizer: Literal["muon", "adamw"] = "muon"
-    """`muon` moves the matrices by Muon and the rest by AdamW; both read `learning_rate` (updates of equal size)."""
-    learning_rate: Annotated[float, Field(gt=0, le=1)] = 4e-3
-    schedule: Literal["constant", "multistep", "cosine", "wsd"] = "constant"
-    """After the warm-up: flat; ×0.316 at 80 % and ×0.1 at 90 %; a half cosine to 10 %; flat, then straight to 0."""
-    warmup_share: Share = 0.02
-    """Of the stage; or `warmup_tokens`, which a longer stage leaves as they are."""
-    warmup_tokens: Count | None = None
-    decay_share: Share = 0.2
-    """The last part of a `wsd` schedule, in which the rate falls to 0."""
-    batch_tokens: Count = 2048
-    micro_batch_tokens: Count | None = None
-    """Tokens held in memory at once; the batch is accumulated from such parts."""
-    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.1
-    betas: tuple[Beta, Beta] = (0.9, 0.95)
-    clip: Annotated[float, Field(gt=0)] = 1.0
-    skip_sigma: Annotated[float, Field(gt=0)] = 6.0
-    """A step whose loss or gradient norm lies so many standard deviations above the last 128 moves nothing; nor does
-    one that is not a number."""
-    max_skipped: Annotated[int, Field(ge=0)] = 10
-    """Past so many skipped steps among the last 128 the run stops."""
-    average: Average | None = None
-    precision: Literal["fp32", "bf16"] = "fp32"
-
-    @pydantic.model_validator(mode="before")
-    @classmethod
-    def _begins_with_its_preset(cls, data: object) -> object:
-        if isinstance(data, Mapping) and isinstance(data.get("preset"), str):
-            return {**RECIPES.get(data["preset"], {}), **data}
-        return data
-
-
-Weights = Annotated[dict[str, Annotated[float, Field(ge=0)]], Field(min_length=1)]
-
-
-def parse_until(value: object) -> object:
-    """`'80%'` stays a share of the budget; anything else is a count of tokens."""
-    if isinstance(value, str) and value.strip().endswith("%"):
-        number = value.strip().removesuffix("%").strip()
-        if not re.fullmatch(r"\d+(\.\d+)?", number) or not 0 < float(number) <= 100:
-            raise ValueError(f"{value!r} is not a share; write for example 80%, or a count of tokens such as 240k")
-        return f"{float(number):g}%"
-    return parse_count(value)
-
-
 class Phase(Frozen):
     """A part of a stage with a mixture of its own, such as an annealing phase at its end."""
 
@@ -408,7 +139,7 @@ class Stage(Frozen):
     phases: tuple[Phase, ...] = ()
     """Instead of one mixture, several in turn; the last ends with the stage. A phase added later leaves what was
     trained before it as it was."""
-    replay: dict[str, Annotated[float, Field(gt=0, lt=1)]] = {}
+    replay: dict[str, Annotated[float, Field(gt=0, lt=1)]] = Field(default={})
     """Shares of all tokens that go on reading other text, against forgetting; the mixture shares out the rest."""
     budget_tokens: Count
     evaluate_at: tuple[Count, ...] = ()
@@ -500,7 +231,7 @@ class Study(Frozen):
     """Ordered lists of stage names, each starting from the model."""
     baseline: str
     """The strategy that the others are measured against."""
-    benchmarks: dict[str, Benchmark] = {}
+    benchmarks: dict[str, Benchmark] = Field(default={})
     target: str | None = None
     """The benchmark or source that answers the question; the first benchmark when left out."""
     compare: tuple[tuple[str, str], ...] = ()

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from tiny_study import tiny, write_study
 
-from curricle.preparation import _refuse_other_tokenizer, _sample, make_plan, prepare, stock
+from curricle.preparation import make_plan, prepare, stock
 from curricle.store import Store
 from curricle.study import Refused
 from curricle.studyfile import load_study
+from curricle.tokenization import refuse_other_tokenizer, sample
 from curricle.tokens.tokenizer import load
 
 
@@ -100,8 +101,8 @@ def test_held_out_pieces_are_named_and_ordered_by_what_they_hold(tmp_path):
     assert pieces == again.held_out("code") and first.asked == again.asked
     assert len({piece.id for piece in pieces}) == len(pieces) == len({piece.whole for piece in pieces})
     assert first.catalogue == again.catalogue
-    samples = [_sample(p.study, p.entries["code"], p.corpora["code"], None, 3000) for p in (first, again)]
-    chosen = [[document.text for document in sample] for sample in samples]
+    samples = [sample(p.study, p.entries["code"], p.corpora["code"], None, 3000) for p in (first, again)]
+    chosen = [[document.text for document in found] for found in samples]
     assert chosen[0] == chosen[1] and chosen[0], "a tokenizer's sample is not chosen by names either"
 
 
@@ -110,5 +111,5 @@ def test_a_tokenizer_is_compared_with_a_checkpoint_s_only_where_both_are_here(tm
     prepared = prepare(load_study(write_study(tmp_path, written)), Store(tmp_path / "store"))
     written |= {"model": {"checkpoint": "org/name", "context": 64}, "tokenizer": {"path": str(prepared.tokenizer)}}
     study = load_study(write_study(tmp_path, written))
-    _refuse_other_tokenizer(study, "org/name")
-    _refuse_other_tokenizer(study, Path(prepared.tokenizer))
+    refuse_other_tokenizer(study, "org/name")
+    refuse_other_tokenizer(study, Path(prepared.tokenizer))

@@ -1,0 +1,68 @@
+"""What verbs share: options that several take, the console, JSON on the screen, a study that is planned and shown.
+
+Nothing heavy is loaded until a verb needs it, so that help answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from curricle.planning import Plan
+    from curricle.preparation import Prepared
+    from curricle.study import Study
+
+StudyArgument = Annotated[str, typer.Argument(help="A study's YAML file, or the name of one that ships.")]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="A.B.C=VALUE", help="Override a field of the study.")]
+StoreOption = Annotated[Path, typer.Option(help="Where runs, corpora and tokens are kept.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+STORE = Path("runs/store")
+
+
+def make_console(quiet: bool = False) -> Console:
+    from rich.console import Console
+
+    console = Console(quiet=quiet, highlight=False)
+    # Piped output is read later, at any width: a table must not be cut to the 80 columns that nobody has.
+    return console if console.is_terminal else Console(quiet=quiet, highlight=False, width=100)
+
+
+def print_json(value: object) -> None:
+    json.dump(value, sys.stdout, indent=1, ensure_ascii=False, allow_nan=False)
+    sys.stdout.write("\n")
+
+
+def planned(study: Study, store: Path, console: Console) -> tuple[Plan, Prepared]:
+    from curricle.planning import compile_plan
+    from curricle.preparation import prepare
+    from curricle.progress import Reading
+    from curricle.store import Store
+    from curricle.study import Refused
+
+    if store.exists() and not store.is_dir():
+        raise Refused(f"--store {store}: a file, not a folder")
+    prepared = prepare(study, Store(store), Reading(console))
+    for name, entry in prepared.entries.items():
+        if entry.bad_lines:
+            console.print(f"{name}: {entry.bad_lines:,} bad lines left out; the first:", markup=False)
+            for line in entry.bad_examples:
+                console.print(f"  {line}", markup=False, soft_wrap=True)
+        for overlapped, count in entry.removed.items():
+            console.print(f"{name}: {count:,} documents removed that overlap {overlapped}", markup=False)
+    return compile_plan(study, prepared.catalogue), prepared
+
+
+def show_plan(console: Console, plan: Plan, prepared: Prepared, done: frozenset[str]) -> None:
+    from curricle.calibration import estimate_seconds, measure
+    from curricle.report.terminal import plan_view
+    from curricle.runner import cores
+
+    speed = measure(plan, prepared.store)
+    console.print(plan_view(plan, done, estimate_seconds(plan, speed, cores(), done), speed.basis))

@@ -1,0 +1,146 @@
+"""`evaluate`, `export`, `gain` and `calibrate`: a model, two scores, or this machine, without a study.
+
+What is scored or measured is printed as a table or, with `--json`, as one object and nothing else.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from curricle.commands.common import STORE, Json, StoreOption, make_console, print_json
+
+
+def calibrate(
+    store: StoreOption = STORE,
+    again: Annotated[bool, typer.Option("--again", help="Measure anew what the store has.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Measure what this machine does at best (matrix products, memory copy), which MFU is a share of."""
+    from dataclasses import asdict
+
+    from curricle import calibration, runner
+    from curricle.report.listing import calibration_view
+    from curricle.store import Store
+    from curricle.study import Refused
+
+    if store.exists() and not store.is_dir():
+        raise Refused(f"--store {store}: a file, not a folder")
+    console = make_console(quiet=as_json)
+    peaks = []
+    for device in calibration.devices():
+        for threads in sorted({1, runner.cores()}) if device == "cpu" else (0,):
+            on = f"{device}, {threads} {'thread' if threads == 1 else 'threads'}" if threads else device
+            with console.status(f"measuring {on}"):
+                peaks.append(asdict(calibration.peak(Store(store), device, threads, again=again)))
+    if as_json:
+        print_json({"peaks": peaks})
+    else:
+        console.print(calibration_view(peaks))
+
+
+def evaluate(
+    model: Annotated[
+        str, typer.Argument(help="A folder in the Hugging Face format, a hub id, a .gguf file, or a run.")
+    ],
+    benchmark: Annotated[list[str], typer.Option(metavar="FORMAT=PATH", help="gsm8k=FILE or math=FILE; repeatable.")],
+    problems: Annotated[int | None, typer.Option(min=1, help="A random part of the problems; all by default.")] = None,
+    shots: Annotated[int, typer.Option(min=0, max=4, help="Worked examples before each problem.")] = 4,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Where an answer is cut off.")] = 256,
+    out: Annotated[
+        Path | None, typer.Option(help="Keep every prompt, output and verdict in this Parquet file.")
+    ] = None,
+    store: StoreOption = STORE,
+    as_json: Json = False,
+) -> None:
+    """Score a checkpoint on GSM8K or MATH: exact match, and bits per byte of the reference solutions."""
+    from curricle import upkeep
+    from curricle.analysis.intervals import wilson
+    from curricle.evaluation.benchmarks import load as load_benchmark
+    from curricle.progress import jobs_watched
+    from curricle.results import EVALUATIONS, write_rows
+    from curricle.store import Store
+    from curricle.study import Refused
+    from curricle.studyfile import parse_benchmark
+
+    if out is not None and not out.resolve().parent.is_dir():
+        raise Refused(f"--out {out}: {out.resolve().parent} is no folder")
+    specs = {}
+    for text in benchmark:
+        name, spec = parse_benchmark(text, problems, shots, max_new_tokens)
+        if name in specs:
+            raise Refused(f"--benchmark {text}: {name} is given twice")
+        specs[name] = load_benchmark(name, spec, Path)
+    from curricle.evaluation.generation import context_of
+    from curricle.evaluation.scoring import evaluate as score
+    from curricle.evaluation.scoring import summary
+    from curricle.training.model import load
+
+    console = make_console(quiet=as_json)
+    loaded, tokenizer = load(upkeep.model_of(Store(store), model))
+    context = context_of(loaded)
+    rows = score(loaded, tokenizer, list(specs.values()), {}, context=context, watch=jobs_watched(console))
+    if out is not None:
+        where = {"run": model, "stage": "", "seed": 0, "tokens": 0, "final": True}
+        write_rows(out, [{**where, **row} for row in rows], EVALUATIONS)
+    scores = summary(rows)
+    for line in scores.values():
+        if "accuracy" in line:
+            interval = wilson(line["accuracy"], line["n"])
+            line |= {"low": interval.low, "high": interval.high}
+    if as_json:
+        print_json({"model": model, "benchmarks": scores})
+    else:
+        from curricle.report.terminal import evaluation_view
+
+        console.print(evaluation_view(scores))
+
+
+def export(
+    model: Annotated[
+        str, typer.Argument(metavar="RUN", help="A run (or a checkpoint's folder, .gguf file or hub id, to convert).")
+    ],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that is not there yet, or is empty.")],
+    store: StoreOption = STORE,
+) -> None:
+    """Hand a model out: weights, tokenizer and a model card in the Hugging Face format."""
+    from curricle import upkeep
+    from curricle.store import Store
+
+    upkeep.export(Store(store), model, folder)
+    print(f"Wrote {folder}: transformers, vLLM and lm-evaluation-harness read it as it is; its card is README.md")
+
+
+def gain(
+    before: Annotated[float | None, typer.Option("--from", help="The score before, in percent.")] = None,
+    after: Annotated[float | None, typer.Option("--to", help="The score after, in percent.")] = None,
+    problems: Annotated[int | None, typer.Option(min=1, help="How many problems each score rests on.")] = None,
+    published: Annotated[bool, typer.Option("--published", help="Analyse DeepSeekMath's published tables.")] = False,
+    as_json: Json = False,
+) -> None:
+    """The relative gain between two scores, with its interval where the number of problems is given."""
+    from curricle import analysis
+    from curricle.study import Refused
+
+    if published == (before is not None or after is not None):
+        raise Refused("gain: give --from and --to, or --published")
+    if published:
+        findings = analysis.published()
+        if as_json:
+            print_json({"findings": [finding.to_json() for finding in findings]})
+            return
+        from curricle.report.terminal import published_view
+
+        make_console().print(published_view(findings))
+        return
+    if before is None or after is None:
+        raise Refused("gain: --from and --to go together")
+    comparison = analysis.compare_scores(before, after, problems, problems)
+    if as_json:
+        print_json(comparison.to_json())
+        return
+    from curricle.report.terminal import gain_view
+
+    make_console().print(gain_view(comparison))

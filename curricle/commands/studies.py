@@ -1,0 +1,152 @@
+"""`new`, `plan`, `status` and `schema`: a study is written and looked at; nothing is trained."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from curricle.commands.common import (
+    STORE,
+    Json,
+    Set,
+    StoreOption,
+    StudyArgument,
+    make_console,
+    planned,
+    print_json,
+    show_plan,
+)
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from curricle.planning import Plan
+    from curricle.preparation import Prepared
+
+
+def new(
+    path: Annotated[Path, typer.Argument(help="The file to write.")] = Path("study.yaml"),
+    model: Annotated[str, typer.Option(help="A preset (0.5m … 7b), or a checkpoint's folder or hub id.")] = "1m",
+    source: Annotated[list[str] | None, typer.Option(metavar="NAME=PATH", help="A corpus: files or a glob.")] = None,
+    budget_tokens: Annotated[str, typer.Option(help="Tokens of a strategy, such as 2B.")] = "1M",
+) -> None:
+    """Write a study to start from, its reasons as comments."""
+    from curricle.drafting import draft
+    from curricle.store import whole_file
+    from curricle.study import Refused
+    from curricle.studyfile import parse_study
+
+    if path.exists():
+        raise Refused(f"{path}: is there already; name another file")
+    text = draft(model, source or [], budget_tokens)
+    parse_study(text, path)
+    with whole_file(path, "w") as file:
+        file.write(text)
+    print(f"Wrote {path}. Look at it, then: curricle plan {path}")
+
+
+def plan(
+    study: StudyArgument = "code-first",
+    store: StoreOption = STORE,
+    set: Set = None,
+    why: Annotated[str | None, typer.Option(metavar="RUN", help="A run, or a stage: what makes it new?")] = None,
+    as_json: Json = False,
+    slurm: Annotated[bool, typer.Option("--slurm", help="Print a job script for sbatch, and nothing else.")] = False,
+    slurm_array: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="The same for N jobs side by side on one store.")
+    ] = None,
+    nodes: Annotated[int, typer.Option(min=1, help="Of the Slurm job.")] = 1,
+    nproc_per_node: Annotated[int, typer.Option(min=1, help="GPUs that each node of the Slurm job gives.")] = 1,
+    time: Annotated[
+        str | None, typer.Option(metavar="HH:MM:SS", help="Of the Slurm job; from the plan's estimate by default.")
+    ] = None,
+    partition: Annotated[str | None, typer.Option(help="Of the Slurm job.")] = None,
+    account: Annotated[str | None, typer.Option(help="Of the Slurm job.")] = None,
+    accelerator: Annotated[str, typer.Option(help="H100 or H200: what the time is estimated for.")] = "H100",
+    cpu: Annotated[bool, typer.Option("--cpu", help="A Slurm job without GPUs.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Of the Slurm job's run: folder for report and results.")] = None,
+) -> None:
+    """Show the tree of stages, the tokens and the cost; nothing is trained."""
+    from curricle import runner
+    from curricle.execution import Execution
+    from curricle.studyfile import load_study
+
+    scripted = slurm or slurm_array is not None
+    console = make_console(quiet=as_json or scripted)
+    compiled, prepared = planned(load_study(study, set or []), store, console)
+    if scripted:
+        from curricle.slurm import Job, job_script
+
+        runner.refuse_declared(compiled)
+        ranks = nproc_per_node if slurm_array is not None else nproc_per_node * nodes
+        runner.refuse_uneven(compiled, Execution(ranks=ranks))
+        job = Job(
+            nodes=nodes,
+            ranks_per_node=nproc_per_node,
+            time=time,
+            partition=partition,
+            account=account,
+            accelerator=accelerator,
+            gpus=not cpu,
+            folder=str(Path.cwd()),
+            array=slurm_array,
+        )
+        options = ["--out", str(out)] if out else []
+        overrides = [part for s in set or [] for part in ("--set", s)]
+        sys.stdout.write(job_script(compiled, job, ["run", study, "--store", str(store), *options, *overrides]))
+        return
+    done: frozenset[str] = frozenset()
+    if not compiled.declared():
+        done = runner.done(compiled, prepared)
+        runner.refuse_small_disk(compiled, prepared.store, done)
+    if as_json:
+        from curricle.calibration import estimate_seconds, measure
+
+        speed = measure(compiled, prepared.store)
+        seconds = estimate_seconds(compiled, speed, runner.cores(), done)
+        print_json({**compiled.to_json(done), "seconds_here": seconds, "seconds_basis": speed.basis})
+    elif why is not None:
+        _explain_run(console, compiled, prepared, why)
+    else:
+        show_plan(console, compiled, prepared, done)
+
+
+def _explain_run(console: Console, plan: Plan, prepared: Prepared, why: str) -> None:
+    from curricle import upkeep
+    from curricle.planning import why_new
+    from curricle.report.terminal import why_view
+    from curricle.study import Refused, nearest
+
+    known = upkeep.identities(prepared.store)
+    runs = [run for run in plan.nodes if run.startswith(why) or plan.nodes[run].stage == why]
+    if not runs:
+        raise Refused(
+            f"--why {why}: no such run or stage in this plan; {nearest(why, [*plan.nodes, *plan.study.stages])}"
+        )
+    for name in runs:
+        if name in known:
+            console.print(f"{name}: not new, the store has it")
+        else:
+            found = why_new(plan, name, known)
+            console.print(why_view(name, *(found or (None, []))))
+
+
+def status(study: StudyArgument = "code-first", store: StoreOption = STORE, set: Set = None) -> None:
+    """Show which runs of a study are done, begun or waiting."""
+    from curricle import runner
+    from curricle.report.listing import status_view
+    from curricle.studyfile import load_study
+
+    console = make_console()
+    compiled, prepared = planned(load_study(study, set or []), store, console)
+    console.print(status_view(compiled, runner.reached(compiled, prepared), runner.done(compiled, prepared)))
+
+
+def schema() -> None:
+    """Print the JSON Schema of a study, for editors."""
+    from curricle.study import Study
+
+    print_json(Study.model_json_schema())

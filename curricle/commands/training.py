@@ -1,0 +1,196 @@
+"""`run` and `report`: train what is missing, evaluate it, say what was found.
+
+A run is walked by worker processes, on a cluster, or, where torchrun has started the ranks, by all of them together.
+However it was trained, its report is written here in one way.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from curricle.commands.common import STORE, Set, StoreOption, StudyArgument, make_console, planned, show_plan
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from curricle.execution import Execution
+    from curricle.planning import Plan
+    from curricle.preparation import Prepared
+    from curricle.study import Study
+
+
+def run(
+    study: StudyArgument = "code-first",
+    out: Annotated[Path | None, typer.Option(help="Folder for report and results; runs/STUDY by default.")] = None,
+    store: StoreOption = STORE,
+    set: Set = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Runs side by side; one a core by default.")] = None,
+    track: Annotated[
+        str | None, typer.Option(metavar="SERVICE[:PROJECT]", help="Follow the runs in wandb or trackio.")
+    ] = None,
+    on: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="A Ray cluster: ray://HOST:PORT, ray:auto or local.")
+    ] = None,
+    remote: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="With --on: an object store (s3://…) in the place of a shared file system."),
+    ] = None,
+    nproc_per_node: Annotated[int, typer.Option(min=1, help="Processes, or GPUs, that train one run together.")] = 1,
+    replicas: Annotated[int, typer.Option(min=1, help="Copies of the model among them (hybrid sharding).")] = 1,
+    compile: Annotated[
+        bool | None, typer.Option("--compile/--no-compile", help="torch.compile; on GPUs by default.")
+    ] = None,
+    recompute: Annotated[bool, typer.Option("--recompute", help="Activation checkpointing, for memory.")] = False,
+) -> None:
+    """Train what is missing, evaluate it, and write the report."""
+    import os
+    from contextlib import nullcontext
+
+    from curricle.execution import Execution
+    from curricle.study import Refused
+    from curricle.studyfile import load_study
+    from curricle.tracking import Tracker, refuse_missing, tracked
+
+    if track is not None:
+        refuse_missing(track)
+
+    execution = Execution(ranks=nproc_per_node, replicas=replicas, compile=compile, recompute=recompute)
+    loaded = load_study(study, set or [])
+    folder = out or Path("runs") / loaded.name
+    command = command_of(study, out, store, set)
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        if workers or on or nproc_per_node > 1:
+            raise Refused("torchrun has started the ranks: leave out --workers, --on and --nproc-per-node")
+        run_as_rank(loaded, folder, store, execution, command)
+        return
+    from curricle import cluster, runner
+    from curricle.calibration import known_peak
+    from curricle.progress import Reading, Training
+
+    console = make_console()
+    runner.remote_store(remote, on)  # refused before anything is prepared
+    with cluster.reached(on, workers) if on else nullcontext():
+        plan, prepared = planned(loaded, store, console)
+        runner.refuse_declared(plan)
+        runner.refuse_uneven(plan, execution)
+        done = runner.done(plan, prepared)
+        show_plan(console, plan, prepared, done)
+        peak = known_peak(prepared.store, threads=max(1, runner.cores() // (workers or runner.cores())))
+        training = Training(console, plan, done, peak.flops_per_second if peak else None)
+        say = lambda text: console.print(text, markup=False, soft_wrap=True)  # noqa: E731
+        tracker = Tracker(track, plan, say) if track is not None else None
+        with training.shown(), tracker or nullcontext():
+            results = runner.run(
+                plan,
+                store=prepared.store,
+                out=folder,
+                workers=workers,
+                on=on,
+                remote=remote,
+                execution=execution,
+                watch=Reading(console),
+                show=tracked(training, tracker) if tracker else training,
+                prepared=prepared,
+            )
+    write_report(console, plan, prepared, results, folder, command)
+
+
+def run_as_rank(study: Study, folder: Path, store: Path, execution: Execution, command: str) -> None:
+    """One of the processes that torchrun started. All train every run together; the first one speaks and writes."""
+    from dataclasses import replace
+
+    from curricle import runner, upkeep
+    from curricle.preparation import stock
+    from curricle.progress import Reading, Training
+    from curricle.study import Refused
+    from curricle.training.distribution import Ranks
+
+    ranks = Ranks.of_torchrun()
+    assert ranks is not None
+    console = make_console(quiet=not ranks.first)
+    execution = replace(execution, ranks=ranks.size)
+
+    def prepare() -> tuple[Plan, Prepared, frozenset[str]]:
+        plan, prepared = planned(study, store, console)
+        runner.refuse_declared(plan)
+        runner.refuse_uneven(plan, execution)
+        done = runner.done(plan, prepared)
+        if ranks.first:
+            runner.refuse_small_disk(plan, prepared.store, done)
+            upkeep.remember(plan, prepared, folder)
+            stock(prepared, plan, Reading(console))
+            show_plan(console, plan, prepared, done)
+        return plan, prepared, done
+
+    try:
+        with runner.asked_to_stop() as interrupted:
+            plan, prepared, done = runner.first_then_all(ranks, prepare)
+            training = Training(console, plan, done)
+            with training.shown():
+                for message in runner.walk_as_rank(plan, prepared, ranks, execution, interrupted):
+                    training(message)
+    except (Refused, runner.Interrupted) as error:
+        if ranks.first:
+            raise
+        raise typer.Exit(2 if isinstance(error, Refused) else 130) from None
+    ranks.leave()
+    if ranks.first:
+        write_report(console, plan, prepared, runner.gather(plan, prepared, folder / "results"), folder, command)
+
+
+def report(
+    study: StudyArgument = "code-first",
+    out: Annotated[Path | None, typer.Option(help="Folder for report and results; runs/STUDY by default.")] = None,
+    store: StoreOption = STORE,
+    set: Set = None,
+) -> None:
+    """Write the report of what is done so far; nothing is trained."""
+    from curricle import runner
+    from curricle.studyfile import load_study
+
+    console = make_console()
+    loaded = load_study(study, set or [])
+    compiled, prepared = planned(loaded, store, console)
+    runner.refuse_declared(compiled)
+    folder = out or Path("runs") / loaded.name
+    results = runner.gather(compiled, prepared, folder / "results")
+    write_report(console, compiled, prepared, results, folder, command_of(study, out, store, set))
+
+
+def command_of(study: str, out: Path | None, store: Path, overrides: list[str] | None) -> str:
+    """How to make the same report again."""
+    import shlex
+
+    options = ["--out", str(out)] if out else []
+    options += ["--store", str(store)] if store != STORE else []
+    return shlex.join(["curricle", "run", study, *options, *(part for s in overrides or [] for part in ("--set", s))])
+
+
+def write_report(console: Console, plan: Plan, prepared: Prepared, results: Any, folder: Path, command: str) -> None:
+    """Findings, page and the summary on the screen."""
+    from curricle import analysis
+    from curricle.report import page
+    from curricle.report.terminal import summary_view
+    from curricle.store import write_json
+    from curricle.upkeep import receipts
+
+    findings = analysis.analyse(results, target=plan.study.answer_target)
+    write_json(folder / "findings.json", {"study": plan.study.name, "findings": [f.to_json() for f in findings]})
+    page.write(
+        folder / "report.html",
+        study=plan.study,
+        plan=plan,
+        results=results,
+        findings=findings,
+        catalogue={name: entry.to_dict() for name, entry in prepared.entries.items()},
+        receipt=receipts(prepared.store, plan),
+        command=command,
+        study_text=plan.study.to_yaml(),
+    )
+    console.print(summary_view(plan.study, findings))
+    console.print()
+    for what in ("report.html", "findings.json", "results"):
+        console.print(str(folder / what), markup=False, soft_wrap=True)
