@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 from tiny_study import tiny
 
-from curricle.planning import Catalogue, Supplied, compile_plan, differences, why_new
+from curricle.difference import differences, why_new
+from curricle.planning import Catalogue, Supplied, compile_plan
 from curricle.shapes import PRESETS
 from curricle.study import Refused, Study
 

@@ -30,7 +30,7 @@ def diff(
 ) -> None:
     """Say how two studies, or two runs, differ."""
     from curricle import upkeep
-    from curricle.planning import differences
+    from curricle.difference import differences
     from curricle.report.listing import diff_view
     from curricle.store import Store
 

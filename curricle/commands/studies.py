@@ -116,7 +116,7 @@ def plan(
 
 def _explain_run(console: Console, plan: Plan, prepared: Prepared, why: str) -> None:
     from curricle import upkeep
-    from curricle.planning import why_new
+    from curricle.difference import why_new
     from curricle.report.terminal import why_view
     from curricle.study import Refused, nearest
 

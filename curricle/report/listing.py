@@ -10,7 +10,8 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from curricle.planning import Difference, Plan
+from curricle.difference import Difference
+from curricle.planning import Plan
 from curricle.report import words
 from curricle.report.terminal import add_row, plain_table
 

@@ -16,7 +16,8 @@ from rich.tree import Tree
 
 from curricle.analysis import Comparison, Finding, answer
 from curricle.analysis.finding import ACCURACY, BITS, BITS_PER_BYTE, PERCENT, Interval, between, digits
-from curricle.planning import ACCELERATORS, STATED_MFU, Difference, Plan
+from curricle.difference import Difference
+from curricle.planning import ACCELERATORS, STATED_MFU, Plan
 from curricle.report import words
 from curricle.report.flow import Box, Flow, flow
 from curricle.study import Study

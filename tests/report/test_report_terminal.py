@@ -9,7 +9,7 @@ import sys
 from rich.console import Console, RenderableType
 
 from curricle.analysis import Finding, Interval, compare_scores, published
-from curricle.planning import Difference
+from curricle.difference import Difference
 from curricle.report import terminal, words
 
 GOLDEN = """\
