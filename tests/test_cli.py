@@ -96,6 +96,7 @@ def test_explain_names_the_documents_of_a_step_and_full_prints_them(place):
     assert full.count("return y +") > shown.stdout.count("return y +")
 
 
+@pytest.mark.slow
 def test_calibrate_measures_once_and_prints_one_json_object(place):
     shown = curricle("calibrate", "--json", cwd=place)
     assert shown.returncode == 0, shown.stderr

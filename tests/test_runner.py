@@ -113,7 +113,8 @@ def weights(store: Path, runs: list[str]) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize(
-    "number", [signal.SIGKILL, signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+    "number",
+    [signal.SIGKILL, *(pytest.param(number, marks=pytest.mark.slow) for number in (signal.SIGINT, signal.SIGTERM))],
 )
 def test_a_driver_that_is_stopped_goes_on_to_the_same_weights(trained, tmp_path, number):
     file, store, _, _ = trained

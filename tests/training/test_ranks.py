@@ -54,7 +54,7 @@ def losses(folder: Path) -> list[float]:
     return [json.loads(line)["loss_nats"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.fixture(scope="module", params=["adamw", "muon"])
+@pytest.fixture(scope="module", params=["adamw", pytest.param("muon", marks=pytest.mark.slow)])
 def alone(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("alone")
     finish(folder, 1, 12, request.param)
@@ -84,6 +84,7 @@ def test_from_two_ranks_to_one_and_back_goes_on_with_the_same_batches(alone, tmp
     assert not list((tmp_path / "checkpoints").glob(".*"))
 
 
+@pytest.mark.slow
 def test_two_ranks_that_are_killed_end_in_the_same_weights_bit_for_bit(tmp_path):
     finish(tmp_path / "whole", 2, 14, "adamw")
     for kill in (3, 8):
