@@ -327,7 +327,8 @@ def _steps(store: Store, node: Node) -> list[dict[str, Any]]:
     if not (folder / "metrics.jsonl").exists():
         return []
     with open(folder / "metrics.jsonl", encoding="utf-8") as lines:
-        whole = [line for line in lines if line.endswith("\n")]  # the last may be cut off, where a run was killed
+        # The last may be cut off, where a run was killed or the disk was full.
+        whole = [line for line in lines if line.startswith("{") and line.endswith("}\n")]
     peak = _peak_flops(store, folder, node)
     return rows.step_rows(whole, run=node.run, stage=node.stage, seed=node.seed, peak_flops=peak)
 

@@ -20,6 +20,8 @@ from curricle.store import COMPLETE, Store, fingerprint, is_complete, locked, re
 from curricle.study import Refused
 from curricle.studyfile import load_study
 
+DAY = 24 * 3600  # seconds
+
 
 def identities(store: Store) -> dict[str, Mapping[str, Any]]:
     """What every run in the store is: run → identity."""
@@ -94,6 +96,8 @@ def export(store: Store, name: str, folder: Path) -> None:
         text = card.of_run(store, run, tokens)
         with whole_folder(folder) as temporary:
             for file in Path(place).iterdir():
+                if file.suffix == ".safetensors":
+                    _refuse_damaged(file)
                 if file.name != COMPLETE:
                     shutil.copyfile(file, temporary / file.name)
             (temporary / card.CARD).write_text(text, encoding="utf-8")
@@ -107,6 +111,16 @@ def export(store: Store, name: str, folder: Path) -> None:
         shown = str(place) if not file.exists() else file.name
         models.export(loaded, tokenizer, folder, {card.CARD: card.of_conversion(shown, licence)})
     (folder / COMPLETE).unlink()  # the store's own mark: outside of it a folder is judged by what it holds
+
+
+def _refuse_damaged(file: Path) -> None:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(file), "pt") as weights:
+            weights.keys()
+    except (SafetensorError, OSError) as error:
+        raise Refused(f"{file}: damaged ({error}); remove the run's folder and run its study again") from None
 
 
 def _place_in(store: Store, place: Path | str) -> tuple[str | None, int | None]:
@@ -153,13 +167,15 @@ def _references(store: Store) -> list[dict[str, Any]]:
 
 
 def unused(store: Store) -> dict[str, int]:
-    """What no study refers to: path in the store → bytes."""
+    """What no study refers to: path in the store → bytes. What was made today stays: a study that was planned and not
+    run yet will want it."""
     references = _references(store)
     kept = {f"runs/{run}" for reference in references for run in reference["runs"]}
     kept |= {folder for reference in references for folder in reference["folders"]}
     present = [f"runs/{run}" for run in store.runs()]
     for kind in ("corpora", "tokens", "tokenizers"):
-        present += [f"{kind}/{f.name}" for f in sorted((store.root / kind).glob("[!.]*"))]
+        made = sorted((store.root / kind).glob("[!.]*"))
+        present += [f"{kind}/{f.name}" for f in made if f.stat().st_mtime < time.time() - DAY]
         # What a killed process left half written; an hour is more than any write takes without being noticed.
         old = time.time() - 3600
         present += [f"{kind}/{f.name}" for f in (store.root / kind).glob(".*.tmp") if f.stat().st_mtime < old]

@@ -181,6 +181,18 @@ def weights_of(file: Path, store: Path) -> list[bytes]:
     return weights(file, store)
 
 
+def page_of(file: Path, store: Path) -> str:
+    """The report as `curricle report` writes it."""
+    from typer.testing import CliRunner
+
+    from curricle.cli import app
+
+    out = store.parent / "page"
+    done = CliRunner().invoke(app, ["report", str(file), "--store", str(store), "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    return (out / "report.html").read_text(encoding="utf-8")
+
+
 def test_every_strategy_is_judged_by_its_best_learning_rate(tmp_path):
     fields = tiny(stages={"math": {**WHOLE, "sweep": [1e-5, 4e-3]}, "code": {**WHOLE, "mixture": {"code": 1}}},
                   strategies={"maths": ["math"], "code": ["code"]}, baseline="code", max_epochs=99)  # fmt: skip
@@ -188,5 +200,6 @@ def test_every_strategy_is_judged_by_its_best_learning_rate(tmp_path):
     plan = make_plan(load_study(file), tmp_path / "store")
     assert list(plan.arms) == ["maths [math 1e-05]", "maths [math 0.004]", "code"] and len(plan.nodes) == 3
     _, results = run(file, tmp_path / "store")
+    assert "maths [math 0.004]" in page_of(file, tmp_path / "store")
     rows = results.sql("select distinct strategy, arm from runs order by all")
     assert rows == [{"strategy": "code", "arm": "code"}, {"strategy": "maths", "arm": "maths [math 0.004]"}]

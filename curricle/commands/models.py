@@ -75,7 +75,7 @@ def evaluate(
         specs[name] = load_benchmark(name, spec, Path)
     from curricle.evaluation.generation import context_of
     from curricle.evaluation.scoring import evaluate as score
-    from curricle.evaluation.scoring import summary
+    from curricle.evaluation.scoring import shots_fitted, summary
     from curricle.training.model import load
 
     console = make_console(quiet=as_json)
@@ -86,6 +86,13 @@ def evaluate(
         where = {"run": model, "stage": "", "seed": 0, "tokens": 0, "final": True}
         write_rows(out, [{**where, **row} for row in rows], EVALUATIONS)
     scores = summary(rows)
+    short = []
+    for name, asked in specs.items():
+        fewest, most = shots_fitted(asked, [row["prompt"] for row in rows if row["benchmark"] == name])
+        scores[name] |= {"shots_fewest": fewest, "shots_most": most}
+        if fewest < len(asked.exemplars):
+            held = f"{fewest}" if fewest == most else f"{fewest} to {most}"
+            short.append(f"{name}: {held} of {len(asked.exemplars)} worked examples fit into {context:,} tokens")
     for line in scores.values():
         if "accuracy" in line:
             interval = wilson(line["accuracy"], line["n"])
@@ -96,6 +103,8 @@ def evaluate(
         from curricle.report.terminal import evaluation_view
 
         console.print(evaluation_view(scores))
+        for text in short:
+            console.print(text, style="yellow", markup=False, highlight=False)
 
 
 def export(

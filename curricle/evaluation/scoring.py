@@ -131,6 +131,12 @@ def fitted_prompts(tokenizer: PreTrainedTokenizerBase, benchmark: Benchmark, con
     return [fitted(item) for item in benchmark.items]
 
 
+def shots_fitted(benchmark: Benchmark, prompts: Sequence[str]) -> tuple[int, int]:
+    """The fewest and the most exemplars that stand before a problem in these prompts."""
+    counts = [sum(shot in prompt for shot in benchmark.exemplars) for prompt in prompts]
+    return min(counts, default=0), max(counts, default=0)
+
+
 # ---- a summary ----------------------------------------------------------------------------------------------------
 
 

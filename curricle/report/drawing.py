@@ -19,20 +19,22 @@ ROW, BOX, GAP = 70, 52, 44  # heights and distances in the drawing's own units
 CHARACTER = 7.6  # about the width of one, at 14 units
 
 
-def stage_gain(findings: Sequence[Finding], box: Box, target: str) -> Finding | None:
+def stage_gain(findings: Sequence[Finding], box: Box, target: str, rates: Mapping[str, str]) -> Finding | None:
     """What the stage gave on the target: the plain difference, in points where there are verdicts."""
     for f in findings:
-        if (
-            f.question in {"stage-gain", "forgetting"} and f.benchmark == target and f.unit != "%"
-            and f.parts.get("strategy") in box.strategies and f.parts.get("position") == box.position
-        ):  # fmt: skip
+        arm = rates.get(str(f.parts.get("strategy")), f.parts.get("strategy"))
+        here = arm in box.strategies and f.parts.get("position") == box.position
+        if here and f.question in {"stage-gain", "forgetting"} and f.benchmark == target and f.unit != "%":
             return f
     return None
 
 
-def flow_svg(layout: Flow, findings: Sequence[Finding], target: str, style: Mapping[str, Look]) -> Markup:
-    """The drawing as an `svg` element. Under each stage stand its tokens and the gain on `target`."""
-    gains = [stage_gain(findings, box, target) for box in layout.boxes]
+def flow_svg(
+    layout: Flow, findings: Sequence[Finding], target: str, style: Mapping[str, Look], rates: Mapping[str, str]
+) -> Markup:
+    """The drawing as an `svg` element. Under each stage stand its tokens and the gain on `target`. `style` has a look
+    for every row; `rates` says which arm stands for a strategy that sweeps learning rates."""
+    gains = [stage_gain(findings, box, target, rates) for box in layout.boxes]
     under = [
         words.count(box.tokens) + (f" · {words.estimate(g).replace('bits per byte', 'bpb')}" if g else "")
         for box, g in zip(layout.boxes, gains)

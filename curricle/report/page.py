@@ -62,7 +62,7 @@ def write(
     held-out sizes, what was removed), `receipt` the versions and the machine, `study_text` the study's YAML."""
     target = study.answer_target
     style = figures.looks(list(study.strategies), study.baseline)
-    layout = flow(plan)
+    layout, rates = flow(plan), queries.chosen_rates(results)
     on_target = [f for f in findings if f.benchmark == target]
     changes = [f for f in on_target if f.question in {"gain", "contrast"}]
     bundle, waker = vega_bundle(), ours("page.js")
@@ -71,13 +71,13 @@ def write(
         target=target,
         **the_answer(study, findings, target),
         style=style,
-        flow=flow_svg(layout, findings, target, style),
+        flow=flow_svg(layout, findings, target, {arm: style[of] for arm, of in plan.arms.items()}, rates),
         groups=chart_groups(study, plan, layout, results, findings, style),
         changes=[f for among in by(changes, lambda f: f.subject).values() for f in among],
         tables=tables(findings, target),
         kinds=[(kind, KIND_MEANS[kind]) for kind in KINDS],
         examples=chosen_examples(study, results, on_target, target),
-        rates=queries.chosen_rates(results),
+        rates=rates,
         ledger=plan.ledger(),
         sources=[(name, catalogue.get(name, {}), plan.catalogue.sources.get(name)) for name in study.sources],
         cost=cost(plan, results),

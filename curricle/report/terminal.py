@@ -28,6 +28,8 @@ SPACE = Text("")
 
 # ---- a plan -------------------------------------------------------------------------------------------------------
 
+HOLM = "p corrected for how many are compared, intervals not"
+
 
 def plan_view(plan: Plan, done: Collection[str], estimate_seconds: float | None, based_on: str = "") -> RenderableType:
     """The plan before it runs: header, tree, ledger, cost. `based_on` says where the estimate comes from."""
@@ -42,7 +44,7 @@ def plan_view(plan: Plan, done: Collection[str], estimate_seconds: float | None,
         Text(f"{words.flops(plan.flops)} FLOPs"),
     ]
     if estimate_seconds is not None:
-        head.append(Text(f"about {words.duration(estimate_seconds)} here"))
+        head.append(Text(f"{'about ' * (estimate_seconds >= 1)}{words.duration(estimate_seconds)} here"))
     tree = TreeView(flow(plan), finished)
     return Group(Flowing(head), SPACE, tree, SPACE, ledger(plan), SPACE, *cost(plan, estimate_seconds, based_on))
 
@@ -194,7 +196,10 @@ def summary_view(study: Study, findings: Sequence[Finding]) -> RenderableType:
     changes.sort(key=lambda f: subjects.index(f.subject))
     for title, table in (
         (f"At the end, on {target} (± half a 95 % interval)", levels(on_target, "score", "strategy")),
-        (f"Differences on {target} (bpb: bits per byte)", contrast_table(changes) if changes else None),
+        (
+            f"Differences on {target} (bpb: bits per byte; {HOLM})",
+            contrast_table(changes) if changes else None,
+        ),
         *((f"Along {stage}, on {target}", table) for stage, table in curves(on_target)),
         ("Held-out bits per byte after each stage", forgotten(findings)),
     ):

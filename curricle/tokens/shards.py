@@ -21,6 +21,7 @@ import numpy as np
 
 from curricle.corpus.documents import Document
 from curricle.store import whole_folder
+from curricle.study import Refused
 from curricle.tokens.chat import Templates
 from curricle.tokens.tokenizer import spelled
 
@@ -93,12 +94,14 @@ class Shard:
 
     @classmethod
     def open(cls, data: Path) -> Shard:
-        """Map `data` (a `.ds` file). Raises `ValueError` where index and tokens do not belong together."""
+        """Map `data` (a `.ds` file). Raises `Refused` where index and tokens do not belong together."""
         size = int(Path(f"{data}.metadata").read_text().splitlines()[0].rsplit("|", 1)[1])
         tokens = _map(data, np.uint16 if size == 2 else np.uint32)
         ends = _map(Path(f"{data}.index"), np.uint64)
         if len(tokens) != (int(ends[-1]) if len(ends) else 0):
-            raise ValueError(f"{data}: {len(tokens)} tokens, but its index ends at {ends[-1:]}")
+            raise Refused(
+                f"{data}: damaged: {len(tokens)} tokens, but its index ends at {ends[-1:]}; remove its folder"
+            )
         loss = Path(f"{data}.loss")
         return cls(tokens, ends, _map(loss, np.bool_) if loss.exists() else None)
 
@@ -112,6 +115,8 @@ class Shard:
 
 
 def _map(file: Path, kind: type) -> np.ndarray:
+    if file.stat().st_size % np.dtype(kind).itemsize:
+        raise Refused(f"{file}: damaged: its size is no multiple of a token's; remove its folder and run again")
     return np.memmap(file, kind, mode="r") if file.stat().st_size else np.zeros(0, kind)
 
 

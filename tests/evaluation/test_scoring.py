@@ -9,7 +9,7 @@ import torch
 
 from curricle.corpus.documents import Document
 from curricle.evaluation.benchmarks import Benchmark, Item, load
-from curricle.evaluation.scoring import evaluate, fitted_prompts, summary
+from curricle.evaluation.scoring import evaluate, fitted_prompts, shots_fitted, summary
 from curricle.results import EVALUATIONS
 from curricle.study import GeneratedBenchmark, Refused
 
@@ -88,6 +88,7 @@ def test_the_first_exemplars_go_first_when_the_context_is_short(tokenizer):
     assert prompts[120] == prompts[91] == "b" * 30 + "c" * 30 + "P" * 10
     assert prompts[61] == "c" * 30 + "P" * 10
     assert prompts[60] == prompts[30] == "P" * 10
+    assert shots_fitted(benchmark, list(prompts.values())) == (0, 3)
     with pytest.raises(Refused, match=r"benchmarks\.b\.max_new_tokens: 20 leaves no room"):
         fitted_prompts(tokenizer, benchmark, 21)
 
