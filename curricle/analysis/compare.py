@@ -37,7 +37,7 @@ def level(question: str, subject: str, scores: Scores, parts: Mapping[str, Part]
     intervals, notes = said(estimates(scores.y_SP))
     if scores.measure == ACCURACY and not scores.y_SP.std():
         # All right or all wrong, in every seed: a t interval would have no width.
-        intervals = [wilson(mean / 100, n).scaled(100)]
+        intervals, notes = [wilson(mean / 100, n).scaled(100)], []
     intervals = [i.clipped(0.0, 100.0 if scores.measure == ACCURACY else math.inf) for i in intervals]
     return Finding(
         question, subject, scores.measure, scores.benchmark, mean, UNITS[scores.measure], tuple(intervals),

@@ -34,15 +34,20 @@ def new(
     budget_tokens: Annotated[str, typer.Option(help="Tokens of a strategy, such as 2B.")] = "1M",
 ) -> None:
     """Write a study to start from, its reasons as comments."""
+    from curricle.corpus.files import find_files
     from curricle.drafting import draft
     from curricle.store import whole_file
-    from curricle.study import Refused
+    from curricle.study import Files, Refused
     from curricle.studyfile import parse_study
 
     if path.exists():
         raise Refused(f"{path}: is there already; name another file")
     text = draft(model, source or [], budget_tokens)
-    parse_study(text, path)
+    written = parse_study(text, path)
+    written._path = path
+    for name, spec in written.sources.items():
+        if isinstance(spec, Files):
+            find_files(spec, name, written.resolve)  # a file that is not there is refused now
     with whole_file(path, "w") as file:
         file.write(text)
     print(f"Wrote {path}. Look at it, then: curricle plan {path}")
