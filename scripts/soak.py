@@ -77,8 +77,10 @@ def command(file: Path, store: Path, ranks: int) -> list[str]:
 
 
 def weights(store: Path) -> dict[str, bytes]:
-    """Every exported model of every run, by place."""
-    return {str(f.relative_to(store)): f.read_bytes() for f in sorted(store.glob("runs/**/*.safetensors"))}
+    """Every exported model of every run, by place. (Checkpoints hold the same tensors, but the order of their files'
+    headers is the writer's threads'.)"""
+    files = [f for part in ("model", "points/*") for f in sorted(store.glob(f"runs/*/*/{part}/*.safetensors"))]
+    return {str(f.relative_to(store)): f.read_bytes() for f in files}
 
 
 def stray(store: Path) -> list[str]:
