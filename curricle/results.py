@@ -1,11 +1,12 @@
 """Every measured number as a row, in Parquet files that DuckDB (or anything else) reads in place.
 
-Three tables. They are the schema that others' runs are brought in by, so a column is added rarely and never changes
+Four tables. They are the schema that others' runs are brought in by, so a column is added rarely and never changes
 its meaning.
 
 `runs`         one row for each stage of each strategy and seed: which run stands there (strategies may share a run)
 `evaluations`  one row for each item that was scored at an evaluation point: a problem, or a held-out document
 `steps`        one row for each training step of each run
+`mixtures`     one row for each source in each phase of each run: what it read, and how much there was
 """
 
 from __future__ import annotations
@@ -76,8 +77,18 @@ STEPS = pa.schema(
         ("evaluation_seconds", pa.float64()),  # after the step, beside its time: in scoring
     ]
 )
+MIXTURES = pa.schema(
+    [
+        ("run", pa.string()),
+        ("until_tokens", pa.int64()),  # of this stage: where the phase ends; the stage's end where there are no phases
+        ("source", pa.string()),
+        ("share", pa.float64()),  # of the phase's tokens
+        ("available_tokens", pa.int64()),  # in one pass over the source; null for an endless one, or where nobody says
+    ]
+)
 NOTED = ("mfu", "data_seconds", "save_seconds", "evaluation_seconds")  # columns of `steps` that a file may lack
 SCHEMAS = {"runs": RUNS, "evaluations": EVALUATIONS, "steps": STEPS}
+OPTIONAL = {"mixtures": MIXTURES}  # tables that results may lack: they are empty then
 
 
 def write_rows(path: Path, rows: Iterable[dict[str, Any]], schema: pa.Schema) -> None:
@@ -124,7 +135,7 @@ def step_rows(
 
 
 class Results:
-    """A folder of result rows. `sql` sees the tables `runs`, `evaluations` and `steps`."""
+    """A folder of result rows. `sql` sees the tables `runs`, `evaluations`, `steps` and `mixtures`."""
 
     def __init__(self, folder: str | Path):
         import duckdb
@@ -139,6 +150,12 @@ class Results:
             optional = {"steps": dict.fromkeys(NOTED, "DOUBLE"), "runs": {"arm": "VARCHAR"}}.get(name, {})
             lacking = [f"NULL::{kind} AS {c}" for c, kind in optional.items() if c not in table.columns]
             table.project(", ".join(["*", *lacking])).create_view(name)
+        for name, schema in OPTIONAL.items():
+            file = self.folder / f"{name}.parquet"
+            if file.exists():
+                self._connection.read_parquet(str(file)).create_view(name)
+            else:
+                self._connection.from_arrow(schema.empty_table()).create_view(name)
 
     def sql(self, query: str, parameters: list[Any] | dict[str, Any] | None = None) -> list[dict[str, Any]]:
         """Rows of a query as dictionaries."""

@@ -298,6 +298,7 @@ def gather(plan: Plan, prepared: Prepared, folder: Path) -> Results:
         folder / "evaluations.parquet", pa.concat_tables(tables) if tables else rows.EVALUATIONS.empty_table()
     )
     best = best_arms(plan, pa.concat_tables(tables)) if tables else {}
+    rows.write_rows(folder / "mixtures.parquet", _mixture_rows(plan), rows.MIXTURES)
     rows.write_rows(folder / "runs.parquet", _run_rows(plan, steps, best), rows.RUNS)
     return Results(folder)
 
@@ -341,6 +342,20 @@ def _peak_flops(store: Store, folder: Path, node: Node) -> float | None:
     peak = known_peak(store, "cpu" if session["device"] == "cpu" else "cuda:0", session["threads"])
     rate = peak.flops_per_second.get(node.recipe.precision) if peak else None
     return rate * session["ranks"] if rate else None
+
+
+def _mixture_rows(plan: Plan) -> Iterator[dict[str, Any]]:
+    for run, node in plan.nodes.items():
+        for step, weights in node.mixtures:
+            whole = sum(weights.values())
+            for source, weight in weights.items():
+                yield {
+                    "run": run,
+                    "until_tokens": node.tokens_at(step),
+                    "source": source,
+                    "share": weight / whole,
+                    "available_tokens": plan.catalogue.sources[source].tokens,
+                }
 
 
 def _run_rows(

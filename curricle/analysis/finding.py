@@ -71,10 +71,12 @@ class Finding:
     undefined: str | None = None
     note: str = ""
     parts: Mapping[str, Part] = field(default_factory=dict)  # what the estimate was made of, by name
+    table: tuple[Mapping[str, Part], ...] = ()  # what its figure draws, or a reader looks up: one mapping a row
 
     def __post_init__(self) -> None:
         limits = [x for i in self.intervals for x in (i.low, i.high, i.level)]
-        numbers = [self.estimate, self.p_value, *limits, *self.parts.values()]
+        cells = [x for row in self.table for x in row.values()]
+        numbers = [self.estimate, self.p_value, *limits, *self.parts.values(), *cells]
         if any(isinstance(x, float) and not math.isfinite(x) for x in numbers):
             raise ValueError(f"{self.question}, {self.subject}: a number is not finite; say None and why in words")
         if (self.estimate is None) != (self.undefined is not None):
@@ -114,13 +116,15 @@ class Finding:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON types, `intervals` and `runs` as lists."""
-        return {**asdict(self), "intervals": [asdict(i) for i in self.intervals], "runs": list(self.runs)}
+        """Plain JSON types, `intervals`, `runs` and `table` as lists."""
+        lists = {"intervals": [asdict(i) for i in self.intervals], "runs": list(self.runs)}
+        return {**asdict(self), **lists, "table": [dict(row) for row in self.table]}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Finding:
         intervals = tuple(Interval(**i) for i in value["intervals"])
-        return cls(**{**value, "intervals": intervals, "runs": tuple(value["runs"])})
+        table = tuple(value.get("table", ()))
+        return cls(**{**value, "intervals": intervals, "runs": tuple(value["runs"]), "table": table})
 
     def sentence(self) -> str:
         """The finding in words: subject, benchmark, estimate, intervals by kind, test, n and seeds."""

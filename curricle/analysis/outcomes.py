@@ -1,0 +1,106 @@
+"""Result rows as outcomes: one mean score of one run at one evaluation point, with what the model had read by then.
+
+This is the table that questions about strategies are put to (transfer, saturation, phases, bounds). It is plain
+mappings, so that a table from elsewhere, such as a CSV with the same columns, is analysed by the same functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from curricle.analysis.finding import ACCURACY, BITS_PER_BYTE
+
+if TYPE_CHECKING:
+    from curricle.results import Results
+
+Row = Mapping[str, Any]
+DOSE = "dose:"  # and the source's name: a column of tokens
+
+SCORED = """
+    SELECT run, tokens, benchmark, any_value(kind) AS kind, count(*) AS items,
+           count(correct) AS verdicts, 100 * avg(correct::INT) AS accuracy,
+           1e4 * var_samp(correct::INT) / count(*) AS accuracy_variance,
+           count(nats) AS likelihoods, sum(bytes) AS bytes, sum(nats) / ln(2) AS bits,
+           sum(nats * nats) / ln(2) ** 2 AS bits_bits, sum(nats * bytes) / ln(2) AS bits_bytes,
+           sum(bytes::DOUBLE * bytes) AS bytes_bytes
+    FROM evaluations GROUP BY run, tokens, benchmark
+"""
+
+
+def outcomes(results: Results) -> list[dict[str, Any]]:
+    """Every strategy and seed at every evaluation point, on every benchmark in every measure.
+
+    Keys: `strategy, baseline, seed, stage, position, stage_tokens` (of this stage, at this point) `, tokens` (of the
+    whole strategy until then) `, flops` (of training until then) `, final` (the end of the strategy's last stage) `,
+    run, benchmark, kind` (problems, held-out) `, measure` (accuracy in percent, or bits per byte) `, score, items,
+    item_variance` (of the mean, over items, for these weights; null for one item) and `dose:SOURCE`, tokens of that
+    source read until then, for every source that any run read. Without a table of mixtures there are no doses.
+    A model as it came, before any training, is a point of the first stage with 0 tokens.
+    """
+    scored: dict[str, list[Row]] = {}
+    for row in results.sql(SCORED):
+        scored.setdefault(row["run"], []).append(row)
+    phases: dict[str, list[Row]] = {}
+    for row in results.sql("SELECT * FROM mixtures ORDER BY until_tokens"):
+        phases.setdefault(row["run"], []).append(row)
+    sources = sorted({row["source"] for of_run in phases.values() for row in of_run})
+    paths: dict[tuple[str, int], list[Row]] = {}
+    for row in results.sql("SELECT * FROM runs ORDER BY position"):
+        paths.setdefault((row["strategy"], row["seed"]), []).append(row)
+    made: list[dict[str, Any]] = []
+    for path in paths.values():
+        before, flops = dict.fromkeys(sources, 0.0), 0.0
+        for stage in path:
+            end = stage["budget_tokens"]
+            for point in scored.get(stage["run"], []):
+                at = point["tokens"]
+                if at > end or (at == 0 and stage["position"]):
+                    continue
+                read = doses(phases.get(stage["run"], []), at)
+                about = {
+                    "strategy": stage["strategy"],
+                    "baseline": stage["baseline"],
+                    "seed": stage["seed"],
+                    "stage": stage["stage"],
+                    "position": stage["position"],
+                    "stage_tokens": at,
+                    "tokens": stage["tokens_before"] + at,
+                    "flops": flops + stage["training_flops"] * at / end if stage["training_flops"] else None,
+                    "final": stage is path[-1] and at == end,
+                    "run": stage["run"],
+                    "benchmark": point["benchmark"],
+                    "kind": point["kind"],
+                    **{DOSE + source: before[source] + read.get(source, 0.0) for source in sources},
+                }
+                made += [{**about, **score} for score in scores_of(point)]
+            for source, tokens in doses(phases.get(stage["run"], []), end).items():
+                before[source] += tokens
+            flops += stage["training_flops"] or 0.0
+    return made
+
+
+def doses(phases: Sequence[Row], tokens: int) -> dict[str, float]:
+    """Tokens of each source among the first `tokens` of a stage (to within a row, as the sampler takes turns)."""
+    read: dict[str, float] = {}
+    ends = sorted({row["until_tokens"] for row in phases})
+    for begin, end in zip([0, *ends], ends):
+        for row in phases:
+            if row["until_tokens"] == end and tokens > begin:
+                read[row["source"]] = read.get(row["source"], 0.0) + row["share"] * (min(tokens, end) - begin)
+    return read
+
+
+def scores_of(point: Row) -> list[dict[str, Any]]:
+    """The measures that a point carries. A ratio of sums varies as its linearised items do (Cochran 1977, 2.11)."""
+    found: list[dict[str, Any]] = []
+    n = point["items"]
+    if point["verdicts"] == n:
+        variance = point["accuracy_variance"] if n > 1 else None
+        found.append({"measure": ACCURACY, "score": point["accuracy"], "items": n, "item_variance": variance})
+    if point["likelihoods"] == n and point["bytes"]:
+        ratio = point["bits"] / point["bytes"]
+        squares = point["bits_bits"] - 2 * ratio * point["bits_bytes"] + ratio**2 * point["bytes_bytes"]
+        variance = max(squares, 0.0) * n / (n - 1) / point["bytes"] ** 2 if n > 1 else None
+        found.append({"measure": BITS_PER_BYTE, "score": ratio, "items": n, "item_variance": variance})
+    return found
