@@ -6,7 +6,8 @@ Same sizes, optimizer, batch and threads. The loops take turns in one process, a
 moves on by one each round, so that a machine whose speed drifts does so for all. A round's figure is its mean step;
 the table gives medians over rounds, and for ratios, taken round by round, the median with its 95 % interval (of order
 statistics, so that one bad round moves nothing) and the middle 80 %. Peak memory is measured in a child process for
-each loop alone. Set-up is not counted.
+each loop alone. Set-up is not counted. No loop saves on its way: a save of ours, by default one each 30 s, is timed
+on its own.
 """
 
 from __future__ import annotations
@@ -29,16 +30,21 @@ import torch.nn.functional as F
 from peer import Decoder, get_batch
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 
+from curricle.execution import Execution
 from curricle.shapes import PRESETS
 from curricle.study import Recipe
 from curricle.tokens.sampler import Sampler
 from curricle.tokens.shards import Shard, Supply
+from curricle.training.checkpoint import Saved, Saver
+from curricle.training.distribution import Ranks
 from curricle.training.loop import train
 from curricle.training.model import build
+from curricle.training.optimizer import make_optimizers
 
 VOCABULARY, CONTEXT = 512, 128
 BATCHES = {"0.4m": 512, "1m": 2048, "3m": 2048, "10m": 2048}
-OURS, BARE, LIT, TRAINER = "ours", "bare PyTorch loop", "LitGPT-style loop", "Hugging Face Trainer"
+OURS, COMPILED = "ours", "ours, compiled"
+BARE, LIT, TRAINER = "bare PyTorch loop", "LitGPT-style loop", "Hugging Face Trainer"
 
 
 def tokens() -> np.ndarray:
@@ -48,13 +54,17 @@ def tokens() -> np.ndarray:
     return made
 
 
-def ours(model: PreTrainedModel, recipe: Recipe, data: np.ndarray, steps: int) -> Iterator[None]:
+def ours(
+    model: PreTrainedModel, recipe: Recipe, data: np.ndarray, steps: int, *, compile: bool = False
+) -> Iterator[None]:
+    how = Execution(compile=compile, save_seconds=math.inf)
     ends = np.arange(60, len(data) + 1, 60).astype(np.uint64)
     supply = Supply([Shard(data[: int(ends[-1])], ends, None)])
     samples = steps * recipe.batch_tokens // CONTEXT
     sampler = Sampler({"s": supply}, [(samples, {"s": 1.0})], row_tokens=CONTEXT, seed=0)
     with tempfile.TemporaryDirectory() as folder:
-        for _ in train(model, sampler, recipe, steps=steps, evaluate_at=frozenset(), folder=Path(folder)):
+        told = {"steps": steps, "evaluate_at": frozenset(), "folder": Path(folder), "execution": how}
+        for _ in train(model, sampler, recipe, **told):
             yield
 
 
@@ -160,8 +170,10 @@ def loop_of(name: str, preset: str, steps: int, folder: Path) -> Callable[[int],
         file = folder / "tokens.bin"
         data.tofile(file)
         loop = lit(preset, recipe, file, steps)
+    elif name == BARE:
+        loop = bare(fresh(preset), recipe, data, steps)
     else:
-        loop = (ours if name == OURS else bare)(fresh(preset), recipe, data, steps)
+        loop = ours(fresh(preset), recipe, data, steps, compile=name == COMPILED)
     return lambda number: clocked(number, lambda: next(loop))
 
 
@@ -213,7 +225,8 @@ def of_ratios(found: list[float], base: list[float]) -> str:
 
 def table_rows(preset: str, seconds: dict[str, list[float]], memory: dict[str, float]) -> list[str]:
     base = seconds[BARE]
-    fastest = min((name for name in seconds if name != OURS), key=lambda name: statistics.median(seconds[name]))
+    peers = [name for name in seconds if name not in (OURS, COMPILED)]
+    fastest = min(peers, key=lambda name: statistics.median(seconds[name]))
     lines = []
     for name, found in seconds.items():
         extra = statistics.median(a - b for a, b in zip(found, base, strict=True)) * 1e3
@@ -226,12 +239,26 @@ def table_rows(preset: str, seconds: dict[str, list[float]], memory: dict[str, f
     return lines
 
 
+def save_milliseconds(preset: str) -> float:
+    """The median of five whole checkpoints: weights and both moments of AdamW, to this machine's disk."""
+    model, recipe = fresh(preset), Recipe(optimizer="adamw", batch_tokens=BATCHES[preset])
+    optimizers = make_optimizers(model, recipe)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizers[0].step()
+    with tempfile.TemporaryDirectory() as folder:
+        saver = Saver(Path(folder), Ranks.alone(), keep=2, ahead=False)
+        taken = [clocked(1, lambda step=step: saver.save(model, optimizers, Saved(step, step))) for step in range(5)]
+    return 1e3 * statistics.median(taken)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--steps", type=int, default=10, help="steps of each in a round")
     parser.add_argument("--models", nargs="+", choices=list(BATCHES), default=["1m", "10m"])
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--compiled", action="store_true", help="our loop with torch.compile, too")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -250,12 +277,18 @@ def main() -> None:
         "| model | tokens a step | loop | ms a step | overhead, ms | ratio (95 % of the median) | middle 80 % | MB |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    names = [OURS, BARE, LIT, TRAINER]
+    names = [OURS, *([COMPILED] if options.compiled else []), BARE, LIT, TRAINER]
+    saves: list[str] = []
     for preset in options.models:
         memory = {name: peak_megabytes(name, preset, options.steps, options.threads) for name in names}
         added = table_rows(preset, compare(preset, names, options.rounds, options.steps), memory)
         lines += added
         print("\n".join(added), flush=True)
+        saves.append(f"{save_milliseconds(preset):.0f} ms at {preset}")
+    lines += [
+        "",
+        f"A save of ours (by default one each 30 s, never more than a twentieth of the time): {', '.join(saves)}.",
+    ]
     if options.out:
         options.out.write_text("\n".join(lines) + "\n")
 

@@ -1,13 +1,13 @@
 """One rank of a small training run, as a program: what the tests start twice, kill and start again.
 
-python one_rank.py FOLDER RANK SIZE MEETING STEPS OPTIMIZER [STOP_AFTER]
+python one_rank.py FOLDER RANK SIZE MEETING STEPS OPTIMIZER [--stop-after N] [--fail-at N] [--replicas N] …
 """
 
 from __future__ import annotations
 
+import argparse
 import functools
 import json
-import sys
 import time
 from pathlib import Path
 
@@ -20,18 +20,47 @@ from curricle.training.distribution import Ranks, rendezvous, whole_weights
 from curricle.training.loss import Learner
 
 
+class Failing:
+    """A sampler whose disk is gone at one sample."""
+
+    def __init__(self, sampler, sample: int):
+        self.sampler, self.at = sampler, sample
+
+    def __getattr__(self, name):
+        return getattr(self.sampler, name)
+
+    def batch(self, start: int, stop: int):
+        if start >= self.at:
+            raise OSError("the disk is gone")
+        return self.sampler.batch(start, stop)
+
+
 def main() -> None:
-    folder, rank, size, meeting, steps, optimizer, *rest = sys.argv[1:]
-    stop_after = int(rest[0]) if rest else None
-    pause = float(rest[1]) if len(rest) > 1 else 0.0
-    rank, size = int(rank), int(size)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("rank", type=int)
+    parser.add_argument("size", type=int)
+    parser.add_argument("meeting", type=Path)
+    parser.add_argument("steps", type=int)
+    parser.add_argument("optimizer")
+    parser.add_argument("--stop-after", type=int, help="the last rank alone is told to stop after so many steps")
+    parser.add_argument("--fail-at", type=int, help="the last rank alone cannot read the batch of this step")
+    parser.add_argument("--pause", type=float, default=0.0, help="seconds after each step; every step saves")
+    parser.add_argument("--replicas", type=int, default=1)
+    asked = parser.parse_args()
+    folder, rank, size, steps = asked.folder, asked.rank, asked.size, asked.steps
     torch.set_num_threads(1)
-    ranks = Ranks.join(rank, size, rendezvous(Path(meeting))) if size > 1 else Ranks.alone()
-    recipe = RECIPE.model_copy(update={"optimizer": optimizer, "schedule": "cosine"})
+    ranks = Ranks.join(rank, size, rendezvous(asked.meeting)) if size > 1 else Ranks.alone()
+    recipe = RECIPE.model_copy(update={"optimizer": asked.optimizer, "schedule": "cosine"})
     model, sampler = make()
     reached = 0
-    # Only the last rank is told to stop: the others must learn it from it.
-    asked = lambda: stop_after is not None and reached >= stop_after and rank == size - 1  # noqa: E731
+    last = rank == size - 1
+
+    def told_to_stop() -> bool:
+        return last and asked.stop_after is not None and reached >= asked.stop_after
+
+    if last and asked.fail_at is not None:
+        sampler = Failing(sampler, asked.fail_at * 4)
     read = []
     if size > 1:  # where ranks share a model, its logits are taken in parts as well
         loop.Learner = functools.partial(Learner, whole=64 * 7)
@@ -39,24 +68,26 @@ def main() -> None:
         model,
         sampler,
         recipe,
-        steps=int(steps),
-        evaluate_at=frozenset({int(steps)}),
-        folder=Path(folder),
+        steps=steps,
+        evaluate_at=frozenset({steps}),
+        folder=folder,
         ranks=ranks,
-        execution=Execution(save_seconds=0.0 if pause else 1e9, save_ahead=optimizer == "adamw"),
-        asked_to_stop=asked,
+        execution=Execution(
+            save_seconds=0.0 if asked.pause else 1e9, save_ahead=asked.optimizer == "adamw", replicas=asked.replicas
+        ),
+        asked_to_stop=told_to_stop,
     ):
         reached = now.step
         mine = ranks.share(4)
         documents = [sampler.read((now.step - 1) * 4 + row)[3] for row in range(mine.start, mine.stop)]
         read.append([now.step, documents])
-        if pause:
+        if asked.pause:
             print(now.step, flush=True)
-            time.sleep(pause)
+            time.sleep(asked.pause)
     whole = whole_weights(model, ranks)
-    (Path(folder) / f"read-{size}-{rank}-{reached}.json").write_text(json.dumps(read))
-    if ranks.first and reached == int(steps):
-        torch.save(whole.state_dict(), Path(folder) / "weights.pt")
+    (folder / f"read-{size}-{rank}-{reached}.json").write_text(json.dumps(read))
+    if ranks.first and reached == steps:
+        torch.save(whole.state_dict(), folder / "weights.pt")
     ranks.leave()
 
 

@@ -74,21 +74,42 @@ def test_two_ranks_end_where_one_does_within_rounding_and_read_the_same_document
 def test_from_two_ranks_to_one_and_back_goes_on_with_the_same_batches(alone, tmp_path):
     """The stop comes to one rank alone; both leave at the same step, with one whole checkpoint."""
     optimizer, one = alone
-    finish(tmp_path, 2, 12, optimizer, 4)
+    finish(tmp_path, 2, 12, optimizer, "--stop-after", 4)
     first = checkpoint.describe(checkpoint.complete(tmp_path / "checkpoints")[-1]).step
     assert 4 <= first < 12
-    finish(tmp_path, 1, 12, optimizer, 8)
+    finish(tmp_path, 1, 12, optimizer, "--stop-after", 8)
     finish(tmp_path, 2, 12, optimizer)
     assert losses(tmp_path) == pytest.approx(losses(one), abs=1e-5)
     assert apart(weights(tmp_path), weights(one)) < 2e-5
     assert not list((tmp_path / "checkpoints").glob(".*"))
 
 
+@pytest.mark.parametrize("size", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_copies_of_a_sharded_model_end_where_one_rank_does(alone, tmp_path, size):
+    """Hybrid sharding: 2 copies, each cut over 1 or 2 ranks."""
+    optimizer, one = alone
+    finish(tmp_path, size, 12, optimizer, "--replicas", 2)
+    assert losses(tmp_path) == pytest.approx(losses(one), abs=1e-5)
+    assert apart(weights(tmp_path), weights(one)) < 2e-5
+
+
+def test_where_one_rank_fails_all_fail_and_what_was_saved_stays_whole(alone, tmp_path):
+    optimizer, one = alone
+    finish(tmp_path, 2, 12, optimizer, "--stop-after", 4)
+    saved = [f.name for f in checkpoint.complete(tmp_path / "checkpoints")]
+    for process in start(tmp_path, 2, 12, optimizer, "--fail-at", 8):
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode not in (0, None), errors
+    assert [f.name for f in checkpoint.complete(tmp_path / "checkpoints")] == saved
+    finish(tmp_path, 2, 12, optimizer)
+    assert losses(tmp_path) == pytest.approx(losses(one), abs=1e-5)
+
+
 @pytest.mark.slow
 def test_two_ranks_that_are_killed_end_in_the_same_weights_bit_for_bit(tmp_path):
     finish(tmp_path / "whole", 2, 14, "adamw")
     for kill in (3, 8):
-        processes = start(tmp_path / "cut", 2, 14, "adamw", 99, 0.05)
+        processes = start(tmp_path / "cut", 2, 14, "adamw", "--pause", 0.05)
         for line in processes[0].stdout:
             if int(line) >= kill:
                 break

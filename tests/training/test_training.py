@@ -42,6 +42,13 @@ def make(seed: int = 0, recipe: Recipe = RECIPE, samples: int = 200):
     return build(SHAPE, vocabulary=64, context=32, delimiter=0, seed=seed), sampler
 
 
+def repeating(samples: int) -> Sampler:
+    """Text that can be learnt to the last token: the same 32 over and over."""
+    tokens = np.tile(np.arange(1, 33), 100).astype(np.uint16)
+    supply = Supply([Shard(tokens, np.array([len(tokens)], np.uint64), None)])
+    return Sampler({"s": supply}, [(samples, {"s": 1.0})], row_tokens=32, seed=0)
+
+
 def finish(folder: Path, steps: int = 20, recipe: Recipe = RECIPE, save_seconds: float = 1e9) -> dict:
     model, sampler = make()
     how = Execution(save_seconds=save_seconds)
@@ -124,10 +131,8 @@ def test_accumulation_changes_no_gradient(tmp_path):
 
 def test_training_learns_what_can_be_learnt(tmp_path):
     model, _ = make()
-    tokens = np.tile(np.arange(1, 33), 100).astype(np.uint16)
-    supply = Supply([Shard(tokens, np.array([len(tokens)], np.uint64), None)])
-    sampler = Sampler({"s": supply}, [(240, {"s": 1.0})], row_tokens=32, seed=0)
-    losses = [s.loss_nats for s in train(model, sampler, RECIPE, steps=60, evaluate_at=frozenset(), folder=tmp_path)]
+    steps = train(model, repeating(240), RECIPE, steps=60, evaluate_at=frozenset(), folder=tmp_path)
+    losses = [step.loss_nats for step in steps]
     assert losses[0] == pytest.approx(math.log(64), abs=0.3)
     assert losses[-1] < 0.1
 
