@@ -1,9 +1,10 @@
 """Where and how a plan is carried out. Nothing in it is part of what a run is: it changes speed and memory, never the
-result beyond the last digits of sums over ranks."""
+result beyond rounding: sums over ranks add in another order, and in bf16 many GPUs hold their parts of a layer in
+bf16 while it works, where one GPU casts operation by operation."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 
@@ -18,7 +19,8 @@ class Execution:
     compile: bool | None = None
     """`torch.compile` the layers; None: on a GPU only, where it pays (docs/results/train_cpu.md)."""
     attention: Literal["auto", "sdpa", "flex_attention"] = "auto"
-    """How documents in a row are kept apart: by a dense mask, or (GPUs, by default) block by block."""
+    """How documents in a row are kept apart: by a dense mask, or block by block (by default on a GPU, for models that
+    can)."""
     recompute: bool = False
     """Activation checkpointing: activations are made again in the backward pass, for memory."""
     save_ahead: bool | None = None
@@ -30,10 +32,9 @@ class Execution:
 
     def for_device(self, kind: str) -> Execution:
         """The same with what depends on the device settled."""
-        from dataclasses import replace
-
         gpu = kind == "cuda"
-        attention = ("flex_attention" if gpu else "sdpa") if self.attention == "auto" else self.attention
-        settled = {"compile": self.compile if self.compile is not None else gpu}
-        settled["save_ahead"] = self.save_ahead if self.save_ahead is not None else gpu
-        return replace(self, attention=attention, **settled)
+        return replace(
+            self,
+            compile=gpu if self.compile is None else self.compile,
+            save_ahead=gpu if self.save_ahead is None else self.save_ahead,
+        )

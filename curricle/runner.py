@@ -9,9 +9,8 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -24,7 +23,7 @@ from curricle.planning import Node, Plan
 from curricle.preparation import Prepared, Watch, prepare, stock
 from curricle.remote import Remote
 from curricle.results import Results
-from curricle.store import Held, Store, locked, read_json
+from curricle.store import Held, Store, read_json
 from curricle.study import Refused
 from curricle.upkeep import remember
 from curricle.work import Message, evaluation_file, is_done, work_on
@@ -180,6 +179,7 @@ def execute(
     ahead = _work_ahead(plan)
     waiting.sort(key=lambda node: -ahead[node.run])  # the longest chain first, so that none is left alone at the end
     held: dict[str, float] = {}  # by run, when to ask again
+    left: set[str] = set()  # runs that were left without being asked to
     stopping = False
     try:
         while waiting or crew.busy:
@@ -197,6 +197,12 @@ def execute(
                     raise Refused(message.text)
                 if message.kind == "held":
                     held[message.run] = time.monotonic() + ASK_AGAIN_SECONDS
+                    waiting.append(plan.nodes[message.run])
+                if message.kind == "stopped" and not stopping:
+                    # A file that another machine wrote may be seen late; twice is a fault.
+                    if message.run in left:
+                        raise Failed(f"{message.run} was left unfinished twice, and nobody had asked for that")
+                    left.add(message.run)
                     waiting.append(plan.nodes[message.run])
                 if message.kind == "done":
                     finished.add(message.run)
@@ -233,22 +239,29 @@ def walk_as_rank(
     for run, node in plan.nodes.items():
         if run in finished:
             continue
-        while ranks.decided(partial(_is_held, prepared.store, run)):
+        tries = 0
+        while True:
+            try:
+                last = yield from _said(work_on(prepared, node, ranks, execution, interrupted))
+            except Held:
+                last = "held"
+            if last == "done":
+                break
             if ranks.summed([interrupted()])[0]:
-                raise Interrupted("another process works on what is left")
-            time.sleep(ASK_AGAIN_SECONDS)
-        for message in work_on(prepared, node, ranks, execution, interrupted):
-            if message.kind == "stopped":
                 raise Interrupted("what was begun is saved")
+            if last == "stopped" and (tries := tries + 1) > 1:
+                raise Failed(f"{run} was left unfinished twice, and nobody had asked for that")
+            time.sleep(ASK_AGAIN_SECONDS)
+
+
+def _said(messages: Iterator[Message]) -> Generator[Message, None, str]:
+    """What is said, but for a `stopped` at its end; the kind of the last."""
+    kind = ""
+    for message in messages:
+        kind = message.kind
+        if kind != "stopped":
             yield message
-
-
-def _is_held(store: Store, run: str) -> bool:
-    try:
-        with locked(store.run_folder(run), run):
-            return False
-    except Held:
-        return True
+    return kind
 
 
 def refuse_uneven(plan: Plan, execution: Execution) -> None:

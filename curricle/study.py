@@ -280,6 +280,12 @@ class Study(Frozen):
             else self.recipe.model_copy(update={k: getattr(own, k) for k in own.model_fields_set})
         )
 
+    def rate_is_default(self, stage: str) -> bool:
+        """Whether nobody has written a learning rate for it."""
+        own = self.stages[stage]
+        stated = [self.recipe.model_fields_set, own.recipe.model_fields_set if own.recipe else ()]
+        return not own.sweep and not any("learning_rate" in fields or "preset" in fields for fields in stated)
+
     def to_yaml(self) -> str:
         """The study as it stands, overrides included, without what was left to its default."""
         plain = self.model_dump(mode="json", exclude_unset=True)

@@ -94,6 +94,9 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+NAMED = ("sources", "stages", "benchmarks")  # fields whose keys are names that the study gives
+
+
 def _override(tree: dict, override: str) -> None:
     path, equals, value = override.partition("=")
     keys = path.strip().split(".")
@@ -103,6 +106,8 @@ def _override(tree: dict, override: str) -> None:
         parsed = yaml.load(value, _Loader)
     except yaml.YAMLError:
         raise Refused(f"--set {override}: {value!r} is not readable as YAML") from None
+    if len(keys) > 2 and isinstance(named := tree.get(keys[0]), dict) and keys[0] in NAMED and keys[1] not in named:
+        raise Refused(f"--set {override}: {keys[0]} has no {keys[1]!r}; {nearest(keys[1], named)}")
     here: Any = tree
     for depth, key in enumerate(keys[:-1]):
         if key not in here or here[key] is None:

@@ -12,7 +12,7 @@ import platform
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from curricle.execution import Execution
 from curricle.planning import Node
 from curricle.preparation import Prepared, sampler_for
 from curricle.results import EVALUATIONS, write_rows
-from curricle.store import is_complete, locked, read_json, sweep, whole_file, whole_folder, write_json
+from curricle.store import Held, is_complete, locked, read_json, sweep, whole_file, whole_folder, write_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -98,7 +98,7 @@ def work_on(
 
     ranks = ranks or Ranks.alone()
     folder = prepared.store.run_folder(node.run)
-    with locked(folder, node.run) if ranks.first else nullcontext():
+    with _ours(folder, node.run, ranks):
         if ranks.first:
             for part in (folder, folder / "points", folder / "evaluations", folder / "average"):
                 sweep(part)
@@ -117,6 +117,23 @@ def work_on(
             averaging.clear(folder)
             checkpoint.keep_milestones(folder / "checkpoints")  # other runs may begin with these
     yield Message("done" if done else "stopped", node.run, node.tokens if done else 0)
+
+
+@contextmanager
+def _ours(folder: Path, run: str, ranks: Ranks) -> Iterator[None]:
+    """The run's lock, which the first rank takes for all: where another process has it, every rank raises `Held`, so
+    that none of them is left behind in this run."""
+    with ExitStack() as taken:
+        fault = None
+        if ranks.first:
+            try:
+                taken.enter_context(locked(folder, run))
+            except Held as held:
+                fault = str(held)
+        fault = ranks.decided(lambda: fault)
+        if fault is not None:
+            raise Held(fault)
+        yield
 
 
 def _train(
@@ -151,7 +168,7 @@ def _train(
         flops_per_token=prepared.catalogue.shape.training_flops_per_token(prepared.catalogue.vocabulary, node.context),
     )
     # On a GPU the layers are compiled for training's shapes; what is scored is then what was exported.
-    live = ranks.size == 1 and not how.compile and how.attention == "sdpa"
+    live = ranks.size == 1 and not how.compile and ranks.device.type == "cpu"
     for now in steps:
         yield Message("step", node.run, now.tokens, now.loss_nats, now.tokens_per_second)
         if now.step in node.states and ranks.first:
@@ -231,7 +248,13 @@ def _register(prepared: Prepared, node: Node, step: int) -> None:
 def _adopted(prepared: Prepared, node: Node, folder: Path) -> Path | None:
     """The latest state of another run that is a state of this one, too; what that run kept until then is taken over:
     its metrics, and its weights at the points that are asked of this run. None where there is no such state."""
+    from curricle.training import averaging
+    from curricle.training.loop import lines_until
+
+    averaged = averaging.steps_of(node.recipe, node.steps)
     for step in sorted(node.states, reverse=True):
+        if averaged and step >= averaged[0]:
+            continue  # the donor has not kept what must be averaged until then
         file = prepared.store.root / "states" / f"{node.states[step]}.json"
         donor = prepared.store.run_folder(read_json(file)["run"]) if file.exists() else folder
         points = [s for s in node.evaluate_at if s <= step]
@@ -243,11 +266,8 @@ def _adopted(prepared: Prepared, node: Node, folder: Path) -> Path | None:
             if place is not None and not is_complete(target):
                 with whole_folder(target) as temporary:
                     shutil.copytree(place, temporary, copy_function=_linked, dirs_exist_ok=True)
-        with (
-            whole_file(folder / "metrics.jsonl", "w") as metrics,
-            open(donor / "metrics.jsonl", encoding="utf-8") as old,
-        ):
-            metrics.writelines(line for line in old if json.loads(line)["step"] <= step)
+        with whole_file(folder / "metrics.jsonl") as metrics:
+            metrics.writelines(lines_until(donor / "metrics.jsonl", step))
         return state_folder(donor, step)
     return None
 
@@ -258,8 +278,11 @@ def _kept_by(donor: Path, node: Node, step: int) -> Path | None:
     if is_complete(inside):
         return inside
     end = donor / "model"
-    ended = is_complete(end) and read_json(donor / "run.json")["identity"]["budget_tokens"] == node.tokens_at(step)
-    return end if ended and node.recipe.average is None else None
+    if not is_complete(end):
+        return None
+    identity = read_json(donor / "run.json")["identity"]
+    ended = identity["budget_tokens"] == node.tokens_at(step)
+    return end if ended and identity["recipe"]["average"] is None else None  # a mean of states is no state
 
 
 def _linked(source: str, target: str) -> None:
@@ -302,7 +325,9 @@ def _evaluate(
     began = time.monotonic()
     tokens = node.tokens_at(step)
     where = {"run": node.run, "stage": node.stage, "seed": node.seed, "tokens": tokens, "final": step == node.steps}
-    left = [n for n in prepared.asked if not evaluation_file(prepared, folder, tokens, n).exists()]
+    left = ranks.decided(
+        lambda: [n for n in prepared.asked if not evaluation_file(prepared, folder, tokens, n).exists()]
+    )
     for name in left[ranks.rank :: ranks.size]:
         if asked_to_stop():
             break

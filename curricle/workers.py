@@ -138,7 +138,7 @@ class Worker:
         self._evaluating = message.kind == "evaluating"
         if message.kind not in SAYS_MORE:
             self.node = None
-        if message.kind == "failed" and len(self.processes) > 1:
+        if message.kind in {"failed", "refused"} and len(self.processes) > 1:
             self.kill()  # the other ranks wait for one that will not come
         return message
 

@@ -3,8 +3,9 @@
     python scripts/soak.py --kills 200 --ranks 2        (about 10 s a kill; prints a line each, and the verdict)
 
 A small study is run undisturbed, then in another store with a SIGKILL or SIGTERM at random moments after its start, to
-the driver or to one of its workers, until it has been stopped so often, and then to its end. The weights of all runs
-must be equal byte for byte, and nothing half written may be left.
+the driver or to one of its workers, until it has been stopped so often, and then to its end. Each time it comes to its
+end the weights of all runs must be equal byte for byte to the undisturbed ones and nothing half written may be left;
+then it begins anew. A driver that was asked to stop must have saved and left with 130.
 """
 
 from __future__ import annotations
@@ -88,15 +89,25 @@ def stray(store: Path) -> list[str]:
     return [str(f.relative_to(store)) for f in store.glob("**/.*.tmp")]
 
 
-def struck(process: subprocess.Popen, chance: random.Random) -> str:
-    """Hit the driver, or one of its workers, by a signal; what was done, in words."""
+def struck(process: subprocess.Popen, chance: random.Random) -> tuple[str, set[int]]:
+    """Hit the driver, or one of its workers, by a signal; what was done, in words, and how it may leave then. (A driver
+    that is hit before it listens dies of the signal; one that was at its end anyway leaves with 0.)"""
     number = chance.choice([signal.SIGKILL, signal.SIGTERM])
     workers = [c for c in psutil.Process(process.pid).children() if "multiprocessing" in " ".join(c.cmdline())]
     if workers and chance.random() < 0.3:
         chance.choice(workers).kill()
-        return "SIGKILL to a worker"
+        return "SIGKILL to a worker", {0, 1}
     process.send_signal(number)
-    return f"{number.name} to the driver"
+    allowed = {-signal.SIGKILL} if number == signal.SIGKILL else {130, 0, -signal.SIGTERM}
+    return f"{number.name} to the driver", allowed
+
+
+def faults_of(store: Path, whole: dict[str, bytes]) -> list[str]:
+    """What is wrong with a store in which everything is done."""
+    found = weights(store)
+    differ = sorted(n for n in whole.keys() | found.keys() if whole.get(n) != found.get(n))
+    faults = [f"{len(differ)} of {len(whole)} files of weights differ, the first {differ[0]}"] if differ else []
+    return faults + [f"left half written: {name}" for name in stray(store / "runs")]
 
 
 def soak(kills: int, ranks: int, tokens: int, seed: int, checkpoint: str | None = None, say=print) -> list[str]:
@@ -107,33 +118,38 @@ def soak(kills: int, ranks: int, tokens: int, seed: int, checkpoint: str | None 
     began = time.monotonic()
     subprocess.run(command(file, place / "whole" / "store", ranks), check=True, stdout=subprocess.DEVNULL)
     undisturbed = time.monotonic() - began
-    say(f"undisturbed: {undisturbed:.0f} s, {len(weights(place / 'whole' / 'store'))} files of weights")
-    store, struck_so_far, finished = place / "cut" / "store", 0, 0
+    whole = weights(place / "whole" / "store")
+    say(f"undisturbed: {undisturbed:.0f} s, {len(whole)} files of weights")
+    store, struck_so_far, finished, asked_early = place / "cut" / "store", 0, 0, 0
     while struck_so_far < kills:
         with subprocess.Popen(
             command(file, store, ranks), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
         ) as process:
             try:
-                process.wait(timeout=chance.uniform(0.5, 1.0) * min(undisturbed, 20))
+                process.wait(timeout=chance.uniform(0.1, 1.0) * min(undisturbed, 20))
             except subprocess.TimeoutExpired:
                 struck_so_far += 1
-                how = struck(process, chance)
+                how, allowed = struck(process, chance)
                 process.wait(timeout=120)
                 say(f"{struck_so_far:4d}  {time.monotonic() - began:6.0f} s  {how}: exit {process.returncode}")
+                if process.returncode not in allowed:
+                    return [f"{how}: exit {process.returncode}: {process.stderr.read().decode()[-2000:]}"]
+                asked_early += process.returncode == -signal.SIGTERM
             else:
                 finished += 1
                 if process.returncode:
                     return [f"exit {process.returncode} without a signal: {process.stderr.read().decode()[-2000:]}"]
-                shutil.rmtree(store / "runs")  # what is left of the kills begins anew
+                if faults := faults_of(store, whole):
+                    return faults
+                say(f"      {time.monotonic() - began:6.0f} s  at its end: the same weights; it begins anew")
+                shutil.rmtree(store / "runs")
                 shutil.rmtree(store / "states", ignore_errors=True)
     done = subprocess.run(command(file, store, ranks), capture_output=True, text=True)
-    faults = [f"the last run failed: {done.stderr[-2000:]}"] if done.returncode else []
-    one, other = weights(place / "whole" / "store"), weights(store)
-    if one != other:
-        differ = sorted(n for n in one.keys() | other.keys() if one.get(n) != other.get(n))
-        faults.append(f"{len(differ)} of {len(one)} files of weights differ, the first {differ[0]}")
-    faults += [f"left half written: {name}" for name in stray(store / "runs")]
-    say(f"{struck_so_far} times struck, {finished} times finished on the way; {len(one)} files of weights compared")
+    faults = [f"the last run failed: {done.stderr[-2000:]}"] if done.returncode else faults_of(store, whole)
+    say(
+        f"{struck_so_far} times struck ({asked_early} before it listened to SIGTERM), {finished + 1} times at its end; "
+        f"{len(whole)} files of weights compared each time"
+    )
     if not faults:
         shutil.rmtree(place)
     return faults

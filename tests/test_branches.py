@@ -170,6 +170,27 @@ def test_branches_share_their_prefix_and_an_added_phase_trains_only_itself(tmp_p
     assert steps == list(range(1, 11))
 
 
+@pytest.mark.parametrize("averaged", ["the donor", "the adopter", "both"])
+def test_a_mean_of_states_is_never_taken_for_a_state(tmp_path, averaged):
+    mean = {"average": {"last": 3, "every_tokens": 512}}
+    donor = {"mixture": {"algebra": 1}, "budget_tokens": 2048, "recipe": mean if averaged != "the adopter" else {}}
+    parts = [{"until": "2048", "mixture": {"algebra": 1}}, {"until": "100%", "mixture": {"code": 1}}]
+    adopter = {"budget_tokens": 3072, "phases": parts, "evaluate_at": [2048]}
+    adopter["recipe"] = mean if averaged != "the donor" else {}
+    fields = tiny(strategies={"to the end": ["math"]}, baseline="to the end",
+                  recipe={"batch_tokens": 512, "warmup_tokens": 512})  # fmt: skip
+    files = {}
+    for name, stage in (("donor", donor), ("adopter", adopter)):
+        (tmp_path / name).mkdir()
+        files[name] = write_study(tmp_path / name, fields | {"stages": {"math": stage}})
+    run(files["donor"], tmp_path / "store")
+    _, after_it = run(files["adopter"], tmp_path / "store")
+    _, afresh = run(files["adopter"], tmp_path / "afresh")
+    assert weights(files["adopter"], tmp_path / "store") == weights(files["adopter"], tmp_path / "afresh")
+    scored = "select tokens, item, nats from evaluations order by all"
+    assert after_it.sql(scored) == afresh.sql(scored)
+
+
 def weights(file: Path, store: Path) -> list[bytes]:
     plan = make_plan(load_study(file), store)
     files = [Store(store).run_folder(run) / "model" / "model.safetensors" for run in plan.nodes]

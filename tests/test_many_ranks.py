@@ -101,6 +101,16 @@ def test_torchrun_that_is_told_to_stop_saves_and_one_process_goes_on(alone, fres
 
 
 @pytest.mark.slow
+def test_two_drivers_with_two_ranks_each_share_one_store_and_harm_no_run(alone, fresh):
+    ranks = [*CURRICLE, "run", "tiny.yaml", "--nproc-per-node", "2", "--workers", "1"]
+    drivers = [subprocess.Popen([*ranks, "--out", f"out{n}"], cwd=fresh, stderr=subprocess.PIPE) for n in (1, 2)]
+    for driver in drivers:
+        _, errors = driver.communicate(timeout=300)
+        assert driver.returncode == 0, errors.decode()
+    assert close(losses(fresh), alone[1])
+
+
+@pytest.mark.slow
 def test_what_is_refused_is_refused_once_with_the_exit_code_of_it(fresh):
     done = run(fresh, TORCHRUN, "--set", "sources.code.files=none.jsonl")
     assert done.returncode != 0 and done.stderr.count("error: ") >= 1

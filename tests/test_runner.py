@@ -21,6 +21,7 @@ from curricle.results import Results
 from curricle.store import Store, is_complete
 from curricle.study import Refused
 from curricle.studyfile import load_study
+from curricle.work import Message
 
 
 def run(file: Path, store: Path, **options) -> tuple[list, Results]:
@@ -172,6 +173,34 @@ def test_two_drivers_on_one_run_do_not_harm_each_other(trained):
 
     runner.run(plan, store=store, out=store.parent / "out5", show=show)
     assert sorted(run for kind, run in kinds if kind == "done") == sorted(plan.nodes)
+
+
+class Leaving:
+    """A crew whose first runs are left unfinished without anybody having asked."""
+
+    def __init__(self, times: int):
+        self.times, self.said, self.free, self.busy = times, [], 1, 0
+
+    def start(self, node):
+        self.said.append(Message("stopped" if self.times > 0 else "done", node.run))
+        self.times, self.free, self.busy = self.times - 1, 0, 1
+
+    def listen(self, timeout):
+        said, self.said, self.free, self.busy = self.said, [], 1, 0
+        return said
+
+    def stop(self): ...
+
+    def close(self): ...
+
+
+def test_a_run_that_is_left_without_being_asked_is_begun_once_more_and_no_more(trained):
+    file, store, _, _ = trained
+    plan = make_plan(load_study(file), store)
+    said = list(runner.execute(plan, None, Leaving(1), lambda: False, frozenset()))
+    assert {m.run for m in said if m.kind == "done"} == set(plan.nodes)
+    with pytest.raises(runner.Failed, match="left unfinished twice"):
+        list(runner.execute(plan, None, Leaving(2), lambda: False, frozenset()))
 
 
 def test_a_line_of_metrics_that_is_being_written_is_not_read_yet(trained, tmp_path):

@@ -30,6 +30,7 @@ class Box:
     """One for each seed."""
     branch_tokens: int | None = None
     """Where in the box before it branches off, if not at its end."""
+    phases: int = 1
 
     def done(self, finished: Collection[str]) -> int:
         """How many of its runs are complete."""
@@ -90,7 +91,11 @@ def flow(plan: Plan) -> Flow:
             runs = tuple(plan.paths[strategy, seed][position] for seed in seeds)
             column = last - heights[run]
             left = plan.branch_tokens(node)
-            box = Box(node.stage, node.kind, node.tokens, column, row, parent, node.strategies, position, runs, left)
-            boxes.append(box)
+            boxes.append(
+                Box(
+                    node.stage, node.kind, node.tokens, column, row, parent, node.strategies, position, runs, left,
+                    phases=len(node.mixtures),
+                )
+            )  # fmt: skip
     ends = [End(s, plan.arms[s] == plan.study.baseline, row, index[paths[s][-1]]) for row, s in enumerate(rows)]
     return Flow(tuple(boxes), tuple(ends))

@@ -46,7 +46,8 @@ def plan_view(plan: Plan, done: Collection[str], estimate_seconds: float | None,
     if estimate_seconds is not None:
         head.append(Text(f"{'about ' * (estimate_seconds >= 1)}{words.duration(estimate_seconds)} here"))
     tree = TreeView(flow(plan), finished)
-    return Group(Flowing(head), SPACE, tree, SPACE, ledger(plan), SPACE, *cost(plan, estimate_seconds, based_on))
+    costs = cost(plan, estimate_seconds, based_on)
+    return Group(Flowing(head), SPACE, tree, SPACE, ledger(plan), SPACE, *recipes(plan), SPACE, *costs)
 
 
 class Flowing:
@@ -83,7 +84,8 @@ class TreeView:
         done = box.done(self.finished)
         mark = "" if not done else " ✓" if done == len(box.runs) else f" {done}/{len(box.runs)} ✓"
         left = "" if box.branch_tokens is None else f" from {words.count(box.branch_tokens)}"
-        return f"{box.stage} {words.count(box.tokens)}{left}{mark}"
+        phases = f" in {box.phases} phases" if box.phases > 1 else ""
+        return f"{box.stage} {words.count(box.tokens)}{phases}{left}{mark}"
 
     def rows(self) -> list[Text]:
         layout = self.layout
@@ -138,6 +140,20 @@ def ledger(plan: Plan) -> Table:
         add_row(table, stage, line.source, words.count(line.tokens), words.percent(line.share), epochs, stated)
         last = line.stage
     return table
+
+
+def recipes(plan: Plan) -> list[RenderableType]:
+    """How each stage's weights are moved; stages that are moved alike stand in one line."""
+    alike: dict[str, list[str]] = {}
+    for stage in dict.fromkeys(node.stage for node in plan.nodes.values()):
+        alike.setdefault(words.recipe(plan.study.recipe_of(stage), plan.study.stages[stage].sweep), []).append(stage)
+    lines: list[RenderableType] = [Text(f"{', '.join(stages)}: {told}") for told, stages in alike.items()]
+    if plan.study.model.checkpoint and any(plan.study.rate_is_default(stage) for stage in plan.study.stages):
+        lines.append(
+            Text("recipe.learning_rate is not stated: the default is for fresh weights, a checkpoint wants less, such "
+                 "as {optimizer: adamw, learning_rate: 2.0e-4}", style="yellow")
+        )  # fmt: skip
+    return lines
 
 
 def cost(plan: Plan, estimate_seconds: float | None, based_on: str) -> list[RenderableType]:

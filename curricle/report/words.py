@@ -5,8 +5,11 @@ Each function takes a plain number and promises a short string with its unit; no
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from curricle.analysis import Finding
 from curricle.analysis.finding import between, number
+from curricle.study import Recipe
 
 DECIMAL = ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "k"))
 
@@ -17,6 +20,16 @@ def count(value: float) -> str:
         if value >= size * 0.9995:
             return f"{float(f'{value / size:.3g}'):g}{suffix}"
     return f"{value:.4g}"
+
+
+def recipe(made: Recipe, sweep: Sequence[float] = ()) -> str:
+    """How weights are moved: `muon, learning rate 0.004 constant, 2.05k tokens a batch, fp32`."""
+    rates = " or ".join(f"{rate:g}" for rate in sweep or [made.learning_rate])
+    mean = f", the mean of the last {made.average.last} states" if made.average else ""
+    return (
+        f"{made.optimizer}, learning rate {rates} {made.schedule}, {count(made.batch_tokens)} tokens a batch, "
+        f"{made.precision}{mean}"
+    )
 
 
 def flops(value: float) -> str:

@@ -82,7 +82,7 @@ class Saver:
             else:
                 dcp.save(state, storage_writer=writer)
         if not self.ahead:
-            self._close()
+            self._count()
 
     def written(self) -> bool:
         """Whether this rank has something on its way that is written by now."""
@@ -94,9 +94,15 @@ class Saver:
             self._writing.result()
             self._writing = None
             self.ranks.wait()
-            self._close()
+            self._count()
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Give back what the writing thread talks through."""
+        if self._group is not None and self._writing is None:
+            dist.destroy_process_group(self._group)
+            self._group = None
+
+    def _count(self) -> None:
         if self.ranks.first:
             assert self._temporary is not None and self._saved is not None
             saved = self._saved

@@ -15,7 +15,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -28,7 +28,7 @@ from curricle.schedule import learning_rate
 from curricle.store import sweep
 from curricle.study import Recipe
 from curricle.tokens.sampler import Batch, Sampler
-from curricle.training import averaging, checkpoint
+from curricle.training import attention, averaging, checkpoint
 from curricle.training.checkpoint import Saved, Saver
 from curricle.training.distribution import Ranks, layers_of, shard
 from curricle.training.guard import Guard
@@ -192,11 +192,13 @@ def train(
             save()
         saver.finish()
     except GeneratorExit:
-        if step > saved and ranks.size == 1:
-            save()
-        saver.finish()
+        if ranks.size == 1:  # many close at different moments, and could not agree on a save
+            if step > saved:
+                save()
+            saver.finish()
         raise
     finally:
+        saver.close()
         if metrics is not None:
             metrics.close()
 
@@ -250,8 +252,9 @@ def move(optimizers: list[torch.optim.Optimizer], lr: float) -> None:
 def _ready(model: PreTrainedModel, ranks: Ranks, how: Execution, recipe: Recipe) -> Learner:
     """The model on its device, cut over the ranks, compiled where that was asked."""
     model.to(ranks.device)
-    if how.attention != "sdpa" and model.config._attn_implementation != how.attention:
-        model.set_attn_implementation(how.attention)
+    kept_apart = attention.chosen(how.attention, model, ranks.device.type)
+    if model.config._attn_implementation != kept_apart:
+        model.set_attn_implementation(kept_apart)
     if how.recompute:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     learner = Learner(model)
@@ -299,12 +302,19 @@ def _write(metrics: Any, now: Step, flops_per_token: float | None) -> None:
 
 def _reopen(file: Path, step: int):
     """The metrics file, cut back to `step`: what lies after it will be written again."""
-    kept = 0
     if file.exists():
-        with open(file, "rb") as lines:
-            for line in lines:
-                if not line.endswith(b"\n") or json.loads(line)["step"] > step:
-                    break
-                kept += len(line)
-        os.truncate(file, kept)
+        os.truncate(file, sum(map(len, lines_until(file, step))))
     return open(file, "a", encoding="utf-8")
+
+
+def lines_until(file: Path, step: int) -> Iterator[bytes]:
+    """The lines of a metrics file up to that step, or to the first that a power cut left damaged."""
+    with open(file, "rb") as lines:
+        for line in lines:
+            try:
+                found = json.loads(line)["step"]
+            except (ValueError, TypeError, KeyError):
+                return
+            if found > step or not line.endswith(b"\n"):
+                return
+            yield line

@@ -42,6 +42,14 @@ def test_harder_text_is_learnt_from_after_a_few_steps():
     assert 1 <= skipped <= 10
 
 
+def test_one_spike_does_not_blind_the_guard_to_the_next():
+    guard = settled()
+    for loss, norm in ((3.0, 1e6), (3.0, 1e4), (50.0, 1.0), (3.0, 1e3)):
+        assert guard.objection(loss, norm) is not None
+        guard.see(loss, norm, skipped=True)
+    assert guard.objection(3.0, 1.0) is None
+
+
 def test_a_new_mixture_is_not_measured_by_the_old_one():
     guard = settled()
     guard.new_text()

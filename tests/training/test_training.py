@@ -24,7 +24,7 @@ from curricle.study import Recipe
 from curricle.tokens.sampler import Sampler
 from curricle.tokens.shards import Shard, Supply
 from curricle.training import checkpoint
-from curricle.training.loop import Diverged, train, update
+from curricle.training.loop import Diverged, lines_until, train, update
 from curricle.training.model import build
 from curricle.training.optimizer import Muon, make_optimizers
 
@@ -150,6 +150,36 @@ def test_the_evaluation_points_are_yielded_also_when_the_run_was_cut_there(tmp_p
     model, sampler = make()
     again = [s.step for s in train(model, sampler, RECIPE, steps=10, evaluate_at=points, folder=tmp_path) if s.evaluate]
     assert seen == [0, 5] and again == [5, 10]
+
+
+@pytest.mark.parametrize("damage", [b"\x00" * 40, b'{"step": 9, "tok', b"[]\n", b"\xff\xfe\n"])
+def test_metrics_that_a_power_cut_damaged_are_cut_there(tmp_path, damage):
+    file = tmp_path / "metrics.jsonl"
+    whole = [b'{"step": %d}\n' % step for step in range(1, 8)]
+    file.write_bytes(b"".join(whole) + damage)
+    assert list(lines_until(file, 5)) == whole[:5] and list(lines_until(file, 99)) == whole
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_flex_attention_keeps_documents_apart_as_the_mask_does(precision):
+    from curricle.training import attention
+
+    model, sampler = make()
+    batch, out = sampler.batch(0, 4), {}
+    for name in ("sdpa", "flex_attention"):
+        model.set_attn_implementation(attention.chosen(name, model, "cpu"))
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            out[name] = model.eval()(input_ids=batch.tokens_BT, position_ids=batch.positions_BT, use_cache=False).logits
+    apart = (out["sdpa"].float() - out["flex_attention"].float()).abs().max()
+    assert apart < (1e-4 if precision == "fp32" else 0.05)
+
+
+def test_automatic_attention_is_a_mask_where_a_model_or_a_machine_has_nothing_else(llama):
+    from curricle.training import attention
+
+    assert attention.chosen("auto", llama, "cpu") == "sdpa"
+    assert attention.chosen("auto", llama, "cuda") == attention.FLEX
+    assert attention.chosen("auto", torch.nn.Linear(1, 1), "cuda") == "sdpa"
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_says_what_to_lower(tmp_path):
