@@ -145,6 +145,19 @@ def known_peak(store: Store, device: str = "cpu", threads: int = 1) -> Peak | No
     return _read(file, device) if file.exists() else None
 
 
+def peak_of(store: Store, name: str, threads: int) -> Peak | None:
+    """What was measured, with the torch that is installed, of the device that the maker calls `name`; None where it
+    never was. The device need not be in this machine. Of a GPU, threads do not matter."""
+    import torch
+
+    for file in sorted((store.root / "calibration").glob("peak-*.json")):
+        kept = read_json(file)
+        cuda = kept["device"].startswith("cuda")
+        if kept["torch"] == torch.__version__ and kept["name"] == name and (cuda or kept["threads"] == threads):
+            return _read(file, kept["device"])
+    return None
+
+
 def _read(file: Path, device: str) -> Peak:
     kept = read_json(file)
     return Peak(device, kept["name"], kept["threads"], kept["flops_per_second"], kept["copy_bytes_per_second"])
@@ -158,7 +171,7 @@ def _peak_file(store: Store, device: str, threads: int) -> tuple[Path, dict[str,
     identity = {
         "torch": torch.__version__,
         "cpu": torch.backends.cpu.get_cpu_capability(),
-        "device": torch.cuda.get_device_name(device) if cuda else _cpu_name(),
+        "device": torch.cuda.get_device_name(device) if cuda else cpu_name(),
         "threads": 0 if cuda else threads,
     }
     return store.root / "calibration" / f"peak-{fingerprint(identity)}.json", identity

@@ -7,6 +7,7 @@ row is decoded from its tokens: it is what the model saw. Nothing of the study's
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ import numpy as np
 from curricle.corpus import catalogue as corpora
 from curricle.corpus import problems
 from curricle.corpus.documents import Document
-from curricle.preparation import Prepared, sampler_for
+from curricle.preparation import CHUNKS_IN_BLOCK, Prepared, removed_places, sampler_for
 from curricle.recall import recall
 from curricle.store import Store
 from curricle.study import Generated, Refused, nearest
@@ -80,7 +81,7 @@ def explain(store: Store, name: str, step: int) -> Explained:
     prepared, node = recall(store, reference, run)
     if not 1 <= step <= node.steps:
         raise Refused(f"--step {step}: {run} has the steps 1 to {node.steps:,}")
-    tokenizer = load(prepared.tokenizer, prepared.study.model.revision)
+    tokenizer = load(prepared.tokenizer, prepared.revision)
     sampler = sampler_for(prepared, node)
     rows = node.recipe.batch_tokens // node.context
     read = [(*sampler.read(i), sampler.openings(i)) for i in range((step - 1) * rows, step * rows)]
@@ -103,10 +104,7 @@ def documents_of(prepared: Prepared, source: str, seed: int, wanted: Collection[
     """Training documents of a source by their place in its shards: read from its corpus, or drawn again."""
     spec = prepared.study.sources[source]
     if isinstance(spec, Generated):
-        size = problems.CHUNK
-        chunks = {n: problems.chunk(spec.generated, seed, n, worked=spec.worked, source=source)
-                  for n in sorted({place // size for place in wanted})}  # fmt: skip
-        return {place: chunks[place // size][place % size] for place in wanted}
+        return _drawn_again(prepared, spec, source, seed, wanted)
     last = max(wanted, default=-1)
     found = {}
     for place, document in enumerate(corpora.documents(prepared.corpora[source])):
@@ -114,6 +112,31 @@ def documents_of(prepared: Prepared, source: str, seed: int, wanted: Collection[
             found[place] = document
         if place >= last:
             break
+    return found
+
+
+def _drawn_again(
+    prepared: Prepared, spec: Generated, source: str, seed: int, wanted: Collection[int]
+) -> dict[int, Document]:
+    """A generated source's documents by their place among those that its blocks kept: what was removed from a block,
+    because it overlapped a benchmark, takes no place."""
+    size, in_block = problems.CHUNK, problems.CHUNK * CHUNKS_IN_BLOCK
+    stream, chunks = prepared.stream(source, seed), {}
+    found: dict[int, Document] = {}
+    first, last = 0, max(wanted, default=-1)
+    for block in itertools.count():
+        if first > last:
+            break
+        removed = removed_places(stream, block)
+        kept = np.setdiff1d(np.arange(in_block), removed) + block * in_block
+        for place in (p for p in wanted if first <= p < first + len(kept)):
+            number = int(kept[place - first])
+            if number // size not in chunks:
+                chunks[number // size] = problems.chunk(
+                    spec.generated, seed, number // size, worked=spec.worked, source=source
+                )
+            found[place] = chunks[number // size][number % size]
+        first += len(kept)
     return found
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 import itertools
+import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -62,6 +63,11 @@ class Prepared:
     catalogue: Catalogue
     origin: Origin | None = None
     """The checkpoint that the study begins from; None for fresh weights."""
+
+    @property
+    def revision(self) -> str | None:
+        """The commit that weights and tokenizer are read at; None where they are no hub id's."""
+        return self.origin.revision if self.origin else None
 
     def described(self, node: Node) -> dict[str, Any]:
         """What stands in a run's `run.json`: what it is, what it began from, and what it read of each source. All but
@@ -215,8 +221,8 @@ def prepare(study: Study, store: Store, watch: Watch = lambda _name, documents: 
     tokenizer_folder = own_tokenizer or tokenization.tokenizer_of(
         study, store, sources, entries, folders, of_streams, watch
     )
-    tokenizer = tokenizers.load(tokenizer_folder, study.model.revision if own_tokenizer else None)
-    tokenizer_key = tokenization.tokenizer_fingerprint(tokenizer_folder, study.model.revision)
+    tokenizer = tokenizers.load(tokenizer_folder, origin.revision if origin else None)
+    tokenizer_key = tokenization.tokenizer_fingerprint(tokenizer_folder, origin.revision if origin else None)
     shape = origin.shape if origin else PRESETS[study.model.preset or ""]
     if origin and shape.vocabulary and (last := tokenizers.last_token(tokenizer)) >= shape.vocabulary:
         raise Refused(
@@ -266,7 +272,7 @@ def stock(prepared: Prepared, plan: Plan, watch: Watch = lambda _name, documents
     from curricle.tokens import tokenizer as tokenizers
     from curricle.tokens.shards import Shard, write_shard
 
-    tokenizer = tokenizers.load(prepared.tokenizer)
+    tokenizer = tokenizers.load(prepared.tokenizer, prepared.revision)
     of_streams = leakage.of_streams(prepared.study, prepared.benchmarks) if wanted else None
     for (source, seed), tokens in wanted.items():
         spec = prepared.study.sources[source]
@@ -278,11 +284,24 @@ def stock(prepared: Prepared, plan: Plan, watch: Watch = lambda _name, documents
             stream = prepared.stream(source, seed)
             folder = stream / f"block-{block:06d}"
             if not is_complete(folder):
-                clean = leakage.clean(
-                    _block(spec, source, seed, block), of_streams, stream / f"removed-{block:06d}.jsonl"
-                )
+                clean = leakage.clean(_block(spec, source, seed, block), of_streams, _removed(stream, block))
                 write_shard(folder, watch(f"writing {source}, seed {seed}", clean), tokenizer)
             have += sum(len(Shard.open(data).tokens) for data in folder.glob("*.ds"))
+
+
+def _removed(stream: Path, block: int) -> Path:
+    return stream / f"removed-{block:06d}.jsonl"
+
+
+def removed_places(stream: Path, block: int) -> list[int]:
+    """Places, within a block of an endless source, of the documents that were removed from it."""
+    file = _removed(stream, block)
+    if not file.exists():
+        return []
+    # A document is named by seed, chunk and place in its chunk (`problems.chunk`).
+    ids = [json.loads(line)["id"] for line in file.read_text(encoding="utf-8").splitlines()]
+    places = ((int(chunk), int(place)) for _, chunk, place in (i.rsplit("/", 1)[1].split(".") for i in ids))
+    return sorted({(chunk % CHUNKS_IN_BLOCK) * problems.CHUNK + place for chunk, place in places})
 
 
 def sampler_for(prepared: Prepared, node: Node) -> Sampler:

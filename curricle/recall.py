@@ -8,16 +8,19 @@ that a store may be moved.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
 
 from curricle.corpus import catalogue as corpora
+from curricle.corpus.catalogue import Entry
 from curricle.planning import Catalogue, Node, Plan
 from curricle.preparation import Prepared
 from curricle.store import Store, is_complete, read_json
 from curricle.study import Refused, Study
+from curricle.training.origin import Origin
 
 
 def noted(plan: Plan, prepared: Prepared) -> dict[str, Any]:
@@ -30,6 +33,7 @@ def noted(plan: Plan, prepared: Prepared) -> dict[str, Any]:
         "fields": plan.study.model_dump(mode="json", exclude_unset=True),
         "catalogue": TypeAdapter(Catalogue).dump_python(prepared.catalogue, mode="json"),
         "tokenizer": _inside(prepared.tokenizer, root),
+        "revision": prepared.revision,
         "corpora": {name: _inside(folder, root) for name, folder in prepared.corpora.items()},
         "shards": {name: _inside(folder, root) for name, folder in prepared.shards.items()},
         "nodes": {run: nodes.dump_python(node, mode="json", exclude={"identity"}) for run, node in plan.nodes.items()},
@@ -47,16 +51,21 @@ def recall(store: Store, remembered: Mapping[str, Any], run: str) -> tuple[Prepa
     for name in node.sources:
         if not is_complete(folders[name]):
             raise Refused(f"{run}: the documents of {name} are no longer in {store.root}; run {study.name} again")
+    catalogue = TypeAdapter(Catalogue).validate_python(remembered["catalogue"])
+    tokenizer, origin = _outside(remembered["tokenizer"], store.root), None
+    if catalogue.model is not None:
+        origin = Origin(catalogue.model, catalogue.shape, tokenizer, remembered.get("revision"))
     prepared = Prepared(
         study=study,
         store=store,
-        entries={name: corpora.load(folders[name]) for name in node.sources},
+        entries={name: _as_read(corpora.load(folders[name]), catalogue) for name in node.sources},
         corpora=folders,
-        tokenizer=_outside(remembered["tokenizer"], store.root),
+        tokenizer=tokenizer,
         shards={name: store.root / place for name, place in remembered["shards"].items()},
         benchmarks=(),
         asked={},
-        catalogue=TypeAdapter(Catalogue).validate_python(remembered["catalogue"]),
+        catalogue=catalogue,
+        origin=origin,
     )
     for name in node.sources:
         blocks = (
@@ -65,6 +74,11 @@ def recall(store: Store, remembered: Mapping[str, Any], run: str) -> tuple[Prepa
         if not any(is_complete(folder) for folder in blocks):
             raise Refused(f"{run}: the tokens of {name} are no longer in {store.root}; run {study.name} again")
     return prepared, node
+
+
+def _as_read(entry: Entry, catalogue: Catalogue) -> Entry:
+    """An endless source is told by what its stream was cleaned of, too, which its corpus does not know."""
+    return replace(entry, fingerprint=catalogue.sources[entry.name].fingerprint) if entry.endless else entry
 
 
 def _inside(place: Path | str, root: Path) -> str:

@@ -145,7 +145,7 @@ def _train(
     from curricle.training.distribution import whole_weights
     from curricle.training.loop import train
 
-    tokenizer = load_tokenizer(prepared.tokenizer)
+    tokenizer = load_tokenizer(prepared.tokenizer, prepared.revision)
     tokenizer.chat_template = prepared.chat_template(node.kind, node.sources) or tokenizer.chat_template
     if ranks.first and _point_lies_behind(node, folder):
         # It was not asked for before: the same steps are taken again.
@@ -208,7 +208,7 @@ def _initial(prepared: Prepared, node: Node, delimiter: int) -> PreTrainedModel:
     spec = prepared.study.model
     if spec.checkpoint is not None:
         local = prepared.study.resolve(spec.checkpoint)
-        return models.begin(local if local.exists() else spec.checkpoint, spec.revision, delimiter)
+        return models.begin(local if local.exists() else spec.checkpoint, prepared.revision, delimiter)
     return models.build(
         prepared.catalogue.shape,
         vocabulary=prepared.catalogue.vocabulary,

@@ -113,3 +113,53 @@ def test_a_tokenizer_is_compared_with_a_checkpoint_s_only_where_both_are_here(tm
     study = load_study(write_study(tmp_path, written))
     refuse_other_tokenizer(study, "org/name")
     refuse_other_tokenizer(study, Path(prepared.tokenizer))
+
+
+def test_documents_drawn_again_leave_out_what_was_removed_from_the_stream(tmp_path):
+    from curricle.explain import documents_of
+    from curricle.recall import noted, recall
+    from curricle.store import write_json
+
+    written = fields(algebra={"generated": ["chain_sum", "gcd"]})
+    _, plain, _ = stream(write_study(tmp_path, written), tmp_path / "store")
+    asked = next(line for line in plain.splitlines() if "Compute" in line).removeprefix("Problem: ")
+    written["benchmarks"] = gsm8k(tmp_path, [asked])
+    run, _, removed = stream(write_study(tmp_path, written), tmp_path / "store")
+    assert removed
+    study, store = load_study(tmp_path / "tiny.yaml"), Store(tmp_path / "store")
+    plan, prepared = make_plan(study, store), prepare(study, store)
+    write_json(store.run_folder(run) / "run.json", {"identity": dict(plan.nodes[run].identity)})
+    prepared, _ = recall(store, json.loads(json.dumps({"study": "tiny", **noted(plan, prepared)})), run)
+    shard, tokenizer = prepared.supply("algebra", 0).shards[0], load(prepared.tokenizer)
+    count = len(shard.ends)  # all of the first block, so that the last of it is past whatever was removed
+    found = documents_of(prepared, "algebra", 0, range(0, count, 400))
+    starts = [0, *shard.ends.tolist()]
+    for place in range(0, count, 400):
+        text = tokenizer.decode(shard.tokens[starts[place] : starts[place + 1] - 1].tolist())
+        assert text == found[place].whole
+
+
+def test_a_hub_id_is_read_at_the_commit_that_was_seen_wherever_it_is_read(study, tmp_path, monkeypatch):
+    from types import SimpleNamespace
+
+    from curricle import work
+    from curricle.preparation import Prepared
+    from curricle.tokens import tokenizer as tokenizers
+    from curricle.training import model as models
+    from curricle.training.origin import Origin
+
+    prepared = prepare(study, Store(tmp_path / "store"))
+    loaded, asked = load(prepared.tokenizer), []
+    hub = study.model_copy(update={"model": study.model.model_copy(update={"checkpoint": "org/name", "revision": None})})
+    origin = Origin("org/name@abc", prepared.catalogue.shape, "org/name", "abc")
+    found = Prepared(
+        hub, prepared.store, prepared.entries, prepared.corpora, "org/name", prepared.shards, (), {},
+        prepared.catalogue, origin,
+    )  # fmt: skip
+    monkeypatch.setattr(
+        tokenizers, "load", lambda place, revision=None: asked.append(("tokenizer", place, revision)) or loaded
+    )
+    monkeypatch.setattr(models, "begin", lambda place, revision, _: asked.append(("weights", place, revision)))
+    stock(found, SimpleNamespace(nodes={}))
+    work._initial(found, SimpleNamespace(parent=None), 0)
+    assert asked == [("tokenizer", "org/name", "abc"), ("weights", "org/name", "abc")]
