@@ -1,7 +1,8 @@
 """How fast this machine is: at what a study will do, and at best. Measured once and kept in the store.
 
-Speed: a small model's own training step and its own decoding are timed, one thread each, as workers run them. Where
-the model is too large to be tried in seconds, the matrix product stands in for it, at a stated share of its rate.
+Speed: a small model's own training step and its own decoding are timed as workers run them: on a GPU, or with one
+thread. Where the model is too large to be tried in seconds, the matrix product stands in for it, at a stated share of
+its rate.
 
 Peak: the matrix product in each precision and the memory copy, for a CPU by threads and for each GPU. Model FLOPs a
 second over this peak is the MFU that results state, so it is the share of what this machine was seen to do, never of a
@@ -10,7 +11,6 @@ data sheet.
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from curricle.planning import Plan
 from curricle.store import Store, fingerprint, read_json, write_json
 from curricle.study import Refused
+from curricle.work import cpu_name
 
 if TYPE_CHECKING:
     import torch
@@ -66,16 +67,18 @@ def measure(plan: Plan, store: Store) -> Speed:
     node = next(iter(plan.nodes.values()))
     small = plan.parameters <= TRIED_PARAMETERS and plan.study.model.checkpoint is None
     shape = plan.catalogue.shape
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     identity = {
         "torch": torch.__version__,
         "cpu": torch.backends.cpu.get_cpu_capability(),
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else cpu_name(),
         "model": [shape.layers, shape.hidden, shape.feed_forward, plan.catalogue.vocabulary] if small else None,
         "rows": [node.context, node.recipe.batch_tokens, node.recipe.optimizer, node.recipe.precision],
     }
     file = store.root / "calibration" / f"{fingerprint(identity)}.json"
     if not file.exists():
         with _threads(1):
-            found = _tried(plan) if small else _from_matrix_product(plan)
+            found = _tried(plan, device) if small else _from_matrix_product(plan, device)
         write_json(file, found)
     return Speed(**read_json(file))
 
@@ -145,15 +148,13 @@ def known_peak(store: Store, device: str = "cpu", threads: int = 1) -> Peak | No
     return _read(file, device) if file.exists() else None
 
 
-def peak_of(store: Store, name: str, threads: int) -> Peak | None:
-    """What was measured, with the torch that is installed, of the device that the maker calls `name`; None where it
-    never was. The device need not be in this machine. Of a GPU, threads do not matter."""
-    import torch
-
+def peak_of(store: Store, name: str, threads: int, torch_version: str) -> Peak | None:
+    """What was measured of the device that the maker calls `name`, with that torch; None where it never was. The device
+    need not be in this machine. Of a GPU, threads do not matter."""
     for file in sorted((store.root / "calibration").glob("peak-*.json")):
         kept = read_json(file)
         cuda = kept["device"].startswith("cuda")
-        if kept["torch"] == torch.__version__ and kept["name"] == name and (cuda or kept["threads"] == threads):
+        if kept["torch"] == torch_version and kept["name"] == name and (cuda or kept["threads"] == threads):
             return _read(file, kept["device"])
     return None
 
@@ -175,15 +176,6 @@ def _peak_file(store: Store, device: str, threads: int) -> tuple[Path, dict[str,
         "threads": 0 if cuda else threads,
     }
     return store.root / "calibration" / f"peak-{fingerprint(identity)}.json", identity
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    found = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(found, platform.processor() or platform.machine())
 
 
 def _measured(device: str, name: str, threads: int) -> Peak:
@@ -251,7 +243,7 @@ def _threads(number: int) -> Iterator[None]:
 # ---- a study's own steps ------------------------------------------------------------------------------------------
 
 
-def _tried(plan: Plan) -> dict[str, Any]:
+def _tried(plan: Plan, device: torch.device) -> dict[str, Any]:
     import torch
 
     from curricle.tokens.sampler import Batch
@@ -261,19 +253,21 @@ def _tried(plan: Plan) -> dict[str, Any]:
 
     node, vocabulary = next(iter(plan.nodes.values())), plan.catalogue.vocabulary
     recipe, context = node.recipe, node.context
-    model = build(plan.catalogue.shape, vocabulary=vocabulary, context=context, delimiter=0, seed=0)
+    model = build(plan.catalogue.shape, vocabulary=vocabulary, context=context, delimiter=0, seed=0).to(device)
     rows = recipe.batch_tokens // context
-    tokens_BT = torch.randint(1, vocabulary, (rows, context), generator=torch.Generator().manual_seed(0))
-    positions_BT = torch.arange(context).remainder(max(1, context // 4)).expand(rows, -1)
+    tokens_BT = torch.randint(1, vocabulary, (rows, context), generator=torch.Generator().manual_seed(0)).to(device)
+    positions_BT = torch.arange(context).remainder(max(1, context // 4)).expand(rows, -1).to(device)
     batch = Batch(tokens_BT, tokens_BT, positions_BT, tokens_BT.numel())
     optimizers = make_optimizers(model, recipe)
-    step = _seconds(lambda: update(model, optimizers, batch, recipe, 0.0, rows), 5)
+    step = _seconds(_finished(lambda: update(model, optimizers, batch, recipe, 0.0, rows), device), 5)
     model.eval()
     with torch.inference_mode():
-        forward = _seconds(lambda: model(input_ids=tokens_BT, use_cache=False), 3)
-        decoded_B1 = torch.randint(1, vocabulary, (128, 1), generator=torch.Generator().manual_seed(0))
+        forward = _seconds(_finished(lambda: model(input_ids=tokens_BT, use_cache=False), device), 3)
+        decoded_B1 = torch.randint(1, vocabulary, (128, 1), generator=torch.Generator().manual_seed(0)).to(device)
         cache = model(input_ids=decoded_B1.expand(-1, 48), use_cache=True).past_key_values
-        decode = _seconds(lambda: model(input_ids=decoded_B1, past_key_values=cache, use_cache=True), 8)
+        decode = _seconds(
+            _finished(lambda: model(input_ids=decoded_B1, past_key_values=cache, use_cache=True), device), 8
+        )
     return {
         "training_tokens_per_second": recipe.batch_tokens / step,
         "scored_tokens_per_second": rows * context / forward,
@@ -282,11 +276,8 @@ def _tried(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _from_matrix_product(plan: Plan) -> dict[str, Any]:
-    import torch
-
+def _from_matrix_product(plan: Plan, device: torch.device) -> dict[str, Any]:
     shape, node = plan.catalogue.shape, next(iter(plan.nodes.values()))
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     size = MATRIX_SIZES[device.type][0]
     precision = node.recipe.precision
     rates = {

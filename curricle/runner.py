@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from curricle import cluster
 from curricle import remote as afar
 from curricle import results as rows
-from curricle.calibration import known_peak
+from curricle.calibration import peak_of
 from curricle.execution import Execution
 from curricle.planning import Node, Plan
 from curricle.preparation import Prepared, Watch, prepare, stock
@@ -352,7 +352,9 @@ def _peak_flops(store: Store, folder: Path, node: Node) -> float | None:
     if not (folder / "receipt.json").exists():
         return None
     session = read_json(folder / "receipt.json")["sessions"][-1]
-    peak = known_peak(store, "cpu" if session["device"] == "cpu" else "cuda:0", session["threads"])
+    # By name: whoever gathers need not have the device, nor the same one.
+    name = session["cpu"] if session["device"] == "cpu" else session["device"]
+    peak = peak_of(store, name, session["threads"], session["torch"])
     rate = peak.flops_per_second.get(node.recipe.precision) if peak else None
     return rate * session["ranks"] if rate else None
 

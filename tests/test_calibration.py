@@ -66,3 +66,32 @@ def test_a_precision_that_is_not_measured_is_refused(tmp_path):
 def test_a_gpu_is_measured_in_four_precisions(tmp_path):
     found = peak(Store(tmp_path), "cuda:0")
     assert list(found.flops_per_second) == ["fp32", "tf32", "bf16", "fp16"] and found.threads == 0
+
+
+def test_a_peak_is_found_by_the_name_of_a_device_that_is_not_here(tmp_path):
+    from curricle.calibration import peak_of
+    from curricle.store import write_json
+
+    kept = {"torch": "2.0", "name": "NVIDIA H100", "device": "cuda:0", "threads": 0, "copy_bytes_per_second": 1.0}
+    write_json(tmp_path / "calibration" / "peak-x.json", kept | {"flops_per_second": {"bf16": 5.0}})
+    found = peak_of(Store(tmp_path), "NVIDIA H100", 8, "2.0")
+    assert found is not None and found.flops_per_second == {"bf16": 5.0}
+    assert peak_of(Store(tmp_path), "NVIDIA H100", 8, "2.1") is None
+    assert peak_of(Store(tmp_path), "NVIDIA A100", 8, "2.0") is None
+    here = peak(Store(tmp_path), threads=1)
+    assert peak_of(Store(tmp_path), here.name, 1, torch.__version__) == here
+    assert peak_of(Store(tmp_path), here.name, 2, torch.__version__) is None
+
+
+def test_a_run_s_peak_is_that_of_its_share_of_the_machine(tmp_path, monkeypatch):
+    from curricle import workers
+    from curricle.commands.training import peaks_of_a_run
+    from curricle.execution import Execution
+
+    monkeypatch.setattr(workers, "cores", lambda: 4)
+    monkeypatch.setattr(workers, "gpu_count", lambda: 0)
+    told = calibration.Peak("cpu", "it", 1, {"fp32": 5.0}, 7.0)
+    monkeypatch.setattr(calibration, "_measured", lambda *_: told)
+    peak(Store(tmp_path), threads=1)
+    assert peaks_of_a_run(Store(tmp_path), 2, Execution(ranks=2)) == {"fp32": 10.0}
+    assert peaks_of_a_run(Store(tmp_path), 2, Execution()) is None  # two threads were not measured
