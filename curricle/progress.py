@@ -112,10 +112,11 @@ class Training:
         else:
             if message.run not in self._tasks:
                 self._tasks[message.run] = bar.add_task(f"  {name}", total=node.tokens, note="")
-            note = "evaluating"
+            note = "held by another process" if message.kind == "held" else "evaluating"
             if message.kind == "step":
                 note = f"loss {message.loss_nats:.3f}  {self.speed(node, message.tokens_per_second)}"
-            bar.update(self._tasks[message.run], completed=message.tokens, note=note)  # type: ignore[arg-type]
+            known = None if message.kind == "held" else message.tokens  # nobody tells us how far the other one is
+            bar.update(self._tasks[message.run], completed=known, note=note)  # type: ignore[arg-type]
         ended = sum(self.plan.nodes[run].tokens for run in self.done if run in self.plan.nodes)
         before = sum(n.tokens for n in self.plan.nodes.values()) - (bar.tasks[0].total or 0)
         under_way = sum(t.completed for t in bar.tasks[1:])

@@ -63,7 +63,8 @@ class LocalCrew:
         """`workers` side by side, but no more than there are runs `left`."""
         # Threads follow from the machine and the options, never from what is left: the last run of an interrupted study
         # must add its numbers in the same order as the first time.
-        threads = max(1, cores() // (workers * execution.ranks))
+        threads = threads_each(workers, execution)
+        refuse_few_gpus(workers, execution)
         gpus = _shared_out(gpu_count(), workers)
         self._workers = [Worker(prepared, threads, execution, gpus[at]) for at in range(min(workers, left or workers))]
 
@@ -184,6 +185,29 @@ def usual_workers(execution: Execution) -> int:
     return max(1, (gpu_count() or cores()) // execution.ranks)
 
 
+def threads_each(workers: int, execution: Execution) -> int:
+    """How many threads one rank has where so many runs go side by side."""
+    return max(1, cores() // (workers * execution.ranks))
+
+
+def refuse_few_gpus(workers: int, execution: Execution) -> None:
+    """Two ranks on one GPU would wait for each other for ever. Where there is none, ranks are threads' work."""
+    gpus = gpu_count()
+    each = max(1, gpus // workers)
+    if gpus and execution.ranks > each:
+        raise Refused(
+            f"--nproc-per-node {execution.ranks}: {each} of the {gpus} GPUs here {'is' if each == 1 else 'are'} there "
+            f"for each of {workers} runs side by side; write {each} or fewer, or fewer --workers"
+        )
+
+
+def _visible(gpus: Sequence[int], inherited: str | None) -> str:
+    """`CUDA_VISIBLE_DEVICES` of a worker. What we were given (numbers, UUIDs, MIG slices) is shared out, not replaced:
+    GPU 0 of this process need not be GPU 0 of the machine."""
+    names = [name.strip() for name in inherited.split(",")] if inherited else None
+    return ",".join(names[at] if names else str(at) for at in gpus)
+
+
 def _shared_out(gpus: int, workers: int) -> list[tuple[int, ...] | None]:
     """Which GPUs each worker sees; None for all workers where there are none."""
     if not gpus:
@@ -220,7 +244,7 @@ def _serve(
     # Without a driver there is nobody to work for; a killed one leaves no orphan training on.
     threading.Thread(target=lambda: (multiprocessing.parent_process().join(), os._exit(1)), daemon=True).start()  # type: ignore[union-attr]
     if gpus is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, gpus))
+        os.environ["CUDA_VISIBLE_DEVICES"] = _visible(gpus, os.environ.get("CUDA_VISIBLE_DEVICES"))
     import torch
 
     from curricle.training.distribution import Ranks, rendezvous

@@ -7,6 +7,7 @@ from rich.console import Console
 
 from curricle.preparation import make_plan
 from curricle.progress import Training
+from curricle.work import Message
 
 
 @pytest.fixture
@@ -25,3 +26,14 @@ def test_without_a_measured_peak_only_the_speed_is_said(plan):
     node = next(iter(plan.nodes.values()))
     assert Training(Console(), plan, frozenset()).speed(node, 1000.0) == "1,000 tokens/s"
     assert Training(Console(), plan, frozenset(), {"bf16": 1.0}).speed(node, 1000.0) == "1,000 tokens/s"
+
+
+def test_a_run_that_another_process_holds_is_not_said_to_be_evaluated(plan):
+    console = Console(force_terminal=True, quiet=True)
+    shown, run = Training(console, plan, frozenset()), next(iter(plan.nodes))
+    with shown.shown():
+        shown(Message("held", run))
+        assert shown._bar.tasks[-1].fields["note"] == "held by another process"
+        shown(Message("evaluating", run, 512))
+        shown(Message("held", run))
+        assert shown._bar.tasks[-1].completed == 512

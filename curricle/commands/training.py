@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from curricle.execution import Execution
     from curricle.planning import Plan
     from curricle.preparation import Prepared
+    from curricle.store import Store
     from curricle.study import Study
 
 
@@ -54,9 +55,6 @@ def run(
     from curricle.studyfile import load_study
     from curricle.tracking import Tracker, refuse_missing, tracked
 
-    if track is not None:
-        refuse_missing(track)
-
     execution = Execution(ranks=nproc_per_node, replicas=replicas, compile=compile, recompute=recompute)
     loaded = load_study(study, set or [])
     folder = out or Path("runs") / loaded.name
@@ -64,22 +62,31 @@ def run(
     if "TORCHELASTIC_RUN_ID" in os.environ:
         if workers or on or nproc_per_node > 1:
             raise Refused("torchrun has started the ranks: leave out --workers, --on and --nproc-per-node")
+        if track is not None or remote is not None:
+            raise Refused(
+                "--track and --remote go with runs that curricle starts itself; leave them out under torchrun"
+            )
         run_as_rank(loaded, folder, store, execution, command)
         return
+    if track is not None:
+        refuse_missing(track)
     from curricle import cluster, runner
-    from curricle.calibration import known_peak
+    from curricle import workers as crews
     from curricle.progress import Reading, Training
 
     console = make_console()
     runner.remote_store(remote, on)  # refused before anything is prepared
+    if on is None:
+        crews.refuse_few_gpus(workers or crews.usual_workers(execution), execution)
     with cluster.reached(on, workers) if on else nullcontext():
         plan, prepared = planned(loaded, store, console)
         runner.refuse_declared(plan)
         runner.refuse_uneven(plan, execution)
         done = runner.done(plan, prepared)
         show_plan(console, plan, prepared, done)
-        peak = known_peak(prepared.store, threads=max(1, runner.cores() // (workers or runner.cores())))
-        training = Training(console, plan, done, peak.flops_per_second if peak else None)
+        # What a cluster's nodes do at best was not measured here.
+        peaks = None if on else peaks_of_a_run(prepared.store, workers or crews.usual_workers(execution), execution)
+        training = Training(console, plan, done, peaks)
         say = lambda text: console.print(text, markup=False, soft_wrap=True)  # noqa: E731
         tracker = Tracker(track, plan, say) if track is not None else None
         with training.shown(), tracker or nullcontext():
@@ -98,6 +105,15 @@ def run(
     write_report(console, plan, prepared, results, folder, command)
 
 
+def peaks_of_a_run(store: Store, workers: int, execution: Execution) -> dict[str, float] | None:
+    """The measured FLOP/s, by precision, of what one of so many runs has to itself: all its ranks together."""
+    from curricle.calibration import known_peak
+    from curricle.workers import gpu_count, threads_each
+
+    peak = known_peak(store, "cuda:0" if gpu_count() else "cpu", threads_each(workers, execution))
+    return {p: rate * execution.ranks for p, rate in peak.flops_per_second.items()} if peak else None
+
+
 def run_as_rank(study: Study, folder: Path, store: Path, execution: Execution, command: str) -> None:
     """One of the processes that torchrun started. All train every run together; the first one speaks and writes."""
     from dataclasses import replace
@@ -107,6 +123,7 @@ def run_as_rank(study: Study, folder: Path, store: Path, execution: Execution, c
     from curricle.progress import Reading, Training
     from curricle.study import Refused
     from curricle.training.distribution import Ranks
+    from curricle.training.loop import Diverged, NothingToLearn
 
     ranks = Ranks.of_torchrun()
     assert ranks is not None
@@ -136,6 +153,10 @@ def run_as_rank(study: Study, folder: Path, store: Path, execution: Execution, c
         if ranks.first:
             raise
         raise typer.Exit(2 if isinstance(error, Refused) else 130) from None
+    except (Diverged, NothingToLearn) as error:  # of the study, on every rank alike: one line says it
+        if ranks.first:
+            raise runner.Failed(str(error)) from None
+        raise typer.Exit(1) from None
     ranks.leave()
     if ranks.first:
         write_report(console, plan, prepared, runner.gather(plan, prepared, folder / "results"), folder, command)
