@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from curricle.corpus.conversations import Turn, answer_parts
@@ -20,7 +21,7 @@ from curricle.study import Refused
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-LAYOUT_VERSION = 1  # raised by hand when the same template and conversation would give other tokens
+LAYOUT_VERSION = 2  # raised by hand when the same template and conversation would give other tokens
 
 # In the style of DeepSeek LLM and DeepSeekMath. The prompt ends in a colon: the space after it begins the answer, and
 # so is part of its first token.
@@ -41,6 +42,8 @@ PROBLEMS = (
     "{% if message['role'] == 'assistant' %}{{ message['content'] + eos_token }}"
     "{% else %}{{ " + _BEFORE + " + message['content'] + " + _AFTER + " }}{% endif %}{% endfor %}"
 )
+
+TODAY = datetime(2024, 7, 26)  # of templates that write the date: the one that Llama 3's writes where it knows none
 
 Part = tuple[str | int, bool]
 """A text, or one special token; and whether it carries loss."""
@@ -106,16 +109,17 @@ class ChatTemplate:
         self._skeletons: dict[tuple[str, ...], Skeleton] = {}
 
     def render(self, turns: tuple[Turn, ...], asking: bool = False) -> str:
-        """As `apply_chat_template` renders it; with `asking`, up to where the assistant begins to write."""
-        from jinja2 import TemplateError
-
+        """As `apply_chat_template` renders it; with `asking`, up to where the assistant begins to write. A template
+        that asks for the date gets always the same one, so that tokens do not depend on when they were made."""
         messages = [{"role": role, "content": content} for role, content in turns]
         try:
             return self.tokenizer.apply_chat_template(
-                messages, chat_template=self.jinja, tokenize=False, add_generation_prompt=asking
-            )
-        except (TemplateError, TypeError, IndexError) as error:
-            raise Refused(f"the chat template does not take this conversation: {error}") from None
+                messages, chat_template=self.jinja, tokenize=False, add_generation_prompt=asking,
+                strftime_now=TODAY.strftime,
+            )  # fmt: skip
+        except Exception as error:  # a template is a program, and fails as it likes
+            said = str(error) or type(error).__name__
+            raise Refused(f"the chat template does not take this conversation: {said}") from None
 
     def parts(self, turns: tuple[Turn, ...]) -> list[Part]:
         """A conversation that ends in an answer, up to the delimiter that closes it. Raises `Refused` where the

@@ -62,7 +62,8 @@ def encode(documents: Iterable[Document], tokenizer: PreTrainedTokenizerFast) ->
 
 def write_shard(folder: Path, documents: Iterable[Document], tokenizer: PreTrainedTokenizerFast) -> None:
     """Tokenise documents into one shard. Memory stays bounded: tokens are written as they come."""
-    token = np.uint16 if len(tokenizer) <= 2**16 else np.uint32
+    # By the largest token, not by how many there are: a vocabulary can have holes.
+    token = np.uint16 if max(tokenizer.get_vocab().values()) < 2**16 else np.uint32
     with whole_folder(folder) as temporary:
         end, everywhere = 0, True
         with (

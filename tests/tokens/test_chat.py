@@ -184,6 +184,7 @@ def test_an_answer_that_no_special_token_ends_is_ended_by_the_delimiter():
             "{% for m in messages | reverse %}{{ m.content }}{% endfor %}",
             "does not write each message once and in order",
         ),
+        ("{{ 1 / 0 }}", "the chat template does not take this conversation: division by zero"),
         ("{% for m in messages %}{{ m.content | upper }}{% endfor %}", "changes what its messages say"),
         (
             "{% for m in messages %}{{ m.role + m.content }}{% endfor %}{{ 'bot' if add_generation_prompt }}",
@@ -264,3 +265,10 @@ def test_a_document_without_a_token_to_learn_is_found(tmp_path):
     write_shard(tmp_path / "t", [Document("a", "plain text", "s")], tokenizer)
     assert not (tmp_path / "t" / "data.ds.loss").exists(), "text without a question carries loss everywhere"
     assert Shard.open(tmp_path / "t" / "data.ds").unanswered() is None
+
+
+def test_a_template_that_writes_the_date_writes_always_the_same():
+    from curricle.tokens.chat import ChatTemplate
+
+    jinja = "{{ strftime_now('%d %b %Y') }}{% for m in messages %}{{ m.content }}{% endfor %}"
+    assert ChatTemplate(jinja, train_bpe(["abc"], 300)).render(SHORT).startswith("26 Jul 2024")

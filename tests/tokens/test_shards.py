@@ -162,3 +162,26 @@ def test_seeds_that_a_float_cannot_tell_apart_give_other_orders():
     supply = Supply([shard_of([3] * 40)])
     orders = [supply._laid_out(seed, 0)[0].tolist() for seed in (2**63, 2**63 + 1)]
     assert orders[0] != orders[1]
+
+
+def test_a_vocabulary_with_holes_wraps_no_token(tmp_path):
+    import numpy as np
+
+    from curricle.tokens import shards
+
+    class Holed:
+        eos_token_id, name_or_path = 70_000, ""
+
+        def __len__(self):
+            return 2
+
+        def get_vocab(self):
+            return {"a": 1, "end": 70_000}
+
+    def encode(documents, tokenizer):
+        return [shards.Encoded(np.array([1, 70_000], np.uint32), np.array([True, True]), 1)]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shards, "encode", encode)
+        shards.write_shard(tmp_path / "shard", [], Holed())
+    assert shards.Shard.open(tmp_path / "shard" / "data.ds").tokens.tolist() == [1, 70_000]
