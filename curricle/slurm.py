@@ -106,6 +106,7 @@ def _clock(seconds: int) -> str:
 _TOGETHER = """
 # The ranks meet at the first node of the job.
 HEAD=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+PORT=$((20000 + SLURM_JOB_ID % 20000))  # another for each job, since jobs share nodes
 # Small models are quickest with one thread a rank, and many threads would hinder each other.
 export OMP_NUM_THREADS=${{OMP_NUM_THREADS:-1}}
 # torchrun passes SIGTERM on, and gives its ranks this long to save before it kills them (30 s by default).
@@ -113,8 +114,8 @@ export TORCH_ELASTIC_SHUTDOWN_TIMEOUT={save}
 
 # One torchrun on each node, all of whose ranks train every run together. The store must be seen by all nodes.
 # In the background, since a shell that waits for a program in the foreground hears no signal.
-srun torchrun --nnodes="$SLURM_NNODES" --nproc-per-node={ranks} \\
-  --rdzv-backend=c10d --rdzv-id="$SLURM_JOB_ID" --rdzv-endpoint="$HEAD:29500" \\
+srun --kill-on-bad-exit=1 torchrun --nnodes="$SLURM_NNODES" --nproc-per-node={ranks} \\
+  --rdzv-backend=c10d --rdzv-id="$SLURM_JOB_ID" --rdzv-endpoint="$HEAD:$PORT" \\
   -m curricle {run} &
 """
 
@@ -123,7 +124,7 @@ _APART = """
 # the others take the next, and wait for runs that they need and another holds. A job that dies lets go of its runs,
 # and the others go on from their checkpoints. The store's file system must lock across nodes (flock).
 # Each job writes the report of what is done when it ends; the last to end has seen all.
-srun python -m curricle {run} --nproc-per-node {ranks} &
+srun --kill-on-bad-exit=1 python -m curricle {run} --nproc-per-node {ranks} &
 """
 
 _ENDING = """STEP=$!

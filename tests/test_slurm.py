@@ -16,7 +16,7 @@ from curricle.study import Refused
 
 PROGRAMS = {
     # srun passes signals that scancel sends to its step.
-    "srun": '#!/bin/bash\necho $$ > "$FAKE/step"; exec "$@"',
+    "srun": '#!/bin/bash\necho $$ > "$FAKE/step"; [ "$1" = --kill-on-bad-exit=1 ] && shift; exec "$@"',
     "scontrol": '#!/bin/bash\necho "$@" >> "$FAKE/scontrol.log"; [ "$1" = show ] && echo node1 && echo node2; exit 0',
     "scancel": '#!/bin/bash\necho "$@" >> "$FAKE/scancel.log"; kill -TERM "$(cat "$FAKE/step")"',
     # In the place of torchrun and python: works until it is told to stop, then leaves as they would.
@@ -62,7 +62,7 @@ def test_one_torchrun_a_node_with_the_first_node_as_meeting_point(plan, slurm):
     job_process, folder = slurm(job_script(plan, job, ["run", "tiny.yaml", "--set", "seeds=[0, 1]"]))
     assert job_process.wait(20) == 0
     said = (folder / "command").read_text().split()
-    assert "--nnodes=2" in said and "--nproc-per-node=4" in said and "--rdzv-endpoint=node1:29500" in said
+    assert "--nnodes=2" in said and "--nproc-per-node=4" in said and "--rdzv-endpoint=node1:20007" in said
     assert said[said.index("-m") :] == ["-m", "curricle", "run", "tiny.yaml", "--set", "seeds=[0,", "1]"]
     assert "requeue" not in (folder / "scontrol.log").read_text()
 
