@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -18,7 +19,7 @@ from curricle.planning import Node, Plan
 from curricle.preparation import Prepared
 from curricle.store import COMPLETE, Held, Store, is_complete, locked, read_json, whole_file, whole_folder
 from curricle.study import Refused
-from curricle.work import evaluation_files, kept_folders, state_folder
+from curricle.work import evaluation_files, is_done, kept_folders, state_folder
 
 RECORDS = ("run.json", "receipt.json", "metrics.jsonl")
 WHOLE_IN_A_RUN = ("average", "checkpoints", "points")  # whose folders are whole or not there
@@ -106,6 +107,9 @@ class Remote:
             with whole_file(store.root / relative) as file:
                 file.write(content)
 
+    def read(self, relative: str) -> bytes:
+        return self._fs.cat_file(self._at(relative))
+
     def files(self, relative: str) -> list[str]:
         return sorted(f"{relative}/{name}" for name in self._names(relative) if not name.startswith("."))
 
@@ -174,12 +178,14 @@ def pull_inputs(remote: Remote, prepared: Prepared, node: Node) -> None:
             remote.pull(store, block)
     if node.parent is not None:
         parent = f"runs/{node.parent}"
-        remote.pull(store, f"{parent}/model")
+        wanted = [f"{parent}/model"]
         if node.branch_step is not None:
-            remote.pull(store, _relative(store, state_folder(store.run_folder(node.parent), node.branch_step)))
+            wanted.append(_relative(store, state_folder(store.run_folder(node.parent), node.branch_step)))
         elif node.init_from != "weights":
-            for state in remote.children(f"{parent}/checkpoints")[-1:]:
-                remote.pull(store, state)
+            wanted += remote.children(f"{parent}/checkpoints")[-1:] or [f"{parent}/checkpoints"]
+        for place in wanted:
+            if not remote.pull(store, place):
+                raise OSError(f"{remote.url}: lacks {place}, which {node.run} begins from")
 
 
 def _fixed_inputs(prepared: Prepared, sources: Iterable[str] | None = None) -> list[Path]:
@@ -222,11 +228,16 @@ def push_run(remote: Remote, prepared: Prepared, node: Node) -> None:
     for file in sorted((folder / "evaluations").glob("[!.]*.parquet")):
         if not remote.has(_relative(store, file)):
             remote.push_file(store, _relative(store, file))
-    # All that was there was pulled before this session: what is not here any more was dropped on purpose.
-    for part in ("average", "checkpoints"):
-        for old in remote.children(f"{run}/{part}"):
-            if not is_complete(store.root / old):
-                remote.drop(old)
+    # Another driver may be ahead of us: only what our own work is past goes, and milestones stay, as they do here.
+    ended = is_done(prepared, node)
+    reached = max((f.name for f in (folder / "checkpoints").glob("step-*") if is_complete(f)), default="")
+    for old in remote.children(f"{run}/average") if ended else ():
+        if not is_complete(store.root / old):
+            remote.drop(old)
+    for old in remote.children(f"{run}/checkpoints"):
+        past = ended or old.rsplit("/", 1)[1] < reached
+        if past and not is_complete(store.root / old) and json.loads(remote.read(f"{old}/state.json"))["state"] is None:
+            remote.drop(old)
 
 
 def pull_run(remote: Remote, prepared: Prepared, node: Node) -> None:
@@ -281,4 +292,11 @@ def scratch(remote_url: str) -> Path:
     if named:
         return Path(named)
     key = hashlib.sha256(remote_url.encode()).hexdigest()[:8]
-    return Path(tempfile.gettempdir()) / f"curricle-{os.getuid()}-{key}"
+    place = Path(tempfile.gettempdir()) / f"curricle-{os.getuid()}-{key}"
+    # The name can be guessed, and everybody may write there: it must be ours, and nobody else's to write.
+    with suppress(FileExistsError):
+        place.mkdir(mode=0o700)
+    found = place.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+        raise Refused(f"{place}: not a folder of this user alone; remove it, or name another as CURRICLE_SCRATCH")
+    return place

@@ -96,3 +96,60 @@ def test_a_dropped_folder_is_not_there(remote, stores):
 def test_an_address_that_no_library_knows_is_refused():
     with pytest.raises(Refused, match="--remote nosuch://x"):
         Remote("nosuch://x")
+
+
+def test_a_scratch_folder_that_others_may_write_to_is_refused(tmp_path, monkeypatch):
+    from curricle.remote import scratch
+
+    monkeypatch.delenv("CURRICLE_SCRATCH", raising=False)
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    place = scratch("s3://x")
+    assert place.stat().st_mode & 0o777 == 0o700 and scratch("s3://x") == place
+    place.chmod(0o777)
+    with pytest.raises(Refused, match="not a folder of this user alone"):
+        scratch("s3://x")
+    place.rmdir()
+    (tmp_path / "theirs").mkdir()
+    place.symlink_to(tmp_path / "theirs")
+    with pytest.raises(Refused, match="not a folder of this user alone"):
+        scratch("s3://x")
+
+
+def test_a_driver_that_lags_drops_nothing_of_one_that_is_ahead(remote, stores, monkeypatch):
+    from types import SimpleNamespace
+
+    from curricle import remote as afar
+    from curricle.store import write_json
+
+    here, there = stores
+
+    def step(store: Store, number: int, state: str | None) -> str:
+        with whole_folder(store.root / f"runs/math/1/checkpoints/step-{number:08d}") as folder:
+            write_json(folder / "state.json", {"state": state})
+        return f"runs/math/1/checkpoints/step-{number:08d}"
+
+    old, milestone, mine, ahead = step(here, 1, None), step(here, 2, "abc"), step(there, 3, None), step(here, 4, None)
+    mean = "runs/math/1/average/step-00000004"
+    filled(here, mean)
+    for place in (old, milestone, ahead, mean):
+        remote.push(here, place)
+    node, prepared = SimpleNamespace(run="math/1", states={}), SimpleNamespace(store=there)
+    monkeypatch.setattr(afar, "is_done", lambda *_: False)
+    afar.push_run(remote, prepared, node)
+    assert remote.children("runs/math/1/checkpoints") == [milestone, mine, ahead]
+    assert remote.children("runs/math/1/average") == [mean]
+    monkeypatch.setattr(afar, "is_done", lambda *_: True)
+    afar.push_run(remote, prepared, node)
+    assert remote.children("runs/math/1/checkpoints") == [milestone, mine]
+    assert remote.children("runs/math/1/average") == []
+
+
+def test_a_parent_that_is_not_there_is_said(remote, stores):
+    from types import SimpleNamespace
+
+    from curricle.remote import pull_inputs
+
+    prepared = SimpleNamespace(store=stores[1], shards={}, tokenizer="org/name", corpora={})
+    node = SimpleNamespace(run="b/2", sources={}, seed=0, parent="a/1", branch_step=None, init_from="weights")
+    with pytest.raises(OSError, match=r"lacks runs/a/1/model, which b/2 begins from"):
+        pull_inputs(remote, prepared, node)
