@@ -138,13 +138,28 @@ class Held(Refused):
 @contextmanager
 def locked(folder: Path, what: str) -> Iterator[None]:
     """Hold a folder for one process; the kernel lets go when the process dies. Raises `Held` if it is held."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as handle:
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise Held(f"{what}: another process is working on it; wait for it, or name another --store") from None
-        yield
+            handle = open(folder / ".lock", "w")  # noqa: SIM115
+        except FileNotFoundError:  # removed in between
+            continue
+        with handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise Held(f"{what}: another process is working on it; wait for it, or name another --store") from None
+            if not _still_there(handle, folder / ".lock"):
+                continue  # who held it removed the folder: ours is a file that nobody else will find
+            yield
+            return
+
+
+def _still_there(handle: IO, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle.fileno()), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 class Store:

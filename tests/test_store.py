@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curricle.store import fingerprint, is_complete, locked, whole_file, whole_folder
+from curricle.store import Held, fingerprint, is_complete, locked, whole_file, whole_folder
 from curricle.study import Recipe, Refused
 
 plain = st.recursive(
@@ -120,3 +121,21 @@ def test_kill_9_while_writing_leaves_only_whole_folders(tmp_path):
         for folder in seen:
             assert is_complete(folder)
             assert [len((folder / str(part)).read_text()) for part in range(5)] == [10000] * 5
+
+
+def test_a_lock_whose_folder_was_removed_is_not_the_lock(tmp_path, monkeypatch):
+    """Between opening the file and locking it, whoever held it removes the folder and another takes a new one."""
+    import fcntl
+
+    folder, real, removed = tmp_path / "run", fcntl.flock, []
+
+    def late(handle, how):
+        if not removed:
+            removed.append(1)
+            shutil.rmtree(folder)
+        real(handle, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with locked(folder, "run"), pytest.raises(Held), locked(folder, "run"):
+        pass
+    assert removed
