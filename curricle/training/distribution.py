@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import datetime
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 PATIENCE = datetime.timedelta(hours=12)  # ranks wait for the first one's exports and for each other's evaluations
+STEP_PATIENCE = datetime.timedelta(minutes=30)  # between GPUs only steps are sent: more means that a rank is gone
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,10 @@ class Ranks:
         # gloo beside nccl: flags and objects travel without waiting for the GPU.
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, init_method=rendezvous, rank=rank, world_size=size, timeout=PATIENCE)
+        if device.type == "cuda":
+            # `init_process_group` has one timeout for all backends.
+            assert dist.group.WORLD is not None
+            dist.group.WORLD._get_backend(device)._set_default_timeout(STEP_PATIENCE)
         return cls(rank, size, device)
 
     @classmethod
@@ -138,8 +144,21 @@ def whole_weights(model: PreTrainedModel, ranks: Ranks) -> PreTrainedModel | Non
     weights = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
     if not ranks.first:
         return None
-    copy = type(model)(model.config)
-    copy.load_state_dict(weights)
+    return _copy(model, weights)
+
+
+def _copy(model: PreTrainedModel, weights: Mapping[str, Any]) -> PreTrainedModel:
+    """Another such model with these weights, which are not copied, and nothing is drawn for it."""
+    with torch.device("meta"):
+        copy = type(model)(model.config)
+    copy.load_state_dict(weights, assign=True)
+    copy.tie_weights()  # what was one tensor is one again
+    for name, buffer in model.named_buffers():  # those that are worked out, not saved
+        where, _, last = name.rpartition(".")
+        owner = copy.get_submodule(where)
+        if owner._buffers[last] is not None and owner._buffers[last].is_meta:
+            owner._buffers[last] = buffer.detach().cpu()
+    copy.generation_config = deepcopy(model.generation_config)
     return copy.eval()
 
 

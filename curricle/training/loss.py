@@ -9,6 +9,8 @@ Letters: B rows, T tokens in a row, N targets, H hidden size, V vocabulary.
 
 from __future__ import annotations
 
+from weakref import WeakKeyDictionary
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -18,10 +20,32 @@ from transformers import PreTrainedModel
 WHOLE = 2**25  # entries of the widest matrix of logits that is held: 128 MB in float32
 
 
+_BENDS: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
+
+
 def bends_logits(model: PreTrainedModel) -> bool:
-    """Whether the model does more to its logits than multiply by the output matrix (Gemma 2, Cohere, Granite)."""
-    settings = ("final_logit_softcapping", "logit_scale", "logits_scaling")
-    return any(getattr(model.config, name, None) is not None for name in settings)
+    """Whether the model does more to its logits than multiply by the output matrix (Gemma 2, Cohere, Granite). Tried
+    once for each model, on two tokens; a setting's name alone tells where the weights are so small that rounding hides
+    what it does. It is asked before a model is cut over ranks."""
+    if model not in _BENDS:
+        settings = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+        config = model.config.get_text_config()
+        named = any(getattr(config, name, None) is not None for name in settings)
+        _BENDS[model] = named or _seen_to_bend(model)
+    return _BENDS[model]
+
+
+@torch.no_grad()
+def _seen_to_bend(model: PreTrainedModel) -> bool:
+    tokens_BT = torch.tensor([[0, 1]], device=model.device)
+    training = model.training
+    model.eval()
+    logits_BTV = model(input_ids=tokens_BT, use_cache=False).logits
+    hidden_BTH = model.base_model(input_ids=tokens_BT, use_cache=False).last_hidden_state
+    plain_BTV = model.get_output_embeddings()(hidden_BTH)
+    model.train(training)
+    scale = float(plain_BTV.float().std())
+    return not float((logits_BTV - plain_BTV).float().abs().max()) <= 1e-5 * scale
 
 
 class Learner(nn.Module):

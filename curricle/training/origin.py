@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from curricle.shapes import PRESETS, Shape
-from curricle.store import Store, is_complete, read_json, whole_folder, write_json
+from curricle.store import Store, fingerprint, is_complete, read_json, whole_folder, write_json
 from curricle.study import Model, Refused, Study
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def find(study: Study, store: Store, plan_only: bool) -> Origin | None:
         return None
     place = study.resolve(name)
     if place.is_dir():
-        return _in_folder(place)
+        return _in_folder(place, store)
     if place.suffix == ".gguf":
         return _in_gguf(place, store)
     if place.exists():
@@ -76,26 +76,37 @@ def find(study: Study, store: Store, plan_only: bool) -> Origin | None:
     return Origin(f"{name}@{revision or 'main'}", shape_of(config), name, revision)
 
 
-def _in_folder(folder: Path) -> Origin:
+def _in_folder(folder: Path, store: Store) -> Origin:
     weights = sorted(folder.glob("*.safetensors"))
     if not weights or not (folder / "config.json").exists():
         raise Refused(f"{FIELD}: {folder} holds no config.json with *.safetensors beside it")
     config = _config(str(folder), f"{FIELD}: {folder / 'config.json'} is not readable")
-    return Origin(_digest([folder / "config.json"], weights), shape_of(config), folder, licence=card_licence(folder))
+    content = _digest([folder / "config.json"], weights, store)
+    return Origin(content, shape_of(config), folder, licence=card_licence(folder))
 
 
-def _digest(read: Iterable[Path], hashed: Iterable[Path]) -> str:
+def _digest(read: Iterable[Path], hashed: Iterable[Path], store: Store) -> str:
     """The content of small files, then the digests of large ones."""
     content = hashlib.sha256(b"".join(file.read_bytes() for file in read))
     for file in hashed:
-        with open(file, "rb") as data:
-            content.update(hashlib.file_digest(data, "sha256").digest())
+        content.update(bytes.fromhex(_file_digest(file, store)))
     return content.hexdigest()[:16]
+
+
+def _file_digest(file: Path, store: Store) -> str:
+    """SHA-256 of a large file, remembered in the store for as long as its size and time stay: reading 28 GB takes
+    minutes, and every command and every rank asks."""
+    about = file.stat()
+    kept = store.folder("digests", f"{fingerprint([str(file.resolve()), about.st_size, about.st_mtime_ns])}.json")
+    if not kept.exists():
+        with open(file, "rb") as data:
+            write_json(kept, {"sha256": hashlib.file_digest(data, "sha256").hexdigest()})
+    return str(read_json(kept)["sha256"])
 
 
 def _in_gguf(file: Path, store: Store) -> Origin:
     refuse_unread_gguf(file, f"{FIELD}: {file}")
-    content = _digest([], [file])
+    content = _digest([], [file], store)
     folder = store.folder("tokenizers", f"gguf-{content}")
     if not is_complete(folder):
         _convert_beginning(file, folder)

@@ -1,9 +1,17 @@
 """Where models are found, and what is no model."""
 
+import os
+
 import pytest
 import torch
+import transformers
+from tiny_models import SHAPE
 
+from curricle.store import Store
 from curricle.study import Refused
+from curricle.training import origin
+from curricle.training.distribution import _copy
+from curricle.training.loss import bends_logits
 from curricle.training.model import load
 
 
@@ -47,3 +55,43 @@ def test_weights_that_were_cut_off_are_refused(llama, tokenizer, tmp_path):
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(Refused, match="not a checkpoint that transformers reads"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_copy_is_the_model_with_what_it_generates_by_and_draws_nothing(tied):
+    config = transformers.Qwen2Config(**SHAPE, tie_word_embeddings=tied)
+    model = transformers.Qwen2ForCausalLM(config).eval()
+    model.generation_config.max_new_tokens, model.generation_config.eos_token_id = 7, [0, 3]
+    state = torch.get_rng_state()
+    copy = _copy(model, {name: tensor.clone() for name, tensor in model.state_dict().items()})
+    assert torch.equal(torch.get_rng_state(), state)
+    tokens = torch.tensor([[1, 2, 3, 4]])
+    assert torch.equal(copy(tokens).logits, model(tokens).logits)
+    assert (copy.lm_head.weight is copy.model.embed_tokens.weight) == tied
+    assert copy.generation_config.max_new_tokens == 7 and copy.generation_config.eos_token_id == [0, 3]
+
+
+def test_a_model_that_bends_its_logits_is_known_by_what_it_does(llama):
+    assert not bends_logits(llama)
+
+    class Bent(transformers.LlamaForCausalLM):
+        def forward(self, *args, **kwargs):
+            found = super().forward(*args, **kwargs)
+            found.logits = torch.tanh(found.logits)
+            return found
+
+    assert bends_logits(Bent(transformers.LlamaConfig(**SHAPE)))
+    nested = transformers.Gemma2ForCausalLM(transformers.Gemma2Config(**{**SHAPE, "head_dim": 8}))
+    assert bends_logits(nested)
+
+
+def test_weights_are_hashed_once(tmp_path, monkeypatch):
+    file, store = tmp_path / "model.safetensors", Store(tmp_path / "store")
+    file.write_bytes(b"weights")
+    first = origin._digest([], [file], store)
+    with monkeypatch.context() as patched:
+        patched.setattr(origin.hashlib, "file_digest", lambda *_: pytest.fail("read again"))
+        assert origin._digest([], [file], store) == first
+    file.write_bytes(b"others!")
+    os.utime(file, ns=(1, 1))
+    assert origin._digest([], [file], store) != first
