@@ -150,7 +150,9 @@ def test_a_hub_id_is_read_at_the_commit_that_was_seen_wherever_it_is_read(study,
 
     prepared = prepare(study, Store(tmp_path / "store"))
     loaded, asked = load(prepared.tokenizer), []
-    hub = study.model_copy(update={"model": study.model.model_copy(update={"checkpoint": "org/name", "revision": None})})
+    hub = study.model_copy(
+        update={"model": study.model.model_copy(update={"checkpoint": "org/name", "revision": None})}
+    )
     origin = Origin("org/name@abc", prepared.catalogue.shape, "org/name", "abc")
     found = Prepared(
         hub, prepared.store, prepared.entries, prepared.corpora, "org/name", prepared.shards, (), {},
