@@ -353,7 +353,7 @@ def _peak_flops(store: Store, folder: Path, node: Node) -> float | None:
         return None
     session = read_json(folder / "receipt.json")["sessions"][-1]
     # By name: whoever gathers need not have the device, nor the same one.
-    name = session["cpu"] if session["device"] == "cpu" else session["device"]
+    name = session.get("cpu", "") if session["device"] == "cpu" else session["device"]
     peak = peak_of(store, name, session["threads"], session["torch"])
     rate = peak.flops_per_second.get(node.recipe.precision) if peak else None
     return rate * session["ranks"] if rate else None
