@@ -43,7 +43,11 @@ PROBLEMS = (
     "{% else %}{{ " + _BEFORE + " + message['content'] + " + _AFTER + " }}{% endif %}{% endfor %}"
 )
 
-TODAY = datetime(2024, 7, 26)  # of templates that write the date: the one that Llama 3's writes where it knows none
+# A template that writes the date always gets the one that Llama 3's writes where it knows none. As Jinja, before the
+# template, since transformers hands no function to it.
+TODAY = datetime(2024, 7, 26)
+_CODES = "".join(f" | replace('%{code}', '{TODAY.strftime(f'%{code}')}')" for code in "aAbBdmyYHIMSpj")
+DATED = "{%- macro strftime_now(format) -%}{{ format" + _CODES + " }}{%- endmacro -%}"
 
 Part = tuple[str | int, bool]
 """A text, or one special token; and whether it carries loss."""
@@ -100,6 +104,7 @@ class ChatTemplate:
 
     def __init__(self, jinja: str, tokenizer: PreTrainedTokenizerBase):
         self.jinja, self.tokenizer = jinja, tokenizer
+        self._dated = DATED + jinja if "strftime_now" in jinja else jinja
         added = tokenizer.added_tokens_decoder.items()
         self._special: dict[str, int] = {str(token): number for number, token in added if token.special}
         self._special[tokenizer.eos_token] = tokenizer.eos_token_id
@@ -114,9 +119,8 @@ class ChatTemplate:
         messages = [{"role": role, "content": content} for role, content in turns]
         try:
             return self.tokenizer.apply_chat_template(
-                messages, chat_template=self.jinja, tokenize=False, add_generation_prompt=asking,
-                strftime_now=TODAY.strftime,
-            )  # fmt: skip
+                messages, chat_template=self._dated, tokenize=False, add_generation_prompt=asking
+            )
         except Exception as error:  # a template is a program, and fails as it likes
             said = str(error) or type(error).__name__
             raise Refused(f"the chat template does not take this conversation: {said}") from None
