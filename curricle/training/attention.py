@@ -26,9 +26,9 @@ AttentionInterface.register(FLEX, flex_of_one_type)
 AttentionMaskInterface.register(FLEX, flex_attention_mask)
 
 
-def chosen(asked: Literal["auto", "sdpa", "flex_attention"], model: PreTrainedModel, device: str) -> str:
-    """The name under which transformers knows it. `auto` is flex attention on a GPU, where the model can."""
+def keep_documents_apart(model: PreTrainedModel, asked: Literal["auto", "sdpa", "flex_attention"], device: str) -> None:
+    """Flex attention where it is asked for, or where nothing is, the device is a GPU and the model can. Otherwise the
+    model stays as it came: with a dense mask, by whichever function it prefers."""
     can = bool(getattr(model, "_supports_flex_attn", False))
     if asked == "flex_attention" or (asked == "auto" and device == "cuda" and can):
-        return FLEX
-    return "sdpa"
+        model.set_attn_implementation(FLEX)

@@ -252,9 +252,7 @@ def move(optimizers: list[torch.optim.Optimizer], lr: float) -> None:
 def _ready(model: PreTrainedModel, ranks: Ranks, how: Execution, recipe: Recipe) -> Learner:
     """The model on its device, cut over the ranks, compiled where that was asked."""
     model.to(ranks.device)
-    kept_apart = attention.chosen(how.attention, model, ranks.device.type)
-    if model.config._attn_implementation != kept_apart:
-        model.set_attn_implementation(kept_apart)
+    attention.keep_documents_apart(model, how.attention, ranks.device.type)
     if how.recompute:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     learner = Learner(model)

@@ -166,20 +166,24 @@ def test_flex_attention_keeps_documents_apart_as_the_mask_does(precision):
 
     model, sampler = make()
     batch, out = sampler.batch(0, 4), {}
-    for name in ("sdpa", "flex_attention"):
-        model.set_attn_implementation(attention.chosen(name, model, "cpu"))
+    for name in ("auto", "flex_attention"):
+        attention.keep_documents_apart(model, name, "cpu")
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
             out[name] = model.eval()(input_ids=batch.tokens_BT, position_ids=batch.positions_BT, use_cache=False).logits
-    apart = (out["sdpa"].float() - out["flex_attention"].float()).abs().max()
+    apart = (out["auto"].float() - out["flex_attention"].float()).abs().max()
     assert apart < (1e-4 if precision == "fp32" else 0.05)
 
 
-def test_automatic_attention_is_a_mask_where_a_model_or_a_machine_has_nothing_else(llama):
+@pytest.mark.parametrize(
+    ("device", "can", "kept"), [("cpu", True, "sdpa"), ("cuda", True, "curricle_flex"), ("cuda", False, "sdpa")]
+)
+def test_blocks_are_used_on_a_gpu_by_models_that_can_and_others_stay_as_they_came(device, can, kept):
     from curricle.training import attention
 
-    assert attention.chosen("auto", llama, "cpu") == "sdpa"
-    assert attention.chosen("auto", llama, "cuda") == attention.FLEX
-    assert attention.chosen("auto", torch.nn.Linear(1, 1), "cuda") == "sdpa"
+    model, _ = make()
+    model._supports_flex_attn = can
+    attention.keep_documents_apart(model, "auto", device)
+    assert model.config._attn_implementation == kept
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_says_what_to_lower(tmp_path):
