@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import typer
 
-from curricle.commands import models, store, studies, training
+from curricle.commands import analysis, models, results, store, studies, training
 
 app = typer.Typer(
     help="A laboratory for pre-training strategy: plan the stages, train, measure with honest error bars.",
@@ -41,9 +41,11 @@ VERBS: dict[str, tuple[Callable[..., None], str]] = {
     "gain": (models.gain, "curricle gain --from 14.3 --to 36.2 --problems 5000   or   curricle gain --published"),
     "schema": (studies.schema, "curricle schema > study.schema.json"),
     "report": (training.report, "curricle report code-first"),
+    "analyse": (analysis.analyse, "curricle analyse code-first --question gain   or   curricle analyse FOLDER --json"),
 }
 for verb, (function, example) in VERBS.items():
     app.command(verb, epilog=f"Example: {example}")(function)
+app.add_typer(results.app, name="results")
 
 
 def main() -> None:

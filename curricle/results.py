@@ -1,12 +1,13 @@
 """Every measured number as a row, in Parquet files that DuckDB (or anything else) reads in place.
 
-Four tables. They are the schema that others' runs are brought in by, so a column is added rarely and never changes
+Five tables. They are the schema that others' runs are brought in by, so a column is added rarely and never changes
 its meaning.
 
 `runs`         one row for each stage of each strategy and seed: which run stands there (strategies may share a run)
 `evaluations`  one row for each item that was scored at an evaluation point: a problem, or a held-out document
 `steps`        one row for each training step of each run
 `mixtures`     one row for each source in each phase of each run: what it read, and how much there was
+`scores`       one row for each mean that came without its items; our own runs have none
 """
 
 from __future__ import annotations
@@ -86,9 +87,22 @@ MIXTURES = pa.schema(
         ("available_tokens", pa.int64()),  # in one pass over the source; null for an endless one, or where nobody says
     ]
 )
+SCORES = pa.schema(
+    [
+        ("run", pa.string()),
+        ("tokens", pa.int64()),  # as in `evaluations`
+        ("final", pa.bool_()),
+        ("benchmark", pa.string()),
+        ("kind", pa.string()),
+        ("measure", pa.string()),  # accuracy (percent) | bits per byte | nats per token
+        ("score", pa.float64()),
+        ("items", pa.int64()),  # that the mean is over; null where nobody says
+        ("item_variance", pa.float64()),  # of the mean, over items, for these weights; null where nobody says
+    ]
+)
 NOTED = ("mfu", "data_seconds", "save_seconds", "evaluation_seconds")  # columns of `steps` that a file may lack
 SCHEMAS = {"runs": RUNS, "evaluations": EVALUATIONS, "steps": STEPS}
-OPTIONAL = {"mixtures": MIXTURES}  # tables that results may lack: they are empty then
+OPTIONAL = {"mixtures": MIXTURES, "scores": SCORES}  # tables that results may lack: they are empty then
 
 
 def write_rows(path: Path, rows: Iterable[dict[str, Any]], schema: pa.Schema) -> None:
@@ -135,7 +149,7 @@ def step_rows(
 
 
 class Results:
-    """A folder of result rows. `sql` sees the tables `runs`, `evaluations`, `steps` and `mixtures`."""
+    """A folder of result rows. `sql` sees the tables `runs`, `evaluations`, `steps`, `mixtures` and `scores`."""
 
     def __init__(self, folder: str | Path):
         import duckdb

@@ -19,17 +19,23 @@ from curricle.analysis.finding import Finding, Interval
 from curricle.analysis.forgetting import forgetting
 from curricle.analysis.gain import Comparison, compare_scores, contrast, contrasts, gain, scores, stage_gains
 from curricle.analysis.published import published
-from curricle.study import Refused, nearest
+from curricle.analysis.questions import FIRST, QUESTIONS, Answer, Asked, Question, ask, listed, refuse_unknown
+from curricle.study import Refused
 
 if TYPE_CHECKING:
     from curricle.results import Results
 
 __all__ = [
+    "QUESTIONS",
+    "Answer",
+    "Asked",
     "Comparison",
     "Finding",
     "Interval",
+    "Question",
     "analyse",
     "answer",
+    "ask",
     "common_stages",
     "compare_scores",
     "contrast",
@@ -44,26 +50,20 @@ __all__ = [
 
 
 def analyse(results: Results, *, target: str | None = None) -> list[Finding]:
-    """All that the rows can say, in order: scores, gains, contrasts, gains by stage, curves, forgetting.
+    """All that the rows can say: every question of `questions.QUESTIONS`, in their order.
 
-    What is missing is left out: one strategy gives no gain, one evaluation point no curve. With a `target` (a benchmark
-    or a source) its findings come first within each question. Raises `Refused` for a target that has no rows, and where
-    runs were scored on different items.
+    What is missing is left out: one strategy gives no gain, one evaluation point no curve, no factorial no transfer.
+    With a `target` (a benchmark or a source) its findings come first within each question. Raises `Refused` for a
+    target that has no rows, and where runs were scored on different items.
     """
-    from curricle.analysis.scores import benchmarks
-
-    known = benchmarks(results)
-    if not known:
-        raise Refused(
-            f"{results.folder}: nothing has been scored yet; curricle run trains and evaluates what is missing"
-        )
-    if target is not None and target not in known:
-        raise Refused(f"target: {target!r} has no rows; {nearest(target, known)}")
-    made = [*scores(results), *gain(results), *contrasts(results), *stage_gains(results)]
-    for stage in common_stages(results):
-        along = curve(results, stage)
-        if len({f.parts["tokens"] for f in along}) > 1:  # the end alone is what `gain` compares already
-            made += along
-    made += forgetting(results)
+    asked = Asked(results, target=target)
+    refuse_unknown(asked)
+    made: list[Finding] = []
+    for name, question in QUESTIONS.items():
+        try:
+            made += listed(question.answer(asked))
+        except Refused:
+            if name in FIRST:
+                raise
     questions = list(dict.fromkeys(f.question for f in made))
     return sorted(made, key=lambda f: (questions.index(f.question), f.benchmark != target))

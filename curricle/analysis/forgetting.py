@@ -29,10 +29,10 @@ def forgetting(results: Results, benchmark: str | None = None) -> list[Finding]:
     changes: list[Finding] = []
     for read, measure in measured(results, benchmark, BITS_PER_BYTE, kind="held-out"):
         for strategy in strategies(results):
-            trained = 0
+            trained: int | None = 0  # None from where nobody says how long a stage was
             way: list[Finding] = []
             for stage in strategy.stages:
-                before, trained = trained, trained + stage.budget_tokens
+                before, trained = trained, added(trained, stage.budget_tokens)
                 way += on_the_way(read, strategy, stage, before)
                 after, start = read.final(stage, measure), before_stage(read, strategy, stage, measure)
                 if after is None:
@@ -47,7 +47,7 @@ def forgetting(results: Results, benchmark: str | None = None) -> list[Finding]:
     return levels + holm_adjusted(changes, one_benchmark)
 
 
-def on_the_way(read: Benchmark, strategy: StrategyRuns, stage: StageRuns, before: int) -> list[Finding]:
+def on_the_way(read: Benchmark, strategy: StrategyRuns, stage: StageRuns, before: int | None) -> list[Finding]:
     """The levels before the stage's end; of a first stage, also the model before any training. `before` are the tokens
     of the stages before it."""
     parts: dict[str, Part] = {"strategy": strategy.name, "stage": stage.name, "position": stage.position}
@@ -56,10 +56,14 @@ def on_the_way(read: Benchmark, strategy: StrategyRuns, stage: StageRuns, before
     if untrained:
         about = {**parts, "tokens": 0, "trained_tokens": 0}
         found.append(level("held-out-curve", f"before {strategy.name}", untrained, about))
-    for tokens in read.tokens(stage):
-        scores = read.at(stage, tokens, BITS_PER_BYTE) if tokens < stage.budget_tokens else None
+    for tokens in read.tokens(stage) if stage.budget_tokens is not None else []:
+        scores = read.at(stage, tokens, BITS_PER_BYTE) if tokens < (stage.budget_tokens or 0) else None
         if scores:
-            about = {**parts, "tokens": tokens, "trained_tokens": before + tokens}
+            about = {**parts, "tokens": tokens, "trained_tokens": added(before, tokens)}
             subject = f"after {tokens:,} tokens of {stage.name} in {strategy.name}"
             found.append(level("held-out-curve", subject, scores, about))
     return found
+
+
+def added(before: int | None, tokens: int | None) -> int | None:
+    return None if before is None or tokens is None else before + tokens

@@ -18,7 +18,7 @@ Row = Mapping[str, Any]
 DOSE = "dose:"  # and the source's name: a column of tokens
 
 SCORED = """
-    SELECT run, tokens, benchmark, any_value(kind) AS kind, count(*) AS items,
+    SELECT run, tokens, benchmark, any_value(kind) AS kind, bool_or(final) AS final, count(*) AS items,
            count(correct) AS verdicts, 100 * avg(correct::INT) AS accuracy,
            1e4 * var_samp(correct::INT) / count(*) AS accuracy_variance,
            count(nats) AS likelihoods, sum(bytes) AS bytes, sum(nats) / ln(2) AS bits,
@@ -36,11 +36,15 @@ def outcomes(results: Results) -> list[dict[str, Any]]:
     run, benchmark, kind` (problems, held-out) `, measure` (accuracy in percent, or bits per byte) `, score, items,
     item_variance` (of the mean, over items, for these weights; null for one item) and `dose:SOURCE`, tokens of that
     source read until then, for every source that any run read. Without a table of mixtures there are no doses.
-    A model as it came, before any training, is a point of the first stage with 0 tokens.
+    A model as it came, before any training, is a point of the first stage with 0 tokens. In runs from elsewhere,
+    tokens and flops are None where nobody says, and so are items and their variance where only a mean is known.
     """
     scored: dict[str, list[Row]] = {}
     for row in results.sql(SCORED):
-        scored.setdefault(row["run"], []).append(row)
+        scored.setdefault(row["run"], []).append({**row, "scores": scores_of(row)})
+    for row in results.sql("SELECT * FROM scores"):
+        score = {name: row[name] for name in ("measure", "score", "items", "item_variance")}
+        scored.setdefault(row["run"], []).append({**row, "scores": [score]})
     phases: dict[str, list[Row]] = {}
     for row in results.sql("SELECT * FROM mixtures ORDER BY until_tokens"):
         phases.setdefault(row["run"], []).append(row)
@@ -50,14 +54,22 @@ def outcomes(results: Results) -> list[dict[str, Any]]:
         paths.setdefault((row["strategy"], row["seed"]), []).append(row)
     made: list[dict[str, Any]] = []
     for path in paths.values():
-        before, flops = dict.fromkeys(sources, 0.0), 0.0
+        before = dict.fromkeys(sources, 0.0)
+        flops: float | None = 0.0
         for stage in path:
-            end = stage["budget_tokens"]
+            read_here = phases.get(stage["run"], [])
+            end, earlier = stage["budget_tokens"], stage["tokens_before"]
+            if end is None:
+                end = max((row["until_tokens"] for row in read_here), default=None)
             for point in scored.get(stage["run"], []):
                 at = point["tokens"]
-                if at > end or (at == 0 and stage["position"]):
+                if at is None and point["final"]:
+                    at = end
+                if at is not None and ((end is not None and at > end) or (at == 0 and stage["position"])):
                     continue
-                read = doses(phases.get(stage["run"], []), at)
+                read = {} if at is None else doses(read_here, at)
+                known = at is not None and end is not None
+                spent = stage["training_flops"] * at / end if known and end and stage["training_flops"] else None
                 about = {
                     "strategy": stage["strategy"],
                     "baseline": stage["baseline"],
@@ -65,18 +77,18 @@ def outcomes(results: Results) -> list[dict[str, Any]]:
                     "stage": stage["stage"],
                     "position": stage["position"],
                     "stage_tokens": at,
-                    "tokens": stage["tokens_before"] + at,
-                    "flops": flops + stage["training_flops"] * at / end if stage["training_flops"] else None,
-                    "final": stage is path[-1] and at == end,
+                    "tokens": None if at is None or earlier is None else earlier + at,
+                    "flops": None if flops is None or spent is None else flops + spent,
+                    "final": stage is path[-1] and bool(at == end if known else point["final"]),
                     "run": stage["run"],
                     "benchmark": point["benchmark"],
                     "kind": point["kind"],
-                    **{DOSE + source: before[source] + read.get(source, 0.0) for source in sources},
+                    **{DOSE + s: None if at is None else before[s] + read.get(s, 0.0) for s in sources},
                 }
-                made += [{**about, **score} for score in scores_of(point)]
-            for source, tokens in doses(phases.get(stage["run"], []), end).items():
+                made += [{**about, **score} for score in point["scores"]]
+            for source, tokens in doses(read_here, end or 0).items():
                 before[source] += tokens
-            flops += stage["training_flops"] or 0.0
+            flops = None if flops is None or not stage["training_flops"] else flops + stage["training_flops"]
     return made
 
 

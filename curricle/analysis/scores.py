@@ -29,7 +29,7 @@ class StageRuns:
 
     name: str
     position: int
-    budget_tokens: int
+    budget_tokens: int | None  # None where nobody says, as of runs from elsewhere
     runs: Mapping[int, str]
 
 
@@ -52,7 +52,7 @@ class Scores:
     measure: str
     seeds: tuple[int, ...]
     items: tuple[str, ...]
-    places: tuple[tuple[str, int], ...]  # run and tokens, one for each seed
+    places: tuple[tuple[str, int | None], ...]  # run and tokens, one for each seed
     y_SP: np.ndarray
 
     @property
@@ -120,14 +120,15 @@ class Benchmark:
             """,
             [name],
         )
-        self._cells: dict[tuple[str, int], Cell] = {}
-        self._ends: dict[str, int] = {}
+        self._cells: dict[tuple[str, int | None], Cell] = {}
+        self._ends: dict[str, int | None] = {}
         self._untrained: dict[int, str] = {}  # seed → a run whose rows at 0 tokens are the model before any training
         for row in rows:
             items = tuple(row["items"])
             if len(set(items)) != len(items):
                 twice = next(a for a, b in pairwise(items) if a == b)
-                raise Refused(f"evaluations: {name}, {row['run']} at {row['tokens']:,} tokens scores {twice!r} twice")
+                at = "an unknown point" if row["tokens"] is None else f"{row['tokens']:,} tokens"
+                raise Refused(f"evaluations: {name}, {row['run']} at {at} scores {twice!r} twice")
             self._cells[row["run"], row["tokens"]] = Cell(
                 items, column(row["nats"]), column(row["bytes"]), column(row["correct"])
             )
@@ -150,7 +151,7 @@ class Benchmark:
     def final(self, stage: StageRuns, measure: str) -> Scores | None:
         """At the stage's end, or where its strategy leaves it for a branch."""
 
-        def end(run: str) -> tuple[str, int]:
+        def end(run: str) -> tuple[str, int | None]:
             left = (run, stage.budget_tokens)
             return left if left in self._cells else (run, self._ends[run])
 
@@ -166,7 +167,7 @@ class Benchmark:
             {seed: (self._untrained[seed], 0) for seed in stage.runs if seed in self._untrained}, measure
         )
 
-    def _gather(self, places: Mapping[int, tuple[str, int]], measure: str) -> Scores | None:
+    def _gather(self, places: Mapping[int, tuple[str, int | None]], measure: str) -> Scores | None:
         usable = {
             seed: place
             for seed, place in sorted(places.items())

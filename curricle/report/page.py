@@ -24,7 +24,7 @@ from markupsafe import Markup
 from curricle.analysis import Finding, answer
 from curricle.analysis.finding import ACCURACY, BITS_PER_BYTE, KINDS, PERCENT
 from curricle.planning import ACCELERATORS, STATED_MFU, Plan
-from curricle.report import figures, queries, words
+from curricle.report import charts, figures, queries, words
 from curricle.report.drawing import flow_svg
 from curricle.report.flow import Flow, flow
 from curricle.results import Results
@@ -32,6 +32,7 @@ from curricle.store import whole_file
 from curricle.study import Study
 
 MEASURES = (ACCURACY, BITS_PER_BYTE)
+MOST_DRAWN = 8  # findings of one question that the page draws
 LONGEST_TEXT = 1500  # characters of a prompt or an output that the page shows
 Row = dict[str, Any]
 Item = TypeVar("Item")
@@ -72,7 +73,7 @@ def write(
         **the_answer(study, findings, target),
         style=style,
         flow=flow_svg(layout, findings, target, {arm: style[of] for arm, of in plan.arms.items()}, rates),
-        groups=chart_groups(study, plan, layout, results, findings, style),
+        groups=[*chart_groups(study, plan, layout, results, findings, style), *question_groups(findings)],
         changes=[f for among in by(changes, lambda f: f.subject).values() for f in among],
         tables=tables(findings, target),
         kinds=[(kind, KIND_MEANS[kind]) for kind in KINDS],
@@ -101,7 +102,7 @@ def template() -> jinja2.Template:
     environment.filters |= {
         "count": words.count, "size": words.size, "percent": words.percent, "flops": words.flops,
         "duration": words.duration, "p": words.p_value, "estimate": words.estimate, "interval": words.interval,
-        "resolution": words.resolution, "plural": words.plural, "shortened": shortened,
+        "resolution": words.resolution, "plural": words.plural, "shortened": shortened, "cell": words.cell,
     }  # fmt: skip
     return environment.from_string(ours("page.html"))
 
@@ -142,19 +143,19 @@ def json_in_script(value: object) -> Markup:
 # ---- charts -------------------------------------------------------------------------------------------------------
 
 
-def chart(name: str, title: str, drawn: alt.LayerChart, described: str) -> Row:
+def chart(name: str, title: str, drawn: alt.TopLevelMixin, described: str) -> Row:
     """What the template needs of one chart. Ids inside the SVG are made the chart's own."""
     spec = drawn.to_dict(validate=False)  # its parts were validated when they were made
     picture = re.sub(r'(id="|url\(#|href="#)', rf"\g<1>{name}-", figures.svg(spec))
     hidden = picture.replace("<svg ", '<svg aria-hidden="true" ', 1)
     return {
         "name": name, "title": title, "svg": Markup(hidden), "spec": json_in_script(spec),
-        "described": described,
+        "described": described, "width": None,
     }  # fmt: skip
 
 
 def group(title: str, about: str, charts: list[Row], rows: Sequence[Finding] = ()) -> Row:
-    return {"title": title, "about": about, "charts": charts, "rows": rows}
+    return {"title": title, "about": about, "charts": charts, "rows": rows, "asked": (), "more": 0}
 
 
 def chart_groups(
@@ -237,6 +238,28 @@ def chart_groups(
     return [g for g in groups if g["charts"]]
 
 
+def question_groups(findings: Sequence[Finding]) -> list[Row]:
+    """A section for each question with a figure of its own (`charts.CHARTS`): for each of its first findings the
+    sentence, the figure and the table that it was drawn from."""
+    groups = []
+    asked = by((f for f in findings if f.question in charts.CHARTS), lambda f: f.question)
+    for n, (question, here) in enumerate(asked.items()):
+        shown = [asked_about(f, f"asked{n}-{i}") for i, f in enumerate(here[:MOST_DRAWN])]
+        more = len(here) - len(shown)
+        groups.append({**group(charts.CHARTS[question].title, "", [], here), "asked": shown, "more": more})
+    return groups
+
+
+def asked_about(f: Finding, name: str) -> Row:
+    drawn = charts.drawn(f)
+    made = None if drawn is None else chart(name, f"{f.measure} on {f.benchmark}", drawn, told([f]))
+    if made and (width := re.search(r'width="(\d+)', made["svg"])):
+        made["width"] = width[1]  # a figure that stands alone is never larger than it was drawn
+    columns = dict.fromkeys(name for row in f.table for name in row)
+    numeric = {c: all(isinstance(row.get(c), int | float | None) for row in f.table) for c in columns}
+    return {"finding": f, "chart": made, "columns": numeric}
+
+
 def by(items: Iterable[Item], key: Callable[[Item], str]) -> dict[str, list[Item]]:
     """Items in groups, in order of first appearance."""
     groups: dict[str, list[Item]] = {}
@@ -275,7 +298,8 @@ def tables(findings: Sequence[Finding], target: str) -> list[Row]:
     made = []
     for question in dict.fromkeys(f.question for f in findings):
         here = sorted((f for f in findings if f.question == question), key=lambda f: f.benchmark != target)
-        made.append({"title": TITLES.get(question, question), "rows": here})
+        title = TITLES.get(question) or (charts.CHARTS[question].title if question in charts.CHARTS else question)
+        made.append({"title": title, "rows": here})
     return made
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from curricle.analysis import Finding
-from curricle.analysis.finding import between, number
+from curricle.analysis.finding import Part, between, number
 from curricle.study import Recipe
 
 DECIMAL = ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "k"))
@@ -98,3 +98,14 @@ def resolution(f: Finding) -> str:
     if not f.resolved:
         return "not resolved"
     return "resolved" if f.seeds > 1 or f.question.startswith("published") else "resolved for these weights"
+
+
+def cell(value: Part) -> str:
+    """A number with as many digits as a reader takes in; none for what is missing."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.4g}" if isinstance(value, float) else value

@@ -181,6 +181,11 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
 
 
 @pytest.fixture(scope="session")
+def written() -> Callable[..., Path]:
+    return write_page
+
+
+@pytest.fixture(scope="session")
 def made() -> Callable[..., SimpleNamespace]:
     return make
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import html
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
+import altair as alt
 import pytest
 
 from curricle.analysis import Finding
-from curricle.report import figures, page, queries
+from curricle.report import charts, figures, page, queries
 from curricle.report.flow import flow
 from curricle.results import SCHEMAS, Results, write_rows
 
@@ -190,6 +192,48 @@ def test_held_out_text_is_drawn_along_training_with_every_point(small):
     on_the_way = [code.tokens + math.tokens_at(step) for step in math.evaluate_at[:-1]]
     assert sorted(mine) == sorted(ends + on_the_way) and mine == sorted(mine)
     assert "Held-out text along training" in text_of(small.page)
+
+
+def luck(finding: Finding) -> alt.LayerChart:
+    """A figure that only these tests know."""
+    bars = alt.Chart(alt.Data(values=list(finding.table))).encode(x="drawn:Q", y="of:N")
+    return figures._finished(bars.mark_rule() + bars.mark_point())
+
+
+def asked(hostile: str = "one source") -> list[Finding]:
+    table = tuple({"of": hostile if i else "other", "drawn": i / 3, "held": None} for i in range(4))
+    about = ("luck", f"luck of {hostile}", "accuracy", "problems")
+    made = Finding(*about, 12.5, "points", parts={"k": 2.25, hostile: hostile}, table=table, n=9)
+    return [made, replace(made, estimate=None, undefined=f"too little: {hostile}")]
+
+
+def test_a_question_with_a_figure_has_a_section_with_its_sentence_and_its_table(small, written, tmp_path, monkeypatch):
+    monkeypatch.setitem(charts.CHARTS, "luck", charts.Chart("How much is luck", f"{__name__}:luck"))
+    findings = [*small.findings, *asked()]
+    text = text_of(written(tmp_path, small.study, small.plan, small.results, findings=findings))
+    section = text[text.index("<h2>How much is luck</h2>") : text.index('<section id="numbers">')]
+    assert all(f.sentence() in section for f in asked())
+    assert section.count('class="chart"') == 2 and "<td class=\"n\">0.3333</td>" in section and "–</td>" in section
+    assert "How much is luck (2)" in text and '<a href="#group' in text and section.count("<dt>k</dt><dd>2.25</dd>") == 2
+    plain = text_of(written(tmp_path, small.study, small.plan, small.results, findings=small.findings))
+    assert "How much is luck" not in plain
+
+
+def test_a_question_with_many_findings_draws_the_first_and_says_how_many_more(small, written, tmp_path, monkeypatch):
+    monkeypatch.setitem(charts.CHARTS, "luck", charts.Chart("How much is luck", f"{__name__}:luck"))
+    many = [replace(asked()[0], subject=f"luck {i}") for i in range(page.MOST_DRAWN + 3)]
+    text = text_of(written(tmp_path, small.study, small.plan, small.results, findings=[*small.findings, *many]))
+    assert text.count('id="asked0-') - text.count('id="asked0-0-') >= page.MOST_DRAWN
+    assert "3 more findings of this question" in text
+    assert all(f"luck {i}" in text for i in range(len(many)))
+
+
+def test_hostile_words_in_a_question_s_findings_stay_text(small, written, hostile, tmp_path, monkeypatch):
+    monkeypatch.setitem(charts.CHARTS, "luck", charts.Chart("How much is luck", f"{__name__}:luck"))
+    findings = [*small.findings, *asked(hostile)]
+    text = without_bundle(text_of(written(tmp_path, small.study, small.plan, small.results, findings=findings)))
+    assert "<img" not in text and "<script>alert" not in text
+    assert text.count("</script>") == text.count("<script") == 1 + len(re.findall('class="chart"', text))
 
 
 def test_the_page_says_where_the_time_went(small):

@@ -1,0 +1,189 @@
+"""The questions that can be put to result rows, by name: what `curricle analyse` and the report ask.
+
+Another question is one line in `QUESTIONS`. An estimator of rows is made a question by one of the adaptors below:
+`whole` hands it every row, `each` those of one benchmark and measure at a time, `each_strategy` one strategy's besides.
+A question that these rows cannot answer raises `Refused`, which is an answer too: `ask` hands on why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple
+
+from curricle.analysis.curve import common_stages, curve
+from curricle.analysis.finding import Finding
+from curricle.analysis.forgetting import forgetting
+from curricle.analysis.gain import contrasts, gain, scores, stage_gains
+from curricle.analysis.outcomes import Row, outcomes
+from curricle.analysis.scores import benchmarks
+from curricle.study import Refused, nearest
+
+if TYPE_CHECKING:
+    from curricle.results import Results
+
+Answered = Finding | Iterable[Finding]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What questions are put to: results, and the one benchmark or measure that is meant (all where None)."""
+
+    results: Results
+    benchmark: str | None = None
+    measure: str | None = None
+    target: str | None = None  # the study's: what an answer is about where no benchmark was named
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        """Every outcome in the measure asked for, whatever its benchmark: what a target costs is seen on others."""
+        return [row for row in outcomes(self.results) if self.measure in (None, row["measure"])]
+
+    @property
+    def benchmarks(self) -> list[str]:
+        """What is asked about: the benchmark named, or the target, or all problems, or all there is."""
+        named = self.benchmark or self.target
+        if named:
+            return [named]
+        kinds = {row["benchmark"]: row["kind"] for row in self.rows}
+        return [name for name, kind in kinds.items() if kind == "problems"] or list(kinds)
+
+    @property
+    def groups(self) -> list[list[Row]]:
+        """The rows of each benchmark that is asked about, one measure at a time."""
+        made: dict[tuple[str, str], list[Row]] = {}
+        for row in self.rows:
+            if row["benchmark"] in self.benchmarks:
+                made.setdefault((row["benchmark"], row["measure"]), []).append(row)
+        return list(made.values())
+
+    def keeps(self, finding: Finding) -> bool:
+        return self.benchmark in (None, finding.benchmark) and self.measure in (None, finding.measure)
+
+
+class Question(NamedTuple):
+    title: str
+    answer: Callable[[Asked], Answered]
+
+
+class Answer(NamedTuple):
+    """A question with its findings, or why there are none."""
+
+    question: str
+    title: str
+    findings: list[Finding]
+    refused: str | None = None
+
+
+# ---- adaptors -----------------------------------------------------------------------------------------------------
+
+
+def whole(estimator: Callable[[list[Row]], Answered]) -> Callable[[Asked], list[Finding]]:
+    """An estimator of all rows, which tells benchmarks and measures apart itself."""
+    return lambda asked: listed(estimator(asked.rows))
+
+
+def each(estimator: Callable[[list[Row]], Answered]) -> Callable[[Asked], list[Finding]]:
+    """An estimator of the rows of one benchmark in one measure."""
+    return lambda asked: gathered(estimator, asked.groups)
+
+
+def each_strategy(estimator: Callable[[list[Row]], Answered]) -> Callable[[Asked], list[Finding]]:
+    """An estimator of one strategy's rows on one benchmark in one measure."""
+
+    def split(asked: Asked) -> Iterable[list[Row]]:
+        for group in asked.groups:
+            for name in dict.fromkeys(row["strategy"] for row in group):
+                yield [row for row in group if row["strategy"] == name]
+
+    return lambda asked: gathered(estimator, split(asked))
+
+
+def gathered(estimator: Callable[[list[Row]], Answered], groups: Iterable[list[Row]]) -> list[Finding]:
+    """What the estimator finds in each group; refused where it refuses all of them, with the reason given first."""
+    made: list[Finding] = []
+    refusals: list[Refused] = []
+    for group in groups:
+        try:
+            made += listed(estimator(group))
+        except Refused as refusal:
+            refusals.append(refusal)
+    if refusals and not made:
+        raise refusals[0]
+    return made
+
+
+def listed(found: Answered) -> list[Finding]:
+    return [found] if isinstance(found, Finding) else list(found)
+
+
+def curves(asked: Asked) -> list[Finding]:
+    """The curve of every stage that strategies share by name; the end alone is what `gain` compares already."""
+    made: list[Finding] = []
+    for stage in common_stages(asked.results):
+        along = curve(asked.results, stage, asked.benchmark, asked.measure)
+        made += along if len({f.parts["tokens"] for f in along}) > 1 else []
+    return made
+
+
+# ---- the questions ------------------------------------------------------------------------------------------------
+
+QUESTIONS: dict[str, Question] = {
+    "score": Question("Strategies at their end", lambda a: scores(a.results, a.benchmark, a.measure)),
+    "gain": Question("Over the baseline", lambda a: gain(a.results, a.benchmark, a.measure)),
+    "contrast": Question("Strategies against each other", lambda a: contrasts(a.results, a.benchmark, a.measure)),
+    "stage-gain": Question("What each stage gave", lambda a: stage_gains(a.results, a.benchmark, a.measure)),
+    "curve": Question("Scores along the curve", curves),
+    "forgetting": Question("What each stage changed on held-out text", lambda a: forgetting(a.results)),
+}
+# Their refusals are faults in the rows, such as runs scored on different items. All others ask for a design that a
+# study may not have.
+FIRST = frozenset(QUESTIONS)
+NONE = {
+    "score": "nothing has been scored at a strategy's end in this measure",
+    "gain": "it takes a baseline and another strategy, scored on the same items",
+    "contrast": "it takes two strategies beside the baseline, scored on the same items",
+    "stage-gain": "it takes a score before a stage and one at its end",
+    "curve": "it takes a stage that two strategies train, scored at two points or more",
+    "forgetting": "it takes held-out text, scored at the ends of stages",
+}
+
+
+def ask(asked: Asked, questions: Sequence[str] | None = None) -> list[Answer]:
+    """Put the questions (all by default) to these results, in the order of `QUESTIONS`.
+
+    Raises `Refused` for a question, benchmark or measure that is not known, and where there are no scores at all.
+    """
+    for name in questions or ():
+        if name not in QUESTIONS:
+            close = nearest(name, QUESTIONS)
+            known = "" if close.startswith("known") else f" known: {', '.join(QUESTIONS)}"
+            raise Refused(f"--question {name}: unknown question {name!r}; {close}{known}")
+    refuse_unknown(asked)
+    made = []
+    for name, question in QUESTIONS.items():
+        if questions and name not in questions:
+            continue
+        try:
+            found = [f for f in listed(question.answer(asked)) if asked.keeps(f)]
+            why = None if found else NONE.get(name, "these rows hold nothing that it could be answered from")
+        except Refused as refusal:
+            found, why = [], str(refusal)
+        made.append(Answer(name, question.title, found, why))
+    return made
+
+
+def refuse_unknown(asked: Asked) -> None:
+    means = asked.results.sql("SELECT DISTINCT benchmark FROM scores ORDER BY benchmark")
+    known = list(dict.fromkeys([*benchmarks(asked.results), *(row["benchmark"] for row in means)]))
+    if not known:
+        raise Refused(
+            f"{asked.results.folder}: nothing has been scored yet; curricle run trains and evaluates what is missing"
+        )
+    for option, name in (("--benchmark", asked.benchmark), ("target", asked.target)):
+        if name is not None and name not in known:
+            raise Refused(f"{option}: {name!r} has no rows; {nearest(name, known)}")
+    if asked.measure is not None and not asked.rows:
+        measures = list(dict.fromkeys(row["measure"] for row in outcomes(asked.results)))
+        raise Refused(f"--measure: no row has {asked.measure!r}; {nearest(asked.measure, measures)}")

@@ -1,0 +1,105 @@
+"""What `curricle analyse` says in a terminal: each question with its findings, or why it cannot be answered.
+
+Findings of one kind stand in one table. A finding that carries a table of its own is said in a sentence, its intervals
+under it, then the table. Nothing is cut silently: what does not fit is counted, and `--json` has all of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from textwrap import fill
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from curricle.analysis import Answer, Finding
+from curricle.analysis.finding import BITS, Part, between
+from curricle.report import words
+from curricle.report.terminal import SPACE, add_row, plain_table
+
+ROWS, COLUMNS = 24, 8  # of a finding's own table that are shown
+FINDINGS = 40  # of one question that are shown
+
+
+def answers_view(answers: Sequence[Answer]) -> RenderableType:
+    """Answered questions in full, then the others, a line each."""
+    parts: list[RenderableType] = []
+    for answer in answers:
+        if answer.findings:
+            parts += [Text(f"{answer.title}  ({answer.question})", style="bold"), *found(answer.findings), SPACE]
+    open_ = [answer for answer in answers if answer.refused is not None]
+    if open_:
+        parts.append(Text("Not answered from these rows", style="bold"))
+        parts += [Text(f"{answer.question}: {answer.refused}") for answer in open_]
+    return Group(*parts[: -1 if not open_ else None])
+
+
+def found(findings: Sequence[Finding]) -> list[RenderableType]:
+    rows = [f for f in findings if not f.table]
+    groups: dict[tuple[str, str], list[Finding]] = {}
+    for f in rows[:FINDINGS]:
+        groups.setdefault((f.benchmark, f.measure), []).append(f)
+    parts: list[RenderableType] = []
+    for n, ((benchmark, measure), here) in enumerate(groups.items()):
+        parts += [*([SPACE] if n else []), listing(f"{measure} on {benchmark}", here)]
+    if len(rows) > FINDINGS:
+        parts.append(Text(f"… and {len(rows) - FINDINGS:,} more: --benchmark, --measure, or --json", style="dim"))
+    kinds = list(dict.fromkeys(f"{i.kind} ({i.level:.0%})" for f in rows if (i := f.interval())))
+    if kinds:
+        parts.append(Text(f"Intervals for {', '.join(kinds)}.", style="dim"))
+    parts += notes(rows)
+    for f in findings:
+        if f.table:
+            parts += [*([SPACE] if parts else []), *told(f)]
+    return parts
+
+
+def listing(about: str, findings: Sequence[Finding]) -> Table:
+    """One row a finding; a subject that stands in the row above is not said again."""
+    judged = any(f.p_value is not None or f.estimate is None for f in findings)
+    table = plain_table(about, ">estimate", "interval", *([">p", ""] if judged else []))
+    last = ""
+    for f in findings:
+        said = [words.p_value(f.p_value), words.resolution(f)] if judged else []
+        subject = "" if f.subject == last else f.subject
+        add_row(table, subject, words.estimate(f).replace(BITS, "bpb"), words.interval(f), *said)
+        last = f.subject
+    return table
+
+
+def told(f: Finding) -> list[RenderableType]:
+    """A finding in a sentence, its intervals, its numbers and its table."""
+    about = Text(f"{f.subject}, {f.measure} on {f.benchmark}")
+    size = f"n = {f.n:,}, {words.plural(f.seeds, 'seed')}" if f.n else words.plural(f.seeds, "seed")
+    p = f", p = {words.p_value(f.p_value)} [{f.test}]".replace("= <", "<") if f.p_value is not None else ""
+    if f.estimate is None:
+        lines = [Text(f"  undefined: {f.undefined}")]
+    else:
+        lines = [Text(f"  {words.estimate(f)}{p}; {size}")]
+    lines += [
+        Text(f"  {i.level:.0%} interval for {i.kind}: {between(i, f.unit, f.is_change)}", style="dim")
+        for i in f.intervals
+    ]
+    if f.parts:
+        said = "   ".join(f"{name} {words.cell(value)}" for name, value in f.parts.items())
+        lines += [Text(fill(said, 96, initial_indent="  ", subsequent_indent="  "), style="dim")]
+    return [about, *lines, *own_table(f.table), *notes([f])]
+
+
+def own_table(rows: Sequence[Mapping[str, Part]]) -> list[RenderableType]:
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    shown = names[:COLUMNS]
+    numeric = {n: all(isinstance(row.get(n), int | float | None) for row in rows) for n in shown}
+    table = plain_table(*(f">{name}" if numeric[name] else name for name in shown))
+    for row in rows[:ROWS]:
+        add_row(table, *(words.cell(row.get(name)) for name in shown))
+    left = [f"{len(rows) - ROWS:,} rows"] if len(rows) > ROWS else []
+    left += [f"columns {', '.join(names[COLUMNS:])}"] if len(names) > COLUMNS else []
+    more = [Text(f"… and {' and '.join(left)}: --json has all", style="dim")] if left else []
+    return [SPACE, table, *more]
+
+
+def notes(findings: Iterable[Finding]) -> list[RenderableType]:
+    said = dict.fromkeys(f.note for f in findings if f.note)
+    return [Text(note, style="dim") for note in list(said)[:6]]

@@ -1,0 +1,91 @@
+"""The figures of findings by question: one function of one finding in a file for each question of docs/theory.md.
+
+Joining another is one line in `CHARTS`: the question of the finding, a title, and where its function stands. It is
+imported when it is first asked for, since drawing is slow to import.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from curricle.analysis.finding import Finding
+
+if TYPE_CHECKING:
+    from curricle.results import Results
+
+
+class Chart(NamedTuple):
+    title: str
+    drawn_by: str  # "module:function", of one finding
+
+
+CHARTS: dict[str, Chart] = {}
+
+
+def drawn(finding: Finding) -> Any | None:
+    """The finding's figure; None where its question has none, or where it has no table to draw."""
+    known = CHARTS.get(finding.question)
+    return pkgutil.resolve_name(known.drawn_by)(finding) if known and finding.table else None
+
+
+def figures_of(findings: Sequence[Finding], results: Results) -> Iterator[tuple[str, Any]]:
+    """Every figure that findings make, with a name for its file. Scores and curves are drawn together, strategies side
+    by side; the rest one figure a finding."""
+    taken: set[str] = set()
+    for name, chart in (*together(findings, results), *alone(findings)):
+        base = name = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:80] or "figure"
+        number = 1
+        while name in taken:
+            number += 1
+            name = f"{base}-{number}"
+        taken.add(name)
+        yield name, chart
+
+
+def alone(findings: Iterable[Finding]) -> Iterator[tuple[str, Any]]:
+    for f in findings:
+        chart = drawn(f)
+        if chart is not None:
+            yield f"{f.question} {f.benchmark} {f.measure} {f.subject}", chart
+
+
+def together(findings: Sequence[Finding], results: Results) -> Iterator[tuple[str, Any]]:
+    from curricle.analysis.scores import baseline_of, strategies
+    from curricle.report import figures, queries
+
+    known = strategies(results)
+    base = baseline_of(known)
+    style = figures.looks([s.name for s in known], base.name if base else known[0].name)
+    for question, part in (("score", None), ("curve", "stage"), ("held-out-curve", None)):
+        groups: dict[tuple[str, str, str], list[Finding]] = {}
+        for f in findings:
+            if f.question == question and f.measure in figures.TITLES:
+                groups.setdefault((f.benchmark, f.measure, str(f.parts[part]) if part else ""), []).append(f)
+        for (benchmark, measure, stage), here in groups.items():
+            drawn_here = {f.parts.get("strategy") for f in here}
+            looks = {name: look for name, look in style.items() if name in drawn_here}
+            if question == "held-out-curve":
+                ends = [f for f in findings if f.question == "held-out" and f.benchmark == benchmark]
+                chart = figures.along([*here, *ends], looks, legend=True)
+            elif question == "curve":
+                seeds = queries.seed_scores(results, benchmark)
+                chart = figures.curve(here, seeds, looks, stage, measure, legend=True)
+            else:
+                chart = figures.side_by_side(here, queries.seed_scores(results, benchmark), style, measure)
+            yield f"{question} {benchmark} {measure} {stage}", chart
+
+
+def save_all(findings: Sequence[Finding], results: Results, folder: Path) -> list[str]:
+    """Write every figure as SVG and PNG; their names."""
+    from curricle.report.figures import save
+
+    names = []
+    for name, chart in figures_of(findings, results):
+        for suffix in (".svg", ".png"):
+            save(chart, folder / f"{name}{suffix}")
+        names.append(name)
+    return names
