@@ -65,22 +65,28 @@ def analyse(
 
 
 def found(of: str, store: Path, overrides: list[str], console: Console) -> tuple[Results, str | None]:
-    """The rows that are meant, and the target where a study names one. A folder has its rows in it, or in `results`."""
-    from curricle.results import Results
+    """The rows that are meant, and the target where a study names one."""
     from curricle.study import Refused
     from curricle.studyfile import load_study
 
-    folder = Path(of)
-    if folder.is_dir():
-        for place in (folder, folder / "results"):
-            if (place / "runs.parquet").exists():
-                if overrides:
-                    raise Refused(f"--set goes with a study; {of} is a folder of rows")
-                return Results(place), None
-        raise Refused(f"{of}: no runs.parquet in it, nor in {folder / 'results'}; curricle results import writes them")
+    if Path(of).is_dir():
+        if overrides:
+            raise Refused(f"--set goes with a study; {of} is a folder of rows")
+        return rows_in(Path(of)), None
     from curricle import runner
 
     study = load_study(of, overrides)
     plan, prepared = planned(study, store, console)
     runner.refuse_declared(plan)
     return runner.gather(plan, prepared, Path("runs") / study.name / "results"), study.answer_target
+
+
+def rows_in(folder: Path) -> Results:
+    """The rows of a folder: in it, or in its `results`."""
+    from curricle.results import Results
+    from curricle.study import Refused
+
+    for place in (folder, folder / "results"):
+        if (place / "runs.parquet").is_file():
+            return Results(place)
+    raise Refused(f"{folder}: no runs.parquet in it, nor in {folder / 'results'}; curricle results import writes them")

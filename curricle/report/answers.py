@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from textwrap import fill
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -17,6 +18,9 @@ from curricle.analysis import Answer, Finding
 from curricle.analysis.finding import BITS, Part, between
 from curricle.report import words
 from curricle.report.terminal import SPACE, add_row, plain_table
+
+if TYPE_CHECKING:
+    from curricle.results import Results
 
 ROWS, COLUMNS = 24, 8  # of a finding's own table that are shown
 FINDINGS = 40  # of one question that are shown
@@ -103,3 +107,48 @@ def own_table(rows: Sequence[Mapping[str, Part]]) -> list[RenderableType]:
 def notes(findings: Iterable[Finding]) -> list[RenderableType]:
     said = dict.fromkeys(f.note for f in findings if f.note)
     return [Text(note, style="dim") for note in list(said)[:6]]
+
+
+# ---- what rows hold -----------------------------------------------------------------------------------------------
+
+
+def holds(results: Results) -> dict[str, Any]:
+    """Strategies with their stages and seeds, benchmarks with what was measured on them."""
+    strategies = results.sql(
+        """
+        WITH placed AS (
+            SELECT DISTINCT strategy, baseline, {'position': position, 'stage': stage, 'tokens': budget_tokens} AS place
+            FROM runs
+        )
+        SELECT strategy, bool_or(baseline) AS baseline, list(DISTINCT place ORDER BY place) AS stages,
+               (SELECT count(DISTINCT seed) FROM runs WHERE runs.strategy = placed.strategy) AS seeds
+        FROM placed GROUP BY strategy ORDER BY strategy
+        """
+    )
+    benchmarks = results.sql(
+        """
+        SELECT benchmark, any_value(kind) AS kind, count(DISTINCT run) AS runs, count(DISTINCT item) AS items,
+               count(DISTINCT (run, tokens)) AS points, count(correct) > 0 AS accuracy, count(nats) > 0 AS bits_per_byte
+        FROM evaluations GROUP BY benchmark
+        UNION ALL
+        SELECT benchmark, any_value(kind), count(DISTINCT run), max(items), count(DISTINCT (run, tokens)),
+               bool_or(measure = 'accuracy'), bool_or(measure = 'bits per byte')
+        FROM scores GROUP BY benchmark ORDER BY kind DESC, benchmark
+        """
+    )
+    return {"results": str(results.folder), "strategies": strategies, "benchmarks": benchmarks}
+
+
+def holds_view(found: Mapping[str, Any]) -> RenderableType:
+    strategies = plain_table("strategy", "stages", ">seeds", "")
+    for row in found["strategies"]:
+        stages = " → ".join(
+            f"{s['stage']} {'?' if s['tokens'] is None else words.count(s['tokens'])}" for s in row["stages"]
+        )
+        add_row(strategies, row["strategy"], stages, words.cell(row["seeds"]), "baseline" if row["baseline"] else "")
+    benchmarks = plain_table("benchmark", "kind", ">runs", ">points", ">items", "measures")
+    for row in found["benchmarks"]:
+        measures = ", ".join(m for m, there in (("accuracy", row["accuracy"]), (BITS, row["bits_per_byte"])) if there)
+        numbers = (words.cell(row[name]) for name in ("runs", "points", "items"))
+        add_row(benchmarks, row["benchmark"], row["kind"], *numbers, measures)
+    return Group(strategies, SPACE, benchmarks)

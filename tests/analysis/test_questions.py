@@ -149,7 +149,9 @@ def test_json_is_one_object_with_refusals_and_round_trips(study):
 
 
 def test_figures_of_scores_and_curves_are_written(study, tmp_path):
-    shown = CliRunner().invoke(app, ["analyse", str(study.folder), "--figures", str(tmp_path), "--benchmark", "algebra"])
+    shown = CliRunner().invoke(
+        app, ["analyse", str(study.folder), "--figures", str(tmp_path), "--benchmark", "algebra"]
+    )
     assert shown.exit_code == 0, shown.output
     names = {f.name for f in tmp_path.iterdir()}
     assert {"score-algebra-accuracy.svg", "curve-algebra-bits-per-byte-math.png"} <= names

@@ -213,8 +213,10 @@ def test_a_question_with_a_figure_has_a_section_with_its_sentence_and_its_table(
     text = text_of(written(tmp_path, small.study, small.plan, small.results, findings=findings))
     section = text[text.index("<h2>How much is luck</h2>") : text.index('<section id="numbers">')]
     assert all(f.sentence() in section for f in asked())
-    assert section.count('class="chart"') == 2 and "<td class=\"n\">0.3333</td>" in section and "–</td>" in section
-    assert "How much is luck (2)" in text and '<a href="#group' in text and section.count("<dt>k</dt><dd>2.25</dd>") == 2
+    assert section.count('class="chart"') == 2 and '<td class="n">0.3333</td>' in section and "–</td>" in section
+    assert (
+        "How much is luck (2)" in text and '<a href="#group' in text and section.count("<dt>k</dt><dd>2.25</dd>") == 2
+    )
     plain = text_of(written(tmp_path, small.study, small.plan, small.results, findings=small.findings))
     assert "How much is luck" not in plain
 
