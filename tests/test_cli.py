@@ -12,7 +12,7 @@ import pytest
 from tiny_study import tiny, write_study
 
 VERBS = ["new", "run", "plan", "status", "list", "diff", "clean", "evaluate", "export", "gain", "schema", "report"]
-VERBS += ["explain", "calibrate"]
+VERBS += ["explain", "calibrate", "analyse"]
 
 
 def curricle(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
