@@ -1,0 +1,225 @@
+"""Target against general ability: the front over replay shares (docs/theory.md, section 9).
+
+    front(rows, target="math", general=["web", "books"])
+
+Rows are outcomes (`outcomes.py`), one strategy for each share of replay. Promises: what is dominated is dominated by a
+measured point, never by an interpolated one; each point says how often it would be on the front under the seeds' noise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from curricle.analysis.arms import (
+    Domains,
+    Noise,
+    Row,
+    Table,
+    checked,
+    ends,
+    items_noise,
+    items_of,
+    last_stage_shares,
+    noise,
+    runs_of,
+    scored,
+    tabled,
+    weighted,
+    weights_of,
+)
+from curricle.analysis.finding import (
+    ACCURACY,
+    BITS_PER_BYTE,
+    THESE_PROBLEMS,
+    THESE_WEIGHTS,
+    Finding,
+    Interval,
+    Part,
+    join,
+)
+from curricle.analysis.intervals import student
+from curricle.study import Refused
+
+OF_BOX = "% of the box"  # between the best of each objective and the reference point
+
+
+# ---- plain geometry: every objective is a cost, lower is better ---------------------------------------------------
+
+
+def non_dominated(costs_NM: np.ndarray) -> np.ndarray:
+    """Which points no other point beats: none is at most as costly in all objectives and less in one. Points may come
+    in batches, (…, N, M)."""
+    a, b = costs_NM[..., :, None, :], costs_NM[..., None, :, :]  # is a row beaten by a column?
+    beaten = (b <= a).all(-1) & (b < a).any(-1)
+    return ~beaten.any(-1)
+
+
+def hypervolume(costs_NM: np.ndarray, reference_M: np.ndarray) -> float:
+    """The volume that the points dominate below the reference point, exactly, by slices along the last objective."""
+    inside = costs_NM[(costs_NM < reference_M).all(axis=1)]
+    if not len(inside):
+        return 0.0
+    if inside.shape[1] == 1:
+        return float(reference_M[0] - inside.min())
+    inside = inside[np.argsort(inside[:, -1], kind="stable")]
+    depths = np.diff(np.append(inside[:, -1], reference_M[-1]))
+    return float(sum(d * hypervolume(inside[: i + 1, :-1], reference_M[:-1]) for i, d in enumerate(depths) if d > 0))
+
+
+def knee(costs_NM: np.ndarray) -> int | None:
+    """The point of a two-objective front farthest below the chord between its ends, each axis scaled by the front's
+    extent; None with fewer than three points on the front, or where none lies below the chord."""
+    on = np.flatnonzero(non_dominated(costs_NM))
+    on = on[np.argsort(costs_NM[on, 0], kind="stable")]
+    extent = np.ptp(costs_NM[on], axis=0)
+    if costs_NM.shape[1] != 2 or len(on) < 3 or not (extent > 0).all():
+        return None
+    scaled = (costs_NM[on] - costs_NM[on].min(axis=0)) / extent
+    below = 1 - scaled.sum(axis=1)  # the chord runs from (0, 1) to (1, 0)
+    best = int(below.argmax())
+    return int(on[best]) if below[best] > 1e-12 else None
+
+
+# ---- the front ----------------------------------------------------------------------------------------------------
+
+
+def front(
+    rows: Iterable[Row],
+    target: str,
+    general: Domains,
+    *,
+    share: str | None = None,
+    cost: str | None = None,
+    measure: str = BITS_PER_BYTE,
+    reference: Sequence[float] | None = None,
+    draws: int = 4000,
+    level: float = 0.95,
+) -> Finding:
+    """The strategies' ends as points: the target's score against the general domains' weighted bits per byte (and
+    `cost`, a column such as `flops`, as a third objective).
+
+    `general` names the held-out domains, with weights or equally. `share` adds each point's share of a source in its
+    last stage (a source's name, or a column). `measure` is the target's. The estimate is the hypervolume as a share of
+    the box between the best of each objective and the `reference` point (by default the worst of each, moved out by a
+    tenth of the range). `table` has one row for each strategy, with `on_front` and `p_front`, the probability of being
+    non-dominated when every mean is redrawn from the seeds' noise. Raises `Refused` for fewer than two strategies.
+    """
+    rows = list(rows)
+    domains = weights_of(general)
+    here = ends(scored(rows, target, measure))
+    sign = -1.0 if measure == ACCURACY else 1.0
+    cells: list[dict[tuple[str, int], float]] = [
+        {key: sign * row["score"] for key, row in here.items()},
+        weighted(rows, domains),
+    ]
+    if cost:
+        checked(here.values(), (), (cost,))
+        cells.append({key: float(row[cost]) for key, row in here.items()})
+    table = tabled(cells)
+    if len(table.strategies) < 2:
+        raise Refused(
+            f"front: {len(table.strategies)} strategy has both {target!r} and {', '.join(domains)}; two make one"
+        )
+    means = table.means
+    found, kind, why = _noise_or_items(
+        table, rows, [target, *domains], [measure] + [BITS_PER_BYTE] * len(domains), domains
+    )
+    on = non_dominated(means)
+    low, high = means.min(axis=0), means.max(axis=0)
+    if reference is None:
+        edge = high + 0.1 * np.where(high > low, high - low, 1.0)
+    else:
+        edge = np.asarray(reference, dtype=float) * np.array([sign, *[1.0] * (means.shape[1] - 1)])
+        if edge.shape != low.shape or (edge <= low).any():
+            raise Refused(
+                f"reference: {list(reference)} must be worse than the best point in each of {len(low)} objectives"
+            )
+    box = float(np.prod(edge - low))
+    volume, bend = 100 * hypervolume(means, edge) / box, knee(means)
+    p_on: np.ndarray | None = None
+    intervals: tuple[Interval, ...] = ()
+    p_knee, bias = None, None
+    if found is not None:
+        drawn = means + _errors(found, table.counts, draws)
+        p_on = non_dominated(drawn).mean(axis=0)
+        volumes = np.array([100 * hypervolume(d, edge) / box for d in drawn[: min(draws, 1000)]])
+        a, b = np.quantile(volumes, [(1 - level) / 2, (1 + level) / 2])
+        bias = float(
+            volumes.mean() - volume
+        )  # noise pushes a front outwards; the interval is turned round to take it off
+        intervals = (Interval(max(0.0, 2 * volume - b), max(0.0, 2 * volume - a), kind, level),)
+        knees = [knee(d) for d in drawn[: min(draws, 1000)]]
+        p_knee = float(np.mean([k == bend for k in knees])) if bend is not None else None
+    shares = last_stage_shares(rows, share) if share else {}
+    half = student(found.df, level) * np.sqrt(np.diag(found.covariance)) if found else None
+    names = ["target", "general", *([cost] if cost else [])]
+    made = []
+    for i, strategy in enumerate(table.strategies):
+        row: dict[str, Part] = {"strategy": strategy, "seeds": int(table.counts[i])}
+        for m, name in enumerate(names):
+            factor = sign if m == 0 else 1.0
+            row[name] = float(factor * means[i, m])
+            off = None if half is None else float(half[m] / math.sqrt(table.counts[i]))
+            row[f"{name}_low"] = None if off is None else float(factor * means[i, m] - off)
+            row[f"{name}_high"] = None if off is None else float(factor * means[i, m] + off)
+        mine = [value for (name, _), value in shares.items() if name == strategy]
+        row["share"] = float(np.mean(mine)) if mine else None
+        row |= {"on_front": bool(on[i]), "p_front": None if p_on is None else float(p_on[i]), "knee": i == bend}
+        made.append(row)
+    parts: dict[str, Part] = {
+        "target": target,
+        "target_measure": measure,
+        "general": ", ".join(domains),
+        "knee": None if bend is None else table.strategies[bend],
+        "p_knee": p_knee,
+        "on_front": int(on.sum()),
+        "optimism": bias,
+        **{f"reference_{name}": float(v * (sign if m == 0 else 1.0)) for m, (name, v) in enumerate(zip(names, edge))},
+    }
+    note = join(
+        [
+            f"{int(on.sum())} of {len(on)} strategies are on the front of {target} against {', '.join(domains)}"
+            f"{f' and {cost}' if cost else ''}.",
+            f"Knee: {parts['knee']}."
+            if bend is not None
+            else ("" if cost else "No knee: the front does not bend towards its ends' best."),
+            why,
+        ]
+    )
+    return Finding(
+        "front", f"{target} against {', '.join(domains)}", measure, target, volume, OF_BOX, intervals,
+        n=items_of(here), seeds=int(table.counts.min()), runs=runs_of(here), note=note, parts=parts, table=tuple(made),
+    )  # fmt: skip
+
+
+def _errors(found: Noise, counts: np.ndarray, draws: int) -> np.ndarray:
+    """Draws × strategies × measures: errors of the means, multivariate t, of what strategies do not share."""
+    random = np.random.default_rng(0)
+    values, vectors = np.linalg.eigh(found.own)
+    root = vectors * np.sqrt(values.clip(0))
+    z = random.standard_normal((draws, len(counts), len(values))) @ root.T
+    wide = np.sqrt(found.own_df / random.chisquare(found.own_df, (draws, 1, 1)))
+    return z * wide / np.sqrt(counts)[None, :, None]
+
+
+def _noise_or_items(
+    table: Table, rows: Sequence[Row], benchmarks: Sequence[str], measures: Sequence[str], domains: Mapping[str, float]
+) -> tuple[Noise | None, str, str]:
+    """The noise to judge by, what kind of "again" it speaks about, and what must be said."""
+    found = noise(table)
+    if found is not None:
+        said = "" if found.paired else "Strategies have different seeds, so what a seed shares is not taken out."
+        return found, THESE_PROBLEMS, said
+    if table.y_ASM.shape[1] > 1 or table.y_ASM.shape[2] > 2:
+        return None, THESE_PROBLEMS, "No variation among seeds, so no probability of being on the front."
+    known = [items_noise(ends(scored(rows, b, m)).values()) for b, m in zip(benchmarks, measures)]
+    if any(v is None for v in known):
+        return None, THESE_WEIGHTS, "One seed and no variance over items: nothing says how sure the front is."
+    first, rest = known[0] or 0.0, sum(w**2 * (v or 0.0) for w, v in zip(domains.values(), known[1:]))
+    matrix = np.diag([first, rest])
+    many = 1e6  # items are many: a normal
+    said = "One seed: the noise is that of the items alone, as if strategies were scored on different ones."
+    return Noise(matrix, many, matrix, many, False), THESE_WEIGHTS, said
