@@ -189,7 +189,8 @@ def last_stage_shares(rows: Sequence[Row], share: str) -> dict[tuple[str, int], 
 
 
 def runs_of(found: Mapping[tuple[str, int], Row]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(str(row["run"]) for row in found.values() if "run" in row))
+    """The runs by name, or by strategy and seed where rows name none."""
+    return tuple(dict.fromkeys(str(row.get("run") or f"{a}, seed {s}") for (a, s), row in found.items()))
 
 
 def items_of(found: Mapping[tuple[str, int], Row]) -> int:

@@ -107,7 +107,9 @@ def _critical(
     about = ("critical-share", subject, measure, name)
     over = np.flatnonzero(y > bound)
     low, high = _accepted(x, y, n, bound, variance, t)
-    intervals = (Interval(100 * low, None if high is None else 100 * high, THESE_PROBLEMS, level),) if found else ()
+    intervals: tuple[Interval, ...] = ()
+    if found:
+        intervals = (Interval(100 * low, None if high is None else 100 * high, THESE_PROBLEMS, level),)
     if y[0] > bound:
         why = f"at {100 * x[0]:.3g} %, the smallest measured share, the loss is {y[0]:.4g}: smaller ones are needed"
         below = tuple(Interval(0.0, i.high, i.kind, i.level) for i in intervals)

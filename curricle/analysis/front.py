@@ -54,7 +54,7 @@ def non_dominated(costs_NM: np.ndarray) -> np.ndarray:
     in batches, (…, N, M)."""
     a, b = costs_NM[..., :, None, :], costs_NM[..., None, :, :]  # is a row beaten by a column?
     beaten = (b <= a).all(-1) & (b < a).any(-1)
-    return ~beaten.any(-1)
+    return np.asarray(~beaten.any(-1))
 
 
 def hypervolume(costs_NM: np.ndarray, reference_M: np.ndarray) -> float:
