@@ -23,6 +23,7 @@ BITS_PER_BYTE = "bits per byte"
 POINTS = "points"  # of accuracy, out of 100
 PERCENT = "%"  # relative: (P₂ − P₁)/P₁·100
 BITS = "bits per byte"
+BITS_PER_TOKEN = "bits per token"
 
 Part = float | int | str | bool | None
 
@@ -143,7 +144,8 @@ class Finding:
     @property
     def is_change(self) -> bool:
         """Whether it compares two things, so that its sign matters; otherwise it is the level of one."""
-        return self.question not in {"score", "curve", "held-out", "held-out-curve"}
+        levels = {"score", "curve", "held-out", "held-out-curve", "front", "critical-share", "published-critical-share"}
+        return self.question not in levels and not self.question.startswith("bound")
 
 
 def number(value: float, unit: str, signed: bool = True) -> str:
@@ -153,7 +155,7 @@ def number(value: float, unit: str, signed: bool = True) -> str:
 
 
 def digits(value: float, unit: str, signed: bool = True) -> str:
-    places = 3 if unit == BITS else 1
+    places = 3 if unit in (BITS, BITS_PER_TOKEN) else 1
     value = round(value, places) + 0.0  # no "-0.0"
     return f"{value:+.{places}f}" if signed and value else f"{value:.{places}f}"
 

@@ -116,3 +116,26 @@ def scores_of(point: Row) -> list[dict[str, Any]]:
         variance = max(squares, 0.0) * n / (n - 1) / point["bytes"] ** 2 if n > 1 else None
         found.append({"measure": BITS_PER_BYTE, "score": ratio, "items": n, "item_variance": variance})
     return found
+
+
+def steps_of(results: Results) -> list[dict[str, Any]]:
+    """Every training step of every strategy and seed, stage by stage (a run that strategies share stands in each).
+
+    Keys: `strategy, seed, stage, position, step, tokens` (of this stage, the step's batch counted) `, batch_tokens,
+    loss_nats` (per token, before the step's update) `, lr, run` and `first_pass_tokens`: where the first of the stage's
+    sources has been read once, null for endless sources or where nobody says. What earlier stages read does not count.
+    """
+    return results.sql(
+        """
+        WITH once AS (
+            SELECT run, min(available_tokens / share) AS first_pass_tokens
+            FROM mixtures WHERE available_tokens IS NOT NULL AND share > 0 GROUP BY run
+        )
+        SELECT strategy, runs.seed AS seed, runs.stage AS stage, position, step, tokens,
+               tokens - lag(tokens, 1, 0) OVER (PARTITION BY strategy, steps.seed, position ORDER BY step)
+                   AS batch_tokens, loss_nats, lr, run, first_pass_tokens
+        FROM steps JOIN runs USING (run) LEFT JOIN once USING (run)
+        WHERE loss_nats IS NOT NULL AND tokens <= budget_tokens AND steps.seed = runs.seed
+        ORDER BY strategy, seed, position, step
+        """
+    )

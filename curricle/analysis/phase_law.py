@@ -230,8 +230,8 @@ def fit(curves: Curves, target: str, start: np.ndarray | None = None) -> PhaseLa
     covariance, df = _sandwich(theta, x, j, curves, theta[3 + j :] <= 1e-7)
     return PhaseLaw(
         target, curves.sources, float(theta[0]), math.exp(theta[1]), math.exp(theta[2]),
-        tuple((np.exp(theta[3 : 3 + j]) / scale).tolist()), tuple((theta[3 + j :] / scale).tolist()), scale, covariance, df,
-        float(math.sqrt(2 * best.cost / counts.sum())),
+        tuple((np.exp(theta[3 : 3 + j]) / scale).tolist()), tuple((theta[3 + j :] / scale).tolist()), scale, covariance,
+        df, float(math.sqrt(2 * best.cost / counts.sum())),
     )  # fmt: skip
 
 
