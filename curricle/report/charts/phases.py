@@ -1,0 +1,81 @@
+"""Figures of section 10: what the order of phases changes, and orders predicted without having been seen."""
+
+from __future__ import annotations
+
+import altair as alt
+
+from curricle.analysis.finding import Finding
+from curricle.report.figures import BASELINE_COLOR, COLORS, WIDTH, _finished
+
+KINDS = {"order": COLORS[0], "mixed": COLORS[2], "interaction": COLORS[1], "before": COLORS[3], "alone": BASELINE_COLOR}
+
+
+def chart(finding: Finding) -> alt.LayerChart:
+    """The finding `phases`: every contrast as a dot with its interval, in groups by what is asked; filled where it is
+    resolved once corrected."""
+    rows = [
+        {**row, "place": f"{i:02}", "name": _short(str(row["contrast"])),
+         "resolved": row["p_holm"] is not None and float(row["p_holm"] or 0.0) <= 0.05,
+         "p": "unknown" if row["p_holm"] is None else f"{row['p_holm']:.2g}"}
+        for i, row in enumerate(finding.table)
+    ]  # fmt: skip
+    names = {str(row["place"]): str(row["name"]) for row in rows}
+    pick = " : ".join(f"datum.value == '{place}' ? {_quoted(name)}" for place, name in names.items()) + " : ''"
+    axis = alt.Axis(ticks=False, domain=False, labelLimit=330, labelPadding=8, labelExpr=pick)
+    y = alt.Y("place:N", title=None, axis=axis)
+    title = f"{finding.benchmark}: difference, {finding.unit}"
+    x = alt.X("estimate:Q", title=title, scale=alt.Scale(padding=12), axis=alt.Axis(tickCount=6))
+    color = alt.Color(
+        "what:N", scale=alt.Scale(domain=list(KINDS), range=list(KINDS.values())),
+        legend=alt.Legend(orient="top", title=None, symbolOpacity=1, symbolType="circle", columns=5),
+    )  # fmt: skip
+    base = alt.Chart(alt.Data(values=rows)).encode(y=y, color=color)
+    tips = ["contrast:N", alt.Tooltip("estimate:Q", format="+.4f"), alt.Tooltip("p:N", title="p, Holm")]
+    whisker = base.mark_rule(strokeWidth=2.5, opacity=0.7).encode(x=alt.X("low:Q", title=title), x2="high:Q")
+    dots = base.mark_point(size=95, strokeWidth=2, opacity=1).encode(
+        x=x, tooltip=tips, fillOpacity=alt.condition("datum.resolved", alt.value(1), alt.value(0)), fill=color
+    )
+    zero = alt.Chart(alt.Data(values=[{"zero": 0}])).mark_rule(color="currentColor", opacity=0.5, strokeWidth=1)
+    layers = zero.encode(x=alt.X("zero:Q", title=title)) + whisker + dots
+    return _finished(layers, 60 + 30 * len(rows), WIDTH + 170)
+
+
+def law_chart(finding: Finding) -> alt.LayerChart:
+    """The finding `phase-law`: each order as measured and as predicted by a fit that had not seen it, with the
+    prediction's interval."""
+    rows = [{**row, "seen": "predicted, not seen"} for row in finding.table]
+    both = [*rows, *({**row, "predicted": row["measured"], "seen": "measured"} for row in finding.table)]
+    domain, colors = ["measured", "predicted, not seen"], [BASELINE_COLOR, COLORS[0]]
+    color = alt.Color(
+        "seen:N", scale=alt.Scale(domain=domain, range=colors), legend=alt.Legend(orient="top", title=None, symbolOpacity=1)
+    )
+    shape = alt.Shape("seen:N", scale=alt.Scale(domain=domain, range=["circle", "diamond"]), legend=None)
+    order = [str(row["order"]) for row in sorted(rows, key=lambda row: int(row["rank"] or 0))]
+    y = alt.Y(
+        "order:N", title=None, sort=order, axis=alt.Axis(ticks=False, domain=False, labelLimit=260, labelPadding=8)
+    )
+    title = f"{finding.benchmark}, {finding.unit} (lower is better)"
+    x = alt.X("predicted:Q", title=title, scale=alt.Scale(zero=False, padding=16))
+    offset = alt.YOffset("seen:N", sort=domain, scale=alt.Scale(paddingOuter=0.6))
+    whisker = (
+        alt.Chart(alt.Data(values=rows))
+        .mark_rule(strokeWidth=2.5, opacity=0.6)
+        .encode(y=y, yOffset=offset, color=color, x=alt.X("low:Q", title=title), x2="high:Q")
+    )
+    dots = (
+        alt.Chart(alt.Data(values=both))
+        .mark_point(filled=True, size=100, opacity=1)
+        .encode(
+            y=y, yOffset=offset, color=color, shape=shape, x=x,
+            tooltip=["order:N", "seen:N", alt.Tooltip("predicted:Q", format=".4f")],
+        )
+    )  # fmt: skip
+    return _finished(whisker + dots, 60 + 56 * len(rows))
+
+
+def _short(name: str) -> str:
+    return name.replace("(", "").replace(")", "") if len(name) > 44 else name
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
