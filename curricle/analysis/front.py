@@ -62,11 +62,19 @@ def hypervolume(costs_NM: np.ndarray, reference_M: np.ndarray) -> float:
     inside = costs_NM[(costs_NM < reference_M).all(axis=1)]
     if not len(inside):
         return 0.0
-    if inside.shape[1] == 1:
-        return float(reference_M[0] - inside.min())
+    if inside.shape[1] == 2:
+        return float(areas(inside, reference_M))
     inside = inside[np.argsort(inside[:, -1], kind="stable")]
     depths = np.diff(np.append(inside[:, -1], reference_M[-1]))
     return float(sum(d * hypervolume(inside[: i + 1, :-1], reference_M[:-1]) for i, d in enumerate(depths) if d > 0))
+
+
+def areas(costs_N2: np.ndarray, reference_2: np.ndarray) -> np.ndarray:
+    """The hypervolume of two objectives, for a batch of fronts (…, N, 2): strips under the running best."""
+    order = np.argsort(costs_N2[..., 0], axis=-1, kind="stable")
+    x, y = (np.minimum(np.take_along_axis(costs_N2[..., m], order, -1), reference_2[m]) for m in (0, 1))
+    widths = np.diff(x, axis=-1, append=np.broadcast_to(reference_2[0], (*x.shape[:-1], 1)))
+    return np.asarray((widths * (reference_2[1] - np.minimum.accumulate(y, axis=-1))).sum(axis=-1))
 
 
 def knee(costs_NM: np.ndarray) -> int | None:
@@ -145,13 +153,14 @@ def front(
     if found is not None:
         drawn = means + _errors(found, table.counts, draws)
         p_on = non_dominated(drawn).mean(axis=0)
-        volumes = np.array([100 * hypervolume(d, edge) / box for d in drawn[: min(draws, 1000)]])
+        several = areas(drawn, edge) if len(edge) == 2 else np.array([hypervolume(d, edge) for d in drawn[:1000]])
+        volumes = 100 * several / box
         a, b = np.quantile(volumes, [(1 - level) / 2, (1 + level) / 2])
         bias = float(
             volumes.mean() - volume
         )  # noise pushes a front outwards; the interval is turned round to take it off
         intervals = (Interval(max(0.0, 2 * volume - b), max(0.0, 2 * volume - a), kind, level),)
-        knees = [knee(d) for d in drawn[: min(draws, 1000)]]
+        knees = [knee(d) for d in drawn[:500]]
         p_knee = float(np.mean([k == bend for k in knees])) if bend is not None else None
     shares = last_stage_shares(rows, share) if share else {}
     half = student(found.df, level) * np.sqrt(np.diag(found.covariance)) if found else None
@@ -196,13 +205,22 @@ def front(
 
 
 def _errors(found: Noise, counts: np.ndarray, draws: int) -> np.ndarray:
-    """Draws × strategies × measures: errors of the means, multivariate t, of what strategies do not share."""
+    """Draws × strategies × measures: errors of the means, multivariate t. What a seed shares with all strategies moves
+    the front as a whole, so it matters to the volume and never to who dominates whom."""
     random = np.random.default_rng(0)
-    values, vectors = np.linalg.eigh(found.own)
-    root = vectors * np.sqrt(values.clip(0))
-    z = random.standard_normal((draws, len(counts), len(values))) @ root.T
-    wide = np.sqrt(found.own_df / random.chisquare(found.own_df, (draws, 1, 1)))
-    return z * wide / np.sqrt(counts)[None, :, None]
+    shape = (draws, len(counts), len(found.own))
+    errors = _normal(random, found.own, shape) * np.sqrt(found.own_df / random.chisquare(found.own_df, (draws, 1, 1)))
+    errors /= np.sqrt(counts)[None, :, None]
+    if found.paired:
+        df = max(float(counts.min()) - 1, 1.0)
+        shift = _normal(random, found.covariance - found.own, (draws, 1, len(found.own)))
+        errors += shift * np.sqrt(df / random.chisquare(df, (draws, 1, 1)) / counts.min())
+    return errors
+
+
+def _normal(random: np.random.Generator, covariance: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    values, vectors = np.linalg.eigh(covariance)
+    return np.asarray(random.standard_normal(shape) @ (vectors * np.sqrt(values.clip(0))).T)
 
 
 def _noise_or_items(

@@ -27,7 +27,9 @@ def chart(finding: Finding) -> alt.LayerChart:
     ]
     domain, colors = ["saved", "at most"], [GAIN, LIMIT]
     color = alt.Color(
-        "kind:N", scale=alt.Scale(domain=domain, range=colors), legend=alt.Legend(orient="top", title=None, symbolOpacity=1)
+        "kind:N",
+        scale=alt.Scale(domain=domain, range=colors),
+        legend=alt.Legend(orient="top", title=None, symbolOpacity=1),
     )
     dash = alt.StrokeDash("kind:N", scale=alt.Scale(domain=domain, range=[[1, 0], [6, 3]]), legend=None)
     title = "bits, from the stage's beginning"

@@ -47,7 +47,9 @@ def law_chart(finding: Finding) -> alt.LayerChart:
     both = [*rows, *({**row, "predicted": row["measured"], "seen": "measured"} for row in finding.table)]
     domain, colors = ["measured", "predicted, not seen"], [BASELINE_COLOR, COLORS[0]]
     color = alt.Color(
-        "seen:N", scale=alt.Scale(domain=domain, range=colors), legend=alt.Legend(orient="top", title=None, symbolOpacity=1)
+        "seen:N",
+        scale=alt.Scale(domain=domain, range=colors),
+        legend=alt.Legend(orient="top", title=None, symbolOpacity=1),
     )
     shape = alt.Shape("seen:N", scale=alt.Scale(domain=domain, range=["circle", "diamond"]), legend=None)
     order = [str(row["order"]) for row in sorted(rows, key=lambda row: int(row["rank"] or 0))]
