@@ -238,7 +238,7 @@ def _covariance(
     theta: np.ndarray, x: np.ndarray, j: int, curves: Curves, bound: np.ndarray
 ) -> tuple[np.ndarray, float]:
     """(JᵀJ)⁻¹ JᵀVJ (JᵀJ)⁻¹, V made of three parts that the residuals show: what all runs of a seed share, what the
-    points of a run share, and the rest. E and φ at their bound of 0 are held there. Misfit along a run counts as its noise."""
+    points of a run share, and the rest. E and φ at their bound of 0 are held there. Misfit counts as a run's noise."""
     value, gradient = trajectories(theta, x, j)
     residual = curves.loss - value[curves.path, curves.stretch]
     free = np.concatenate([[theta[0] > 1e-6], np.ones(2 + j, dtype=bool), ~bound])

@@ -1,6 +1,6 @@
 """Order effects and the law of phases on synthetic studies with known truth, as Markdown tables.
 
-    python scripts/simulations/phases.py --studies 200
+    python scripts/simulations/phases.py --studies 200 --laws 50
 
 Each study has arms over two or three phases, three seeds, a part that a seed shares with all arms, a part of each run,
 and noise along its curve. Nulls: arms whose orders truly give the same. Laws other than the fitted one: a skill that
@@ -157,7 +157,9 @@ def error(share: float, n: int) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--studies", type=int, default=200)
-    n = parser.parse_args().studies
+    parser.add_argument("--laws", type=int, default=50, help="studies for the fitted law, some 0.5 s each")
+    asked = parser.parse_args()
+    n = asked.studies
     cases: dict[str, tuple[Loss, Mapping[str, Doses]]] = {
         "no order effect, two phases": (NO_ORDER.loss, TWO),
         "no order effect, three phases": (lambda path: 0.8 + 1.5 * (1 + 0.02 * sum(map(sum, path))) ** -0.5, THREE),
@@ -179,10 +181,10 @@ def main() -> None:
         "| rule names the best order | refused |\n|---|---|---|---|---|---|"
     )
     for name, loss in {"no order effect": NO_ORDER.loss, **OTHERS}.items():
-        r = left_out(n, loss, TWO)
+        r = left_out(asked.laws, loss, TWO)
         print(
-            f"| {name} | {r['rmse']:.4f} | {error(r['inside'], 2 * n)} | {error(r['held'], n)} | {r['right']:.3f} "
-            f"| {r['refused']:.3f} |"
+            f"| {name} | {r['rmse']:.4f} | {error(r['inside'], 2 * asked.laws)} | {error(r['held'], asked.laws)} "
+            f"| {r['right']:.3f} | {r['refused']:.3f} |"
         )
 
 
