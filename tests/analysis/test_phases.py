@@ -1,0 +1,209 @@
+"""Order effects and the law of phases: properties of the law, and synthetic studies with known truth."""
+
+from __future__ import annotations
+
+import json
+import runpy
+from itertools import permutations
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from curricle.analysis.finding import Finding
+from curricle.analysis.learning import PhaseLaw, curves_of, fit, trajectories
+from curricle.analysis.phase_law import best_order, phase_law
+from curricle.analysis.phases import design, phases
+from curricle.report.charts import phases as charts
+from curricle.study import Refused
+
+SIMULATION = runpy.run_path(str(Path(__file__).parents[2] / "scripts/simulations/phases.py"))
+study, LAW, NO_ORDER, TWO = (SIMULATION[name] for name in ("study", "LAW", "NO_ORDER", "TWO"))
+
+rates = st.floats(0.0, 0.02)
+lengths = st.floats(1.0, 500.0)
+
+
+@st.composite
+def laws(draw, most: int = 4) -> tuple[PhaseLaw, list[list[float]]]:
+    """A law and one pure stage of each of its sources."""
+    j = draw(st.integers(2, most))
+    k, phi = ([draw(rates) for _ in range(j)] for _ in range(2))
+    law = PhaseLaw("t", tuple(f"s{i}" for i in range(j)), 0.5, 1.0, 0.7, tuple(k), tuple(phi))
+    return law, [[draw(lengths) if i == m else 0.0 for m in range(j)] for i in range(j)]
+
+
+@given(laws())
+def test_the_index_rule_gives_the_best_order_of_all(made) -> None:
+    law, stages = made
+
+    def index(stage: list[float]) -> float:
+        found = law.index(stage)
+        return np.inf if found is None else found
+
+    states = {order: law.state(order) for order in permutations(map(tuple, stages))}
+    by_rule = law.state(sorted(stages, key=index))
+    assert by_rule >= max(states.values()) * (1 - 1e-9)
+
+
+@given(laws(3))
+def test_the_same_tokens_mixed_lie_between_the_best_and_the_worst_order(made) -> None:
+    law, stages = made
+    states = [law.state(order) for order in permutations(stages)]
+    mixed = law.state([np.sum(stages, axis=0).tolist()])
+    assert min(states) * (1 - 1e-9) <= mixed <= max(states) * (1 + 1e-9)
+
+
+@given(laws(3), st.integers(2, 5))
+def test_a_stage_cut_in_pieces_is_the_same_stage(made, pieces: int) -> None:
+    law, stages = made
+    cut = [[x / pieces for x in stage] for stage in stages for _ in range(pieces)]
+    assert law.loss(cut) == pytest.approx(law.loss(stages))
+
+
+@given(st.integers(0, 1000))
+@settings(max_examples=20)
+def test_the_gradient_of_the_law_is_exact(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    x = random.random((2, 3, 2)) * 0.5
+    theta = np.array([0.8, 0.4, -0.7, *random.normal(1, 1, 2), *random.random(2) * random.choice([0, 1])])
+    _, gradient = trajectories(theta, x, 2)
+    for i, step in enumerate(1e-6 * np.eye(len(theta))):
+        slope = (trajectories(theta + step, x, 2)[0] - trajectories(theta - step, x, 2)[0]) / 2e-6
+        assert np.abs(slope - gradient[..., i]).max() < 1e-6 * max(1, np.abs(gradient[..., i]).max())
+
+
+def test_the_law_is_found_again_without_noise() -> None:
+    rows = study(np.random.default_rng(0), LAW.loss, TWO, sd=0.0, seeds=1)
+    law = fit(curves_of(rows), "algebra")
+    assert law.rms < 1e-4
+    order = [TWO["code"], TWO["math"]]
+    assert law.loss(order) == pytest.approx(LAW.loss(order), abs=1e-3)
+
+
+# ---- contrasts ----------------------------------------------------------------------------------------------------
+
+
+def test_every_contrast_that_the_design_holds_is_in_the_table_with_the_means_it_is_made_of() -> None:
+    rows = study(np.random.default_rng(1), LAW.loss, TWO)
+    (found,) = phases(rows, "algebra")
+    end = {}
+    for r in rows:
+        if r["final"]:
+            end.setdefault(r["strategy"], []).append(r["score"])
+    mean = {name: float(np.mean(values)) for name, values in end.items()}
+    nothing = float(np.mean([r["score"] for r in rows if r["tokens"] == 0]))
+    table = {r["what"]: r for r in found.table if r["what"] in ("order", "mixed", "interaction")}
+    orders = mean["code then math"], mean["math then code"]
+    assert table["order"]["estimate"] == pytest.approx(orders[0] - orders[1])
+    assert table["mixed"]["estimate"] == pytest.approx(mean["mixed"] - sum(orders) / 2)
+    wanted = sum(orders) / 2 - mean["only code"] - mean["only math"] + nothing
+    assert table["interaction"]["estimate"] == pytest.approx(wanted)
+    assert {r["what"] for r in found.table} == {"order", "mixed", "interaction", "before", "alone"}
+    assert all(r["p_holm"] >= r["p"] and r["over"] == 7 for r in found.table)
+    assert found.subject == "(code → math) over (math → code)" and found.resolved
+    assert Finding.from_json(json.loads(json.dumps(found.to_json(), allow_nan=False))) == found
+    assert charts.chart(found).to_dict()["layer"]
+
+
+def test_phases_are_what_was_read_whatever_stages_are_called() -> None:
+    rows = study(np.random.default_rng(1), LAW.loss, TWO, seeds=2)
+    for r in rows:
+        if r["strategy"] == "math then code":
+            r["stage"] = "first" if r["position"] == 0 else "second"
+    (group,) = design(rows).orders()
+    assert set(group) == {"code then math", "math then code"}
+
+
+def test_what_all_strategies_end_with_is_no_part_of_the_question() -> None:
+    rows = study(np.random.default_rng(1), LAW.loss, TWO, seeds=2)
+    ends = [r for r in rows if r["final"]]
+    more = [
+        {**r, "stage": "instruct", "position": r["position"] + 1, "stage_tokens": 50.0, "tokens": r["tokens"] + 50.0,
+         "dose:math": r["dose:math"] + 50.0}
+        for r in ends
+    ]  # fmt: skip
+    made = design([*({**r, "final": False} for r in rows), *more])
+    assert made.shared == ("instruct",) and made.label("code then math") == "code → math"
+
+
+def test_three_phases_are_judged_by_the_range_of_their_six_orders() -> None:
+    rows = study(np.random.default_rng(2), SIMULATION["LAW3"].loss, SIMULATION["THREE"], seeds=2, points=2)
+    (found,) = phases(rows, "algebra")
+    assert found.parts["orders"] == 6 and "Tukey's range over 6 orders" in found.test and found.estimate < 0
+    assert sum(r["what"] == "order" for r in found.table) == 15
+
+
+def test_a_design_without_two_orders_is_not_answered() -> None:
+    rows = [r for r in study(np.random.default_rng(1), LAW.loss, TWO) if r["strategy"] != "math then code"]
+    (found,) = phases(rows, "algebra")
+    assert found.estimate is None and "run both A→B and B→A" in found.undefined
+    assert phase_law(rows, "algebra").estimate is None
+
+
+def test_one_seed_gives_no_interval_and_no_judgement() -> None:
+    rows = study(np.random.default_rng(1), LAW.loss, TWO, seeds=1)
+    (found,) = phases(rows, "algebra")
+    assert not found.intervals and found.p_value is None and "No two seeds" in found.note
+    assert "no two seeds" in phase_law(rows, "algebra").undefined
+
+
+def test_a_stage_whose_beginning_was_not_scored_is_refused() -> None:
+    rows = study(np.random.default_rng(1), LAW.loss, TWO)
+    holes = [r for r in rows if not (r["position"] == 0 and r["stage_tokens"] == 400 and r["stage"] == "code")]
+    with pytest.raises(Refused, match="score every stage at its end"):
+        phases(holes, "algebra")
+
+
+def test_the_order_of_rows_does_not_matter() -> None:
+    rows = study(np.random.default_rng(3), LAW.loss, TWO)
+    shuffled = [rows[i] for i in np.random.default_rng(0).permutation(len(rows))]
+    a, b = phases(rows, "algebra")[0], phases(shuffled, "algebra")[0]
+    assert abs(a.estimate) == pytest.approx(abs(b.estimate)) and a.p_value == pytest.approx(b.p_value)
+
+
+def test_false_order_effects_come_at_their_nominal_rate_and_intervals_cover() -> None:
+    found = SIMULATION["order_effects"](120, NO_ORDER.loss, TWO)
+    assert found["resolved"] <= 0.05 + 3 * 0.02 and found["family"] <= 0.05 + 3 * 0.02
+    assert found["held"] >= 0.95 - 3 * 0.02 and abs(found["bias"]) < 0.003
+
+
+# ---- the law's test -----------------------------------------------------------------------------------------------
+
+
+def test_an_order_that_was_not_seen_is_predicted() -> None:
+    rows = study(np.random.default_rng(5), LAW.loss, TWO)
+    found = phase_law(rows, "algebra")
+    truth = SIMULATION["ends"](LAW.loss, TWO)
+    effect = truth["code then math"] - truth["math then code"]
+    assert found.parts["best"] == found.parts["rule"] == found.parts["measured_best"] == "code → math"
+    assert found.interval().contains(effect) and found.estimate == pytest.approx(effect, abs=0.04)
+    assert all(r["inside"] for r in found.table)
+    assert charts.law_chart(found).to_dict()["layer"]
+
+
+def test_curves_that_are_not_the_laws_are_not_answered() -> None:
+    rows = study(np.random.default_rng(6), SIMULATION["two_stores"], TWO)
+    found = phase_law(rows, "algebra")
+    assert found.estimate is None and "does not describe" in found.undefined
+
+
+def test_too_few_points_for_the_law_are_refused() -> None:
+    rows = study(np.random.default_rng(6), LAW.loss, TWO, points=1)
+    with pytest.raises(Refused, match="evaluate more often"):
+        phase_law(rows, "algebra")
+
+
+def test_with_one_target_the_best_order_is_the_rules_and_with_several_it_is_enumerated() -> None:
+    other = PhaseLaw("prose", ("code", "math"), 0.9, 1.0, 0.5, (0.02, 0.002), (0.001, 0.003))
+    parts = {"code": {"code": 400.0}, "math": {"math": 300.0}}
+    assert best_order([LAW], parts).parts["best"] == "code → math"
+    assert best_order([other], parts).parts["best"] == "math → code"
+    both = best_order([LAW, other], parts, {"algebra": 1, "prose": 9})
+    assert both.parts["best"] == "math → code" and {r["order"] for r in both.table} == {
+        "code → math", "math → code", "code + math",
+    }  # fmt: skip
+    with pytest.raises(Refused, match="no source of the laws"):
+        best_order([LAW], {"code": {"code": 1.0}, "x": {"web": 1.0}})
