@@ -108,10 +108,13 @@ def head_start_bound(
     above = [(spent_T - e * base.n_T) * within for e in (floor.estimate, floor.high, floor.low)]
     bound, low, high = (max(float(a.sum()), 0.0) / base.tokens for a in above)
     early, late = ahead[seen][: int(seen.sum()) // 2], ahead[seen][int(seen.sum()) // 2 :]
-    growing = bool(len(early) and np.median(late) > 1.5 * max(float(np.median(early)), 0.0) and np.median(late) > 0)
+    first, then = float(np.median(early)) if len(early) else None, float(np.median(late))
+    i = saved.interval(level)
+    helps = (saved.value if i is None or i.low is None else i.low) > 0  # without help the distances are noise
+    growing = bool(helps and first is not None and then > 0 and then > 1.5 * first)
     parts |= {
-        "head_start_tokens": start, "head_start_early": float(np.median(early)) if len(early) else None,
-        "head_start_late": float(np.median(late)), "growing": growing, "bound_bits": bound * base.tokens,
+        "head_start_tokens": start, "head_start_early": first,
+        "head_start_late": then, "growing": growing, "bound_bits": bound * base.tokens,
         "formula_bits": floor.excess(start), "saved_bits": saved.value * base.tokens,
         "violated": _passes(saved, high, level), **_slopes(base, after, start, level),
     }  # fmt: skip
