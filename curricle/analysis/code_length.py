@@ -118,8 +118,8 @@ def fit_floor(x: np.ndarray, y: np.ndarray, weight: np.ndarray | None = None, le
     if len(x) < 6:
         raise Refused(f"floor: {len(x)} points cannot show a floor; 6 are needed, over a decade of tokens or more")
     w = np.ones(len(x)) if weight is None else weight / weight.mean()
-    alphas = np.geomspace(0.02, 3.0, 100)
-    shifts = x[-1] * np.array([0.0, 0.003, 0.01, 0.03, 0.06, 0.12, 0.25])
+    alphas = np.geomspace(0.02, 3.0, 240)
+    shifts = x[-1] * np.array([0.0, 0.005, 0.02, 0.06, 0.2])
     floors = np.linspace(0.0, float(y.min()), 301)[:-1]
     above_EX = y - floors[:, None]
     total_E = (above_EX**2 * w).sum(axis=1)
@@ -135,7 +135,10 @@ def fit_floor(x: np.ndarray, y: np.ndarray, weight: np.ndarray | None = None, le
     limit = max(float(profile[e]), 1e-30) * (1 + float(fdtri(1, df, level)) / df)
     kept = floors[profile <= limit]
     amplitude = float(cross_EK[e, k] / size_K[k] * x[-1] ** alpha)
-    return Floor(float(floors[e]), float(kept.min()), float(kept.max()), amplitude, alpha, shift)
+    step = float(floors[1])  # the grid's own: nothing is known more closely
+    return Floor(
+        float(floors[e]), max(0.0, float(kept.min()) - step), float(kept.max()) + step, amplitude, alpha, shift
+    )
 
 
 def binned(lengths: Lengths, bits_T: np.ndarray, skip: float = 0.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -61,12 +61,13 @@ def test_arms_are_compared_on_the_same_batches_and_seeds_only() -> None:
 
 
 @given(st.floats(0.2, 3.0), st.floats(0.3, 1.2), st.floats(1.0, 50.0))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_a_floor_is_found_without_noise_and_scales_with_the_loss(floor: float, alpha: float, unit: float) -> None:
     x = np.geomspace(1e3, 1e6, 25)
     y = floor + 5.0 * (x / 1e3) ** -alpha
     found, scaled = fit_floor(x, y), fit_floor(x, unit * y)
-    assert found.low - 0.02 <= floor <= found.high + 0.02 and found.estimate == pytest.approx(floor, abs=0.06)
+    assert found.low - 0.03 <= floor <= found.high + 0.03  # the grid's own step
+    assert found.estimate == pytest.approx(floor, abs=0.05)
     assert scaled.estimate == pytest.approx(unit * found.estimate, rel=1e-6)
 
 
@@ -136,7 +137,7 @@ def test_one_seed_gives_a_limit_without_an_interval_for_the_saving() -> None:
 @given(st.floats(0.001, 0.999), st.floats(0.0, 5.0))
 def test_the_accuracy_limit_is_where_the_divergence_is_spent_and_below_pinskers(p0: float, kl: float) -> None:
     p = highest(p0, kl)
-    assert p0 <= p <= min(1.0, p0 + math.sqrt(kl / 2)) + 1e-9
+    assert p0 <= p <= min(1.0, p0 + math.sqrt(kl / 2)) + 1e-6
     assert binary_kl(p, p0) <= kl + 1e-9
     assert p > 1 - 1e-9 or binary_kl(min(p + 1e-6, 1.0), p0) >= kl - 1e-6
 
