@@ -119,10 +119,10 @@ def head_start_bound(
         "violated": _passes(saved, high, level), **_slopes(base, after, start, level),
     }  # fmt: skip
     table = list(_along(base, gained_T, *above))
-    for i, row in enumerate(table):
+    for k, row in enumerate(table):
         at = float(np.interp(math.log(float(row["tokens"] or 1)), np.log(x[seen]), ahead[seen]))
         reached = float(row["tokens"] or 0) <= float(x[seen].max())
-        table[i] = {**row, "head_start": at if reached else None}
+        table[k] = {**row, "head_start": at if reached else None}
     said = (
         "The head start grows along the stage: code makes tokens worth more rather than standing for some, and this "
         "bound speaks of the stage's length only, not of longer ones."
