@@ -48,7 +48,7 @@ def test_a_run_leaves_report_findings_and_rows(place):
     out = place / "runs" / "tiny"
     assert (out / "report.html").stat().st_size > 100_000
     assert json.loads((out / "findings.json").read_text())["findings"]
-    assert {f.name for f in (out / "results").iterdir()} == {"runs.parquet", "evaluations.parquet", "steps.parquet"}
+    assert {f.name for f in (out / "results").iterdir()} == {f"{name}.parquet" for name in (*SCHEMAS, "mixtures")}
 
 
 def test_plan_json_is_one_object_and_nothing_else(place):
