@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from tiny_study import tiny, write_study
 
+from curricle.results import SCHEMAS
+
 VERBS = ["new", "run", "plan", "status", "list", "diff", "clean", "evaluate", "export", "gain", "schema", "report"]
 VERBS += ["explain", "calibrate", "analyse"]
 
