@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import typer
 
-from curricle.commands import analysis, models, results, store, studies, training
+from curricle.commands import analysis, design, models, results, store, studies, training
 
 app = typer.Typer(
     help="A laboratory for pre-training strategy: plan the stages, train, measure with honest error bars.",
@@ -46,6 +46,7 @@ VERBS: dict[str, tuple[Callable[..., None], str]] = {
 for verb, (function, example) in VERBS.items():
     app.command(verb, epilog=f"Example: {example}")(function)
 app.add_typer(results.app, name="results")
+app.add_typer(design.app, name="design")
 
 
 def main() -> None:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from curricle.shapes import PRESETS
 from curricle.study import SUFFIXES, Refused, parse_count
+
+if TYPE_CHECKING:
+    from curricle.analysis.factorial import Design
 
 
 def draft(model: str, sources: list[str], budget_tokens: str) -> str:
@@ -16,14 +20,10 @@ def draft(model: str, sources: list[str], budget_tokens: str) -> str:
         raise Refused(f"--budget-tokens: {error}") from None
     if not isinstance(budget, int) or budget < 1:
         raise Refused(f"--budget-tokens: {budget_tokens!r} is not a count of tokens, such as 2B")
-    named = {}
-    for text in sources:
-        name, equals, path = text.partition("=")
-        if not equals or not name or not path:
-            raise Refused(f"--source {text}: write it as NAME=PATH, for example code='repos/*.jsonl'")
+    named = _named(sources)
+    for name in named:
         if name in {"algebra", "problems", "math", "instruct"}:
-            raise Refused(f"--source {text}: the draft has a {name!r} of its own; choose another name")
-        named[name] = f"{{files: {_quoted(path)}}}"
+            raise Refused(f"--source {name}: the draft has a {name!r} of its own; choose another name")
     if not named:
         named = {"code": "{installed: code}", "prose": "{installed: prose}"}
     preset = model in PRESETS
@@ -69,6 +69,63 @@ def draft(model: str, sources: list[str], budget_tokens: str) -> str:
         ),
     ]
     return "\n".join(lines) + "\n"
+
+
+SUPPLIED = {
+    "code": "{installed: code}",
+    "prose": "{installed: prose}",
+    "math": "{generated: [chain_sum, simple_equations]}",
+}
+
+
+def draft_factorial(design: Design, model: str, sources: list[str]) -> str:
+    """The YAML of a proposed factorial, what it can tell at its head. Sources that are not given as `NAME=PATH` are
+    what comes with the package, by the names `code`, `prose` and `math`. Raises `Refused` for any other."""
+    named = SUPPLIED | _named(sources)
+    used = [*design.sources, *([design.filler] if design.filler else [])]
+    for name in used:
+        if name not in named:
+            raise Refused(f"--source: none given for {name!r}; write --source {name}=PATH, or use {', '.join(SUPPLIED)}")
+    stages = {stage for arm in design.arms for stage in arm.stages}
+    names = {arm.strategy: [f"{source} {_short(tokens)}" for source, tokens in arm.stages] for arm in design.arms}
+    baseline = design.arms[0].strategy
+    first, second = design.sources
+    lines = [
+        f"# A factorial: {len(design.arms)} strategies × {design.seeds} seeds.",
+        f"# {'It ' + design.why if design.answers else 'It cannot answer: ' + design.why}.",
+        f"question: Do {first} and {second} give more together than each gives alone?",
+        "",
+        *_model(model, model in PRESETS),
+        "",
+        "sources:",
+        *(f"  {name}: {named[name]}" for name in used),
+        "",
+        "stages:",
+        *(f"  {source} {_short(tokens)}: {{mixture: {{{source}: 1}}, budget_tokens: {_short(tokens)}}}"
+          for source, tokens in sorted(stages, key=lambda stage: (used.index(stage[0]), stage[1]))),
+        "",
+        "# A filler comes first. What strategies share is trained once.",
+        "strategies:",
+        *(f"  {_quoted(strategy)}: [{', '.join(steps)}]" for strategy, steps in names.items()),
+        f"baseline: {_quoted(baseline)}",
+        f"target: {second}",
+        f"seeds: [{', '.join(map(str, range(design.seeds)))}]",
+        "# Constant, so that a source is learnt at the same rate wherever it stands.",
+        "recipe: {schedule: constant}" if model in PRESETS
+        else "recipe: {optimizer: adamw, learning_rate: 1.0e-4, batch_tokens: 16384, precision: bf16, schedule: constant}",
+    ]  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def _named(sources: list[str]) -> dict[str, str]:
+    """`NAME=PATH` as the command line writes sources → their YAML."""
+    named = {}
+    for text in sources:
+        name, equals, path = text.partition("=")
+        if not equals or not name or not path:
+            raise Refused(f"--source {text}: write it as NAME=PATH, for example code='repos/*.jsonl'")
+        named[name] = f"{{files: {_quoted(path)}}}"
+    return named
 
 
 def _model(model: str, preset: bool) -> list[str]:

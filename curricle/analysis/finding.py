@@ -24,6 +24,10 @@ POINTS = "points"  # of accuracy, out of 100
 PERCENT = "%"  # relative: (P₂ − P₁)/P₁·100
 BITS = "bits per byte"
 BITS_PER_TOKEN = "bits per token"
+LOGITS = "logits"  # of accuracy
+LOG_LOSS = "log loss"  # a difference of −ln(loss): about the share by which a loss falls
+KAPPA = "κ"  # synergy on the scale of effective tokens
+PLACES = {BITS: 3, BITS_PER_TOKEN: 3, LOGITS: 2, LOG_LOSS: 3, KAPPA: 2}  # digits after the point; otherwise 1
 
 Part = float | int | str | bool | None
 
@@ -155,7 +159,7 @@ def number(value: float, unit: str, signed: bool = True) -> str:
 
 
 def digits(value: float, unit: str, signed: bool = True) -> str:
-    places = 3 if unit in (BITS, BITS_PER_TOKEN) else 1
+    places = PLACES.get(unit, 1)
     value = round(value, places) + 0.0  # no "-0.0"
     return f"{value:+.{places}f}" if signed and value else f"{value:.{places}f}"
 

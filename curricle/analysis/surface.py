@@ -1,0 +1,264 @@
+"""A surface over the cells of a factorial, T = base + α·s_c + β·s_m + γ·s_c·s_m (+ φ·s_f), and what its contrasts vary by.
+
+Everything that is said about a factorial is a linear combination of cell means on some scale: γ, an order effect, the
+effect of one source at one dose of the other. `Cells.contrast` gives each of them the same three kinds of interval.
+Letters: C cells, S seeds, P items, K terms of the surface.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from curricle.analysis.cells import Cell, Factorial
+from curricle.analysis.finding import ACCURACY, THESE_PROBLEMS, THESE_WEIGHTS, THIS_STRATEGY
+from curricle.analysis.intervals import NEGLIGIBLE, Estimate, student
+
+TERMS = ("base", "alpha", "beta", "gamma", "phi")
+UNEVEN = 0.05  # Bartlett's p below which the cells' spreads are not taken as one
+MANY = 1e9  # degrees of freedom of a variance that is known, as a binomial's is
+
+
+# ---- scales of scores ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Scores to T, upwards meaning better, and back; `slope` is dT/dscore."""
+
+    name: str
+    to: Callable[[np.ndarray], np.ndarray]
+    back: Callable[[np.ndarray], np.ndarray]
+    slope: Callable[[np.ndarray], np.ndarray]
+
+
+def raw(measure: str) -> Scale:
+    """The measure itself, turned so that more is better."""
+    sign = 1.0 if measure == ACCURACY else -1.0
+    name = "points of accuracy" if measure == ACCURACY else "bits per byte saved"
+    return Scale(name, lambda y: sign * y, lambda t: sign * t, lambda y: sign * np.ones_like(y))
+
+
+def link(design: Factorial, guess: float, floor: float) -> Scale | str:
+    """The scale of f: a logit over a guessing floor for accuracies, −ln(L − E) for losses; or why there is none.
+
+    Where a run has all or no problems right, half a problem is added to both sides of every run's count.
+    """
+    scores = np.concatenate([cell.y_S for cell in design.cells])
+    if design.measure != ACCURACY:
+        if floor >= scores.min():
+            return f"the loss floor {floor:g} is not below every loss (the least is {scores.min():.4g})"
+        name = "−ln of the loss" if floor == 0 else f"−ln(loss − {floor:g})"
+        return Scale(name, lambda y: -np.log(y - floor), lambda t: floor + np.exp(-t), lambda y: -1 / (y - floor))
+    low, high, n = 100 * guess, 100.0, min(cell.items for cell in design.cells)
+    shift = 0.0
+    if scores.min() <= low or scores.max() >= high:
+        if not n:
+            return "a run is at the floor or at 100 %, where a logit is infinite, and the number of problems is unknown"
+        shift = 50 / n
+        low, high = low - shift, high + shift
+    if scores.min() <= low:
+        return f"a run scores {scores.min():.3g} %, at or below the guessing floor of {100 * guess:g} %"
+    name = "logit of accuracy" if guess == 0 else f"logit of accuracy over a guessing floor of {100 * guess:g} %"
+    return Scale(
+        name,
+        lambda y: np.log((y - low) / (high - y)),
+        lambda t: low + (high - low) / (1 + np.exp(-t)),
+        lambda y: 1 / (y - low) + 1 / (high - y),
+    )
+
+
+# ---- doses --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Dose:
+    """Tokens to s in [0, 1] over the measured range: log(1 + D/D₀), or D^r where `power` is given."""
+
+    least: float
+    most: float
+    unit: float
+    power: float | None = None
+
+    def _effect(self, tokens: np.ndarray) -> np.ndarray:
+        return np.log1p(tokens / self.unit) if self.power is None else (tokens / self.unit) ** self.power
+
+    def __call__(self, tokens: np.ndarray | float) -> np.ndarray:
+        low, high = self._effect(np.array([self.least, self.most]))
+        return (self._effect(np.asarray(tokens, dtype=float)) - low) / (high - low)
+
+
+def dose_of(levels: Sequence[float], power: float | None, unit: float | None) -> Dose:
+    """Over these levels; the unit D₀ is the smallest positive one unless it is given."""
+    return Dose(min(levels), max(levels), unit or min(level for level in levels if level > 0), power)
+
+
+# ---- cells on a scale ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Cells:
+    """Cells on one scale: means, and the seeds' variance pooled over all of them."""
+
+    cells: tuple[Cell, ...]
+    scale: Scale
+    means_C: np.ndarray
+    counts_C: np.ndarray
+    variances_C: np.ndarray  # of single runs; the pooled one where a cell has a single run
+    pooled: float
+    df: int
+    uneven_p: float | None
+
+    @property
+    def sd(self) -> float | None:
+        return math.sqrt(self.pooled) if self.df else None
+
+    @property
+    def uneven(self) -> bool:
+        return self.uneven_p is not None and self.uneven_p < UNEVEN
+
+    def by_seeds(self, weights_C: np.ndarray) -> tuple[float, float]:
+        """Variance of Σ w·mean over seeds and its degrees of freedom: pooled, or cell by cell (Satterthwaite) where the
+        spreads differ and that interval is the wider one."""
+        pooled = self.pooled * float((weights_C**2 / self.counts_C).sum())
+        if not self.uneven:
+            return pooled, self.df
+        terms = weights_C**2 * self.variances_C / self.counts_C
+        dfs = np.where(self.counts_C > 1, self.counts_C - 1, self.df)
+        apart = float(terms.sum())
+        df = apart**2 / float((terms**2 / dfs).sum()) if apart else 1.0
+        widths = [student(df, 0.95) ** 2 * apart, student(self.df, 0.95) ** 2 * pooled]
+        return (apart, df) if widths[0] > widths[1] else (pooled, self.df)
+
+    def over_items(self, weights_C: np.ndarray) -> tuple[float, float, float, float] | None:
+        """From scores item by item: variance over items of Σ w·mean for these weights, the part of it that the seeds'
+        variance holds too, and both degrees of freedom. T is linearised at each cell's mean."""
+        used = np.flatnonzero(weights_C)
+        tables = [self.cells[k].y_SP for k in used]
+        if any(table is None for table in tables) or len({table.shape[1] for table in tables if table is not None}) > 1:
+            return None
+        slopes = weights_C * self.scale.slope(np.array([cell.y_S.mean() for cell in self.cells]))
+        total_P, shared, df = np.zeros(1), 0.0, 0
+        for k, y_SP in zip(used, tables):
+            if y_SP is None:
+                continue
+            s, n = y_SP.shape
+            total_P = total_P + slopes[k] * y_SP.mean(0)
+            if s > 1:
+                rest = y_SP - y_SP.mean(0) - y_SP.mean(1, keepdims=True) + y_SP.mean()
+                shared += slopes[k] ** 2 * float((rest**2).sum()) / ((n - 1) * (s - 1)) / (n * s)
+                df += (n - 1) * (s - 1)
+        n = len(total_P)
+        return (float(total_P.var(ddof=1)) / n, shared, n - 1, max(df, 1)) if n > 1 else None
+
+    def apart(self, weights_C: np.ndarray) -> float | None:
+        """Variance over items if cells shared none: from each run's stated item variance. An upper bound in practice,
+        since cells are scored on the same items and contrasts cancel what these have in common."""
+        slopes = self.scale.slope(np.array([cell.y_S.mean() for cell in self.cells]))
+        known = [cell.item_variance for cell, w in zip(self.cells, weights_C) if w]
+        if any(v is None for v in known):
+            return None
+        each = np.array([cell.item_variance or 0.0 for cell in self.cells])
+        return float(((weights_C * slopes) ** 2 * each).sum())
+
+    def contrast(self, weights_C: np.ndarray) -> list[Estimate]:
+        """Σ w·mean with each kind of "again" that the rows can carry, the widest claim first."""
+        value = float(weights_C @ self.means_C)
+        tiny = (NEGLIGIBLE * float(np.abs(self.means_C).max() or 1.0)) ** 2
+        made: list[Estimate] = []
+        items = self.over_items(weights_C)
+        seeds, df = self.by_seeds(weights_C) if self.df else (0.0, 0.0)
+        if seeds > tiny:
+            if items:
+                problems, both, df_items, df_rest = items
+                total = max(seeds + problems - both, problems)
+                unsure = seeds**2 / df + problems**2 / df_items + both**2 / df_rest
+                made.append(Estimate(value, total, max(total**2 / unsure, 1.0), THIS_STRATEGY))
+            made.append(Estimate(value, seeds, df, THESE_PROBLEMS))
+        if items and items[0] > tiny:
+            made.append(Estimate(value, items[0], items[2], THESE_WEIGHTS))
+        elif not self.df and (alone := self.apart(weights_C)):
+            made.append(Estimate(value, alone, MANY, THESE_WEIGHTS))
+        return made or [Estimate(value, None, 1.0, THESE_PROBLEMS)]
+
+
+def on(scale: Scale, cells: Sequence[Cell]) -> Cells:
+    """Cells on a scale, every run taken there by itself."""
+    runs = [scale.to(cell.y_S) for cell in cells]
+    counts_C = np.array([len(y_S) for y_S in runs])
+    squares = np.array([float(((y_S - y_S.mean()) ** 2).sum()) for y_S in runs])
+    df = int((counts_C - 1).sum())
+    pooled = float(squares.sum()) / df if df else 0.0
+    variances = np.where(counts_C > 1, squares / np.maximum(counts_C - 1, 1), pooled)
+    means_C = np.array([y_S.mean() for y_S in runs])
+    return Cells(tuple(cells), scale, means_C, counts_C, variances, pooled, df, bartlett(variances, counts_C))
+
+
+def bartlett(variances_C: np.ndarray, counts_C: np.ndarray) -> float | None:
+    """Bartlett's test (1937) that the cells' variances are one; None where fewer than two can be told."""
+    from scipy.special import gammaincc
+
+    several = counts_C > 1
+    v, df = variances_C[several], counts_C[several] - 1
+    if len(v) < 2 or not (v > 0).all():
+        return None
+    pooled = (df * v).sum() / df.sum()
+    correction = 1 + ((1 / df).sum() - 1 / df.sum()) / (3 * (len(v) - 1))
+    statistic = (df.sum() * math.log(pooled) - (df * np.log(v)).sum()) / correction
+    return float(gammaincc((len(v) - 1) / 2, max(statistic, 0.0) / 2))
+
+
+# ---- the surface --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Surface:
+    """T over the cells `used`, least squares with each run counted once."""
+
+    cells: Cells
+    used: np.ndarray
+    coefficients: dict[str, float]
+    weights: dict[str, np.ndarray]  # of all cells: a coefficient is Σ w·mean
+    fitted_C: np.ndarray
+    lack_p: float | None  # F test that the cells lie on such a surface
+
+    def term(self, name: str) -> list[Estimate]:
+        return self.cells.contrast(self.weights[name])
+
+
+def terms(s_CK: Sequence[np.ndarray]) -> np.ndarray:
+    """Columns 1, s_c, s_m, s_c·s_m and, where there is one, s_f."""
+    s_c, s_m, *filler = s_CK
+    return np.stack([np.ones_like(s_c), s_c, s_m, s_c * s_m, *filler], axis=1)
+
+
+def fit(cells: Cells, used: Sequence[int], x_CK: np.ndarray) -> Surface | None:
+    """None where these cells do not determine the terms."""
+    here = np.array(used)
+    x, n = x_CK[here], cells.counts_C[here]
+    if not determined(x):
+        return None
+    root = np.sqrt(n)[:, None]
+    inverse = np.linalg.pinv(root * x) * root[:, 0]
+    y = cells.means_C[here]
+    beta = inverse @ y
+    weights = {}
+    for name, row in zip(TERMS, inverse):
+        weights[name] = np.zeros(len(cells.means_C))
+        weights[name][here] = row
+    lack_p = None
+    spare = len(here) - x.shape[1]
+    if spare > 0 and cells.df and cells.pooled > 0:
+        from scipy.special import fdtrc
+
+        residual = float((n * (y - x @ beta) ** 2).sum())
+        lack_p = float(fdtrc(spare, cells.df, residual / spare / cells.pooled))
+    return Surface(cells, here, dict(zip(TERMS, beta.tolist())), weights, x_CK @ beta, lack_p)
+
+
+def determined(x_CK: np.ndarray) -> bool:
+    """Whether least squares on these rows has one answer."""
+    return len(x_CK) >= x_CK.shape[1] and bool(np.linalg.cond(x_CK) < 1e6)

@@ -1,0 +1,254 @@
+"""Synergy κ on the scale of effective tokens, the scale on which complementarity is claimed.
+
+    L = E + S^−β,  S = d + k_c·x_c^r + k_m·x_m^r + κ·√(k_c·k_m)·(x_c·x_m)^(r/2) + k_f·x_f^r
+
+Tokens of two sources add up in S where κ = 0. κ is relative to r: at d = 0, (k, r, κ = 2, β) and (√k, r/2, 0, 2β) are
+the same law, so κ has an interval only with E, r, β and d left free: the profile interval. All profiles are fitted
+side by side as one batch (Levenberg–Marquardt with analytic derivatives); every κ starts from many points and from its
+neighbours' best. Letters: B problems of the batch, C cells, K parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from curricle.analysis.cells import Factorial, Row, read_factorial
+from curricle.analysis.finding import ACCURACY, KAPPA, THESE_PROBLEMS, Finding, Interval, Part, join
+from curricle.analysis.intervals import student
+from curricle.analysis.surface import on, raw
+from curricle.study import Refused
+
+if TYPE_CHECKING:
+    from curricle.results import Results
+
+LEAST = -2.0  # below it S could fall as tokens grow: u² + v² + κuv ≥ 0 for all u, v only from here
+MOST = 60.0
+NAMES = ("floor", "r", "beta", "d", "first", "second", "filler")  # the free parameters, in this order
+R_LEAST, BETA_LEAST, BETA_MOST = 0.05, 0.02, 6.0
+ROUNDS = 120
+
+
+class Data(NamedTuple):
+    """Mean losses of cells, runs in each, and tokens in units of the largest total."""
+
+    loss_C: np.ndarray
+    count_C: np.ndarray
+    tokens_CJ: np.ndarray  # first, second and, where there is one, filler
+
+
+def synergy(
+    rows: Sequence[Row] | Results | Factorial,
+    *,
+    sources: Sequence[str] = ("code", "math"),
+    benchmark: str | None = None,
+    measure: str | None = None,
+    filler: str | None = None,
+    order: str | None = None,
+    level: float = 0.95,
+) -> Finding:
+    """κ with its profile interval over seeds. `parts["complementary"]` is true only where that leaves out 0 from above.
+
+    For losses only, since an accuracy has no law in tokens. Where the law does not fit the cells (lack of fit at 5 %)
+    the interval rests on the misfit instead of the seeds, and says so. Undefined where there are fewer cells than
+    parameters, or one run a cell.
+    """
+    design = rows if isinstance(rows, Factorial) else read_factorial(rows, sources, benchmark, measure, filler)
+    if design.measure == ACCURACY:
+        raise Refused("measure: κ belongs to a law of the loss; ask for 'bits per byte'")
+    order = (design.orders or [""])[0] if order is None else order
+    used = design.of_order(order)
+    cells = on(raw(design.measure), design.cells)
+    data = data_of(design, used)
+    free = len(NAMES) - (design.filler is None)
+    about = Finding(
+        "synergy", f"{design.sources[0]} and {design.sources[1]} on the scale of effective tokens", design.measure,
+        design.benchmark, None, KAPPA, n=max(cell.items for cell in design.cells),
+        seeds=int(data.count_C.min()), runs=tuple(run for k in used for run in design.cells[k].runs), undefined="",
+    )  # fmt: skip
+    if len(used) < free + 1:
+        return _undefined(about, f"{len(used)} cells cannot tell {free + 1} parameters; 3 doses of each source can")
+    if not cells.df or not cells.pooled:
+        return _undefined(about, "the seeds' spread is unknown (one run a cell, or no variation)")
+    kappas, losses, thetas = profile(data)
+    best = int(losses.argmin())
+    spare = len(used) - free - 1
+    variance, df = cells.pooled, float(cells.df)
+    lack_p = None
+    if spare:
+        from scipy.special import fdtrc
+
+        lack_p = float(fdtrc(spare, cells.df, losses[best] / spare / cells.pooled))
+        if lack_p < 0.05:
+            variance, df = max(variance, losses[best] / spare), float(spare)
+    limit = float(student(df, level)) ** 2 * variance
+    low, high = accepted(kappas, losses - losses[best] - limit)
+    parts: dict[str, Part] = {
+        "complementary": low is not None and low > 0, "substitutes": high is not None and high < 0,
+        "lack_of_fit_p": lack_p, "seed_sd": cells.sd, "df": df, "order": order,
+        **{name: float(value) for name, value in zip(NAMES, natural(thetas[best], data.loss_C.min()))},
+    }  # fmt: skip
+    curve: tuple[dict[str, Part], ...] = tuple(
+        {"kappa": float(k), "excess": float((loss - losses[best]) / limit)} for k, loss in zip(kappas, losses)
+    )
+    said = [
+        "Profile interval: E, r, β, d and every k are free.",
+        "Complementarity is claimed." if parts["complementary"] else "Complementarity is not claimed: 0 is not excluded.",
+        f"The law does not fit (p = {lack_p:.2g}), so the interval rests on the misfit." * (df == spare),
+        "Unbounded above." * (high is None),
+    ]
+    interval = Interval(LEAST if low is None else low, high, THESE_PROBLEMS, level)
+    return _with(about, float(kappas[best]), interval, parts, curve, join(said))
+
+
+def _undefined(about: Finding, why: str) -> Finding:
+    from dataclasses import replace
+
+    return replace(about, undefined=why, parts={"complementary": False})
+
+
+def _with(
+    about: Finding, value: float, interval: Interval, parts: dict[str, Part], table: tuple[dict[str, Part], ...], note: str
+) -> Finding:
+    from dataclasses import replace
+
+    return replace(
+        about, estimate=value, undefined=None, intervals=(interval,), parts=parts, table=table, note=note
+    )
+
+
+def data_of(design: Factorial, used: Sequence[int]) -> Data:
+    cells = [design.cells[k] for k in used]
+    tokens = np.array([[*cell.doses, *([cell.filler] if design.filler else [])] for cell in cells])
+    loss = np.array([cell.y_S.mean() for cell in cells])
+    return Data(loss, np.array([float(len(cell.y_S)) for cell in cells]), tokens / tokens.sum(1).max())
+
+
+def accepted(kappas: np.ndarray, excess: np.ndarray) -> tuple[float | None, float | None]:
+    """The outermost κ at which the excess is at most 0, between grid points by a straight line; None at an open end."""
+    inside = np.flatnonzero(excess <= 0)
+    low, high = int(inside[0]), int(inside[-1])
+
+    def crossing(near: int, far: int) -> float:
+        share = excess[near] / (excess[near] - excess[far])
+        return float(kappas[near] + share * (kappas[far] - kappas[near]))
+
+    return (None if low == 0 else crossing(low, low - 1)), (None if high == len(kappas) - 1 else crossing(high, high + 1))
+
+
+# ---- the law and its fit ------------------------------------------------------------------------------------------
+
+
+def grid() -> np.ndarray:
+    """κ, dense around 0 and wider outwards; 0 is on it."""
+    outer = np.expm1(np.linspace(0, np.log1p(MOST), 29))
+    return np.unique(np.concatenate([np.linspace(LEAST, 0, 17), outer]))
+
+
+def squash(theta: np.ndarray, low: float, high: float) -> tuple[np.ndarray, np.ndarray]:
+    """The real line to (low, high), and the derivative."""
+    share = 1 / (1 + np.exp(-np.clip(theta, -40, 40)))
+    return low + (high - low) * share, (high - low) * share * (1 - share)
+
+
+def natural(theta_BK: np.ndarray, least_loss: float) -> np.ndarray:
+    """Free parameters to those of the law: E, r, β, d, k…"""
+    theta = np.atleast_2d(theta_BK)
+    log_beta, _ = squash(theta[:, 2], np.log(BETA_LEAST), np.log(BETA_MOST))
+    columns = [squash(theta[:, 0], 0, least_loss)[0], squash(theta[:, 1], R_LEAST, 1)[0], np.exp(log_beta)]
+    out = np.concatenate([np.stack(columns, axis=1), np.exp(np.clip(theta[:, 3:], -60, 60))], axis=1)
+    return out if np.ndim(theta_BK) > 1 else out[0]
+
+
+def law(theta_BK: np.ndarray, kappa_B: np.ndarray, data: Data) -> tuple[np.ndarray, np.ndarray]:
+    """Losses (B × C) and their derivatives by the free parameters (B × C × K)."""
+    floor, d_floor = squash(theta_BK[:, :1], 0, float(data.loss_C.min()))
+    r, d_r = squash(theta_BK[:, 1:2], R_LEAST, 1)
+    log_beta, d_log_beta = squash(theta_BK[:, 2:3], np.log(BETA_LEAST), np.log(BETA_MOST))
+    beta = np.exp(log_beta)
+    d, *k = np.exp(np.clip(theta_BK[:, 3:], -60, 60)).T[:, :, None]
+    with np.errstate(divide="ignore"):
+        logs_CJ = np.log(data.tokens_CJ)
+    logs_CJ = np.where(np.isfinite(logs_CJ), logs_CJ, 0.0)
+    there_CJ = data.tokens_CJ > 0
+    powers = [np.where(there, np.exp(r * log), 0.0) for there, log in zip(there_CJ.T, logs_CJ.T)]
+    shared = kappa_B[:, None] * np.sqrt(k[0] * k[1]) * np.sqrt(powers[0] * powers[1])
+    parts = [each * power for each, power in zip(k, powers)]
+    s = np.maximum(d + sum(parts) + shared, 1e-300)
+    lifted = np.exp(-beta * np.log(s))
+    by_s = -beta * lifted / s
+    of_r = sum(part * log for part, log in zip(parts, logs_CJ.T)) + shared * (logs_CJ[:, 0] + logs_CJ[:, 1]) / 2
+    half = shared / 2
+    columns = [
+        np.broadcast_to(d_floor, lifted.shape), by_s * of_r * d_r, -lifted * np.log(s) * beta * d_log_beta, by_s * d,
+        by_s * (parts[0] + half), by_s * (parts[1] + half), *(by_s * part for part in parts[2:]),
+    ]  # fmt: skip
+    return floor + lifted, np.stack(columns, axis=2)
+
+
+def descend(theta_BK: np.ndarray, kappa_B: np.ndarray, data: Data, rounds: int = ROUNDS) -> tuple[np.ndarray, np.ndarray]:
+    """Levenberg–Marquardt on every problem of the batch at once; returns where each ended and its weighted squares."""
+    root_C = np.sqrt(data.count_C)
+    damping_B = np.full(len(theta_BK), 1e-2)
+    eye = np.eye(theta_BK.shape[1])
+    fitted, slope = law(theta_BK, kappa_B, data)
+    residual = root_C * (data.loss_C - fitted)
+    squares = (residual**2).sum(1)
+    for _ in range(rounds):
+        j = slope * root_C[:, None]
+        gram = np.einsum("bck,bcl->bkl", j, j)
+        scale = np.einsum("bkk->bk", gram)
+        scale = np.maximum(scale, 1e-9 * scale.max(1, keepdims=True) + 1e-30)
+        step = np.linalg.solve(
+            gram + (damping_B[:, None] * scale)[:, :, None] * eye, np.einsum("bck,bc->bk", j, residual)[:, :, None]
+        )[:, :, 0]
+        tried = theta_BK + np.clip(step, -3, 3)
+        fitted_new, slope_new = law(tried, kappa_B, data)
+        residual_new = root_C * (data.loss_C - fitted_new)
+        squares_new = (residual_new**2).sum(1)
+        better = squares_new < squares
+        theta_BK = np.where(better[:, None], tried, theta_BK)
+        residual = np.where(better[:, None], residual_new, residual)
+        slope = np.where(better[:, None, None], slope_new, slope)
+        gained = np.where(better, squares - squares_new, 0.0)
+        squares = np.where(better, squares_new, squares)
+        damping_B = np.clip(np.where(better, damping_B / 4, damping_B * 5), 1e-12, 1e8)
+        if gained.max() < 1e-9 * squares.min() and (damping_B > 1e4).all():
+            break
+    return theta_BK, squares
+
+
+def starts(data: Data) -> np.ndarray:
+    """Points to begin from: floors, exponents and shares that published fits span; k's from the size of the fall."""
+    top = float(data.loss_C.max())
+    made = []
+    for floor in (0.1, 0.8):
+        for r in (0.3, 0.8):
+            for beta in (0.15, 0.6):
+                e = floor * float(data.loss_C.min())
+                reach = (float(data.loss_C.min()) - e) ** (-1 / beta)
+                base = (top - e) ** (-1 / beta)
+                share_r = (r - R_LEAST) / (1 - R_LEAST)
+                share_beta = np.log(beta / BETA_LEAST) / np.log(BETA_MOST / BETA_LEAST)
+                k = np.log(np.full(data.tokens_CJ.shape[1], max(reach - base, 1e-9) / 2))
+                logits = [np.log(share / (1 - share)) for share in (floor, share_r, share_beta)]
+                made.append([*logits, np.log(base / 2), *k])
+    return np.array(made)
+
+
+def profile(data: Data) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Along κ: the least weighted squares with everything else free, and where they are reached."""
+    kappas, first = grid(), starts(data)
+    many = len(first)
+    theta, squares = descend(np.tile(first, (len(kappas), 1)), np.repeat(kappas, many), data)
+    best = squares.reshape(-1, many).argmin(1)
+    thetas, losses = theta.reshape(len(kappas), many, -1)[np.arange(len(kappas)), best], squares.reshape(-1, many).min(1)
+    for _ in range(3):  # each κ from its neighbours' ends as well
+        tried = np.stack([thetas[np.clip(np.arange(len(kappas)) + shift, 0, len(kappas) - 1)] for shift in (-1, 0, 1)], 1)
+        theta, squares = descend(tried.reshape(len(kappas) * 3, -1), np.repeat(kappas, 3), data)
+        best = squares.reshape(-1, 3).argmin(1)
+        thetas = theta.reshape(len(kappas), 3, -1)[np.arange(len(kappas)), best]
+        losses = np.minimum(losses, squares.reshape(-1, 3).min(1))
+    return kappas, losses, thetas

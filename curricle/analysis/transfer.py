@@ -1,0 +1,374 @@
+"""Transfer: what two sources give together beyond what each gives, T = α·s_c + β·s_m + γ·s_c·s_m with P = f(T).
+
+    finding = transfer(rows, sources=("code", "math"), benchmark="problems", measure="accuracy", filler="prose")
+    print(finding.sentence())
+
+Rows are outcomes of a factorial of runs with seeds (`curricle.analysis.outcomes`, or a table with such columns); doses
+are assigned, s_c and s_m run from 0 to 1 over them. An interaction belongs to a scale, so a finding says γ on f's scale
+(its estimate) and on the raw one, whether an increasing f could remove it, and for losses κ on the scale of effective
+tokens, the only one on which complementarity is claimed. Derived in docs/theory.md, section 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from curricle.analysis.cells import Factorial, Row, columns, ordered, read_factorial
+from curricle.analysis.compare import holm_adjusted
+from curricle.analysis.crossover import double_cancellation, gail_simon
+from curricle.analysis.finding import ACCURACY, LOG_LOSS, LOGITS, Finding, Part, join
+from curricle.analysis.intervals import Estimate, holm
+from curricle.analysis.surface import Cells, Dose, Scale, Surface, determined, dose_of, fit, link, on, raw, terms
+
+if TYPE_CHECKING:
+    from curricle.results import Results
+
+POWER = 0.8
+FEW_DEGREES = 4
+LINES = 25  # points of a fitted line
+UNTOLD = "γ is not told from 0 on this scale, which is no evidence that it is 0"
+
+
+def transfer(
+    rows: Sequence[Row] | Results,
+    *,
+    sources: Sequence[str] = ("code", "math"),
+    benchmark: str | None = None,
+    measure: str | None = None,
+    filler: str | None = None,
+    order: str | None = None,
+    dose_power: float | None = None,
+    dose_unit: Mapping[str, float] | None = None,
+    guess: float = 0.0,
+    floor: float = 0.0,
+    synergy: bool = True,
+    level: float = 0.95,
+) -> Finding:
+    """γ on f's scale, with everything beside it in `parts` and the cells and fitted lines in `table`.
+
+    `order`: which cells with both sources the surface rests on, the natural one by default ("code→math"); others enter
+    the pooled variance and the order effect. `dose_power`: s from D^r instead of log(1 + D/D₀), where D₀ is the
+    smallest positive dose of a source unless `dose_unit` gives it. `guess`: accuracy without knowledge, from 0 to 1.
+    `floor`: of the loss, E in −ln(L − E). `filler`: the source that keeps total tokens fixed; it is modelled.
+    `synergy=False` leaves κ out. Raises `Refused` for rows that are no factorial; where the cells cannot tell γ, the
+    finding is undefined and says what is missing.
+    """
+    design = read_factorial(rows, sources, benchmark, measure, filler)
+    main = chosen(design, order)
+    used = design.of_order(main)
+    doses = scales_of_dose(design, dose_power, dose_unit or {})
+    x_CK = regressors(design, doses)
+    f = link(design, guess, floor)
+    about = words(design, main)
+    missing = gap(x_CK[used], filler)
+    flat = on(raw(design.measure), design.cells)
+    parts: dict[str, Part] = {"first": design.sources[0], "second": design.sources[1], "filler": filler, "order": main}
+    if missing or isinstance(f, str):
+        parts |= {} if missing else scale_parts("raw_", flat, used, x_CK, level)
+        return replace(about, undefined=missing or f"no scale of f: {f}", parts=parts, table=table(design, flat, None))
+    own = on(f, design.cells)
+    surface = fit(own, used, x_CK)
+    assert surface is not None  # `gap` found nothing missing
+    found = surface.term("gamma")
+    widest = found[0]
+    parts |= {"scale": f.name, **scale_parts("", own, used, x_CK, level), "lack_of_fit_p": surface.lack_p}
+    parts |= scale_parts("raw_", flat, used, x_CK, level)
+    parts |= power_parts(own, surface)
+    if filler:
+        parts |= filler_parts(own, used, x_CK)
+    parts |= shape_parts(design, flat, used)
+    parts |= order_parts(design, own, flat, main, level)
+    if synergy and design.measure != ACCURACY:
+        parts |= synergy_parts(design, main, level)
+    resolved = widest.p_value is not None and widest.p_value <= 1 - level
+    parts["removable"] = (parts["crossover_p"] or 0.0) > 1 - level if resolved else None  # type: ignore[operator]
+    return replace(
+        about, estimate=widest.value, undefined=None,
+        intervals=tuple(i for e in found if (i := e.interval(level))), p_value=widest.p_value,
+        test=tested(widest), parts=parts, note=join(notes(design, parts, widest, own, resolved)),
+        table=table(design, flat, Lines(surface, doses, main)),
+    )  # fmt: skip
+
+
+def transfers(rows: Sequence[Row] | Results, **options: Any) -> list[Finding]:
+    """`transfer` on every benchmark in every measure that the rows hold, p-values corrected by Holm within a measure."""
+    if hasattr(rows, "sql"):
+        from curricle.analysis.scores import Benchmark, benchmarks
+
+        pairs = [(name, m) for name in benchmarks(rows) for m in Benchmark(rows, name).measures]  # type: ignore[arg-type]
+    else:
+        columns(rows, ["benchmark", "measure"])
+        pairs = list(dict.fromkeys((row["benchmark"], row["measure"]) for row in rows))
+    made = [transfer(rows, benchmark=benchmark, measure=measure, **options) for benchmark, measure in pairs]
+    return holm_adjusted(made, lambda f: f.measure)
+
+
+def transfer_published() -> list[Finding]:
+    """The two-by-two of DeepSeekMath's tables 6 and 7: 400B tokens of code or of general text, then 150B of
+    mathematics or none. One run a cell, so intervals speak about those weights and take cells as unpaired."""
+    from curricle.analysis.published import CODE, GENERAL, MATH, tables
+
+    found = tables()["6 and 7"]
+    cells = {GENERAL: (0.0, 0.0), CODE: (4e11, 0.0), f"{GENERAL}, {MATH}": (0.0, 1.5e11), f"{CODE}, {MATH}": (4e11, 1.5e11)}
+    rows = [
+        {"strategy": model, "seed": 0, "benchmark": benchmark, "measure": ACCURACY, "score": found.scores[model][benchmark],
+         "items": found.problems[benchmark], "dose:code": code, "dose:math": math, "run": found.name(model)}
+        for model, (code, math) in cells.items()
+        for benchmark in found.benchmarks
+        if benchmark in found.problems and all(found.scores[m][benchmark] is not None for m in cells)
+    ]  # fmt: skip
+    return transfers(rows)
+
+
+# ---- what the design can tell -------------------------------------------------------------------------------------
+
+
+def chosen(design: Factorial, order: str | None) -> str:
+    from curricle.study import Refused, nearest
+
+    known = design.orders
+    if order is not None and order not in known:
+        raise Refused(f"order: {order!r} has no cells; {nearest(order, known)}")
+    if not known:
+        raise Refused(f"rows: no run read both {' and '.join(design.sources)}, so nothing can be said about the two")
+    return known[0] if order is None else order
+
+
+def scales_of_dose(design: Factorial, power: float | None, unit: Mapping[str, float]) -> list[Dose]:
+    from curricle.study import Refused
+
+    if power is not None and not 0 < power <= 1:
+        raise Refused(f"dose_power: {power!r}; give a number above 0, at most 1")
+    named = [*design.sources, *([design.filler] if design.filler else [])]
+    levels = [[cell.doses[0] for cell in design.cells], [cell.doses[1] for cell in design.cells]]
+    levels += [[cell.filler for cell in design.cells]] if design.filler else []
+    for name, these in zip(named, levels):
+        if max(these) == min(these):
+            raise Refused(f"dose:{name}: every run has {these[0]:,.0f} tokens, so its effect cannot be told; leave it out")
+    return [dose_of(these, power, unit.get(name)) for name, these in zip(named, levels)]
+
+
+def regressors(design: Factorial, doses: Sequence[Dose]) -> np.ndarray:
+    tokens = [[cell.doses[0] for cell in design.cells], [cell.doses[1] for cell in design.cells]]
+    tokens += [[cell.filler for cell in design.cells]] if design.filler else []
+    return terms([dose(np.array(column)) for dose, column in zip(doses, tokens)])
+
+
+def gap(x_CK: np.ndarray, filler: str | None) -> str:
+    """Why these cells cannot tell γ; empty where they can."""
+    if determined(x_CK):
+        return ""
+    if filler and determined(x_CK[:, :4]):
+        return (
+            f"γ and the effect of the filler {filler!r} cannot be told apart in these {len(x_CK)} cells, since a filler "
+            f"that keeps total tokens fixed makes an interaction of its own; three doses of each source, or an arm with "
+            f"less filler, would tell them apart"
+        )
+    return (
+        f"these {len(x_CK)} cells do not cross the two sources: γ needs two doses of each with two doses of the other, "
+        f"at least 4 cells"
+    )
+
+
+# ---- the parts of a finding ---------------------------------------------------------------------------------------
+
+
+def scale_parts(prefix: str, cells: Cells, used: Sequence[int], x_CK: np.ndarray, level: float) -> dict[str, Part]:
+    """α, β, γ (and φ of the filler) on one scale, each with the limits of the widest claim; the seeds' spread."""
+    surface = fit(cells, used, x_CK)
+    assert surface is not None
+    made: dict[str, Part] = {}
+    for name in [name for name in surface.weights if name != "base"]:
+        widest = surface.term(name)[0]
+        made |= limits(prefix + name, widest, level)
+    return made | {f"{prefix}seed_sd": cells.sd, f"{prefix}df": cells.df}
+
+
+def limits(name: str, e: Estimate, level: float) -> dict[str, Part]:
+    interval = e.interval(level)
+    low, high = (interval.low, interval.high) if interval else (None, None)
+    return {name: e.value, f"{name}_low": low, f"{name}_high": high, f"{name}_p": e.p_value}
+
+
+def power_parts(cells: Cells, surface: Surface) -> dict[str, Part]:
+    """The smallest γ that such a design finds in 8 of 10 studies: (t.975 + t.8)·SE."""
+    from scipy.special import stdtrit
+
+    if not cells.df or not cells.pooled:
+        return {"smallest_gamma": None}
+    error = (cells.pooled * float((surface.weights["gamma"] ** 2 / cells.counts_C).sum())) ** 0.5
+    return {"smallest_gamma": float(stdtrit(cells.df, 0.975) + stdtrit(cells.df, POWER)) * error}
+
+
+def filler_parts(cells: Cells, used: Sequence[int], x_CK: np.ndarray) -> dict[str, Part]:
+    """γ had the filler not been modelled, and how many times as wide its interval is for being modelled."""
+    with_it, without = fit(cells, used, x_CK), fit(cells, used, x_CK[:, :4])
+    assert with_it is not None and without is not None
+    error, plain = (float((s.weights["gamma"] ** 2 / cells.counts_C).sum()) ** 0.5 for s in (with_it, without))
+    return {"gamma_without_filler": without.coefficients["gamma"], "inflation": error / plain}
+
+
+def shape_parts(design: Factorial, flat: Cells, used: Sequence[int]) -> dict[str, Part]:
+    """Tests on the raw means that no increasing f can alter: does an effect change its sign with the other source
+    (highest dose − lowest, at each dose of the other), and can any sum of two parts give this order of cells?"""
+    places = {flat.cells[k].doses: k for k in used}
+    levels = [sorted({doses[axis] for doses in places}) for axis in (0, 1)]
+    known = flat.df > 0
+    made: dict[str, Part] = {}
+    tests: list[float | None] = []
+    for axis, source in enumerate(design.sources):
+        effects = []
+        for other in levels[1 - axis]:
+            ends = [(end, other) if axis == 0 else (other, end) for end in (levels[axis][0], levels[axis][-1])]
+            if all(end in places for end in ends):
+                weights = np.zeros(len(flat.cells))
+                weights[[places[end] for end in ends]] = -1.0, 1.0
+                effects.append(flat.contrast(weights))
+        alone = [each[0] for each in effects]
+        p = None
+        if len(alone) > 1 and all(e.variance for e in alone):
+            variances = [e.variance or 0.0 for e in alone]
+            p = gail_simon([e.value for e in alone], variances, min(e.df for e in alone))
+        tests.append(p)
+        made[f"crossover_of_{'first' if axis == 0 else 'second'}_p"] = p
+    made["crossover_p"] = min((p for p in holm(tests) if p is not None), default=None)
+    whole = len(places) == len(levels[0]) * len(levels[1]) and known and not design.filler
+    made["double_cancellation_p"] = None
+    if whole and flat.pooled > 0:
+        grid = [[places[a, b] for b in levels[1]] for a in levels[0]]
+        variances_RC = (flat.variances_C if flat.uneven else flat.pooled) / flat.counts_C
+        made["double_cancellation_p"] = double_cancellation(flat.means_C[grid], variances_RC[grid], flat.df)
+    return made
+
+
+def order_parts(design: Factorial, own: Cells, flat: Cells, main: str, level: float) -> dict[str, Part]:
+    """(main order − the reverse), averaged over doses at which both were run, on both scales."""
+    reverse = ordered(tuple(main.split("→"))[::-1])
+    at = {order: {c.doses + (c.filler,): k for k, c in enumerate(design.cells) if c.both and c.order == order}
+          for order in (main, reverse)}  # fmt: skip
+    common = [doses for doses in at[main] if doses in at[reverse]] if reverse != main else []
+    if not common:
+        return {"order_pairs": 0}
+    weights = np.zeros(len(design.cells))
+    for doses in common:
+        weights[at[main][doses]] += 1 / len(common)
+        weights[at[reverse][doses]] -= 1 / len(common)
+    raws, mine = flat.contrast(weights)[0], own.contrast(weights)[0]
+    both = limits("order_effect", mine, level) | limits("raw_order_effect", raws, level)
+    return {"order_pairs": len(common), **both}
+
+
+def synergy_parts(design: Factorial, main: str, level: float) -> dict[str, Part]:
+    from curricle.analysis.synergy import synergy
+
+    found = synergy(design, order=main, level=level)
+    interval = found.interval()
+    return {
+        "kappa": found.estimate,
+        "kappa_low": interval.low if interval else None,
+        "kappa_high": interval.high if interval else None,
+        "complementary": found.parts.get("complementary"),
+        "kappa_undefined": found.undefined,
+    }
+
+
+# ---- words and rows -----------------------------------------------------------------------------------------------
+
+
+def words(design: Factorial, main: str) -> Finding:
+    """The finding before it has an estimate."""
+    first, second = design.sources
+    used = [design.cells[k] for k in design.of_order(main)]
+    return Finding(
+        "transfer", f"{first} and {second} together, beyond each alone" + (f" ({main})" if main else ""), design.measure,
+        design.benchmark, None, LOGITS if design.measure == ACCURACY else LOG_LOSS,
+        n=max((cell.items for cell in used), default=0), seeds=min(len(cell.seeds) for cell in used),
+        runs=tuple(dict.fromkeys(run for cell in design.cells for run in cell.runs)), undefined="not computed",
+    )  # fmt: skip
+
+
+def tested(e: Estimate) -> str:
+    if e.variance is None:
+        return ""
+    return f"z for {e.kind}, cells unpaired" if e.df > 1e6 else f"t for {e.kind}, {e.df:.3g} degrees of freedom"
+
+
+def notes(
+    design: Factorial, parts: Mapping[str, Part], widest: Estimate, cells: Cells, resolved: bool
+) -> Iterable[str]:
+    """What a reader must know beside the number, in the order of weight."""
+    if design.measure != ACCURACY:
+        yield "On both scales up is better (less loss), so a positive γ is synergy on that scale."
+    if resolved:
+        yield (
+            f"γ is told from 0 on the scale of {parts['scale']}; an increasing change of scale could remove it, since no "
+            f"crossover is shown (p = {number(parts['crossover_p'])})."
+            if parts["removable"]
+            else "An effect changes its sign with the other source (Gail–Simon), which no increasing scale removes."
+        )
+    else:
+        yield f"{UNTOLD}; this design finds γ = {number(parts['smallest_gamma'])} in 8 of 10 studies." * (
+            parts["smallest_gamma"] is not None
+        )
+    lack = parts["lack_of_fit_p"]
+    if isinstance(lack, float) and lack < 0.05:
+        yield f"The cells do not lie on T (lack of fit, p = {lack:.2g}): γ is their linear-by-linear contrast, no more."
+    if isinstance(p := parts["double_cancellation_p"], float) and p < 0.05:
+        yield f"Double cancellation is violated (p = {p:.2g}): no increasing function of a sum gives this order of cells."
+    if cells.uneven:
+        yield f"The seeds' spread differs between cells (Bartlett, p = {cells.uneven_p:.2g}): the wider interval stands."
+    if design.filler:
+        yield f"Effects are of a source in place of {design.filler}, whose own effect is modelled."
+    if not cells.df:
+        yield "One run a cell: nothing is said about another run. Items are taken as not shared between cells."
+    elif cells.df < FEW_DEGREES:
+        yield f"The seeds' variance rests on {cells.df} degrees of freedom."
+    if cells.df and widest.kind != "this strategy":
+        yield "Problems are held fixed: the rows do not say how single items were scored."
+
+
+def number(value: Part) -> str:
+    return f"{value:.2g}" if isinstance(value, float) else "unknown"
+
+
+class Lines:
+    """The fitted surface along the first source, at each dose of the second, back on the scale of scores."""
+
+    def __init__(self, surface: Surface, doses: Sequence[Dose], main: str):
+        self.surface, self.doses, self.main = surface, doses, main
+
+    def score(self, first: np.ndarray, second: np.ndarray, filler: np.ndarray) -> np.ndarray:
+        columns = [dose(tokens) for dose, tokens in zip(self.doses, (first, second, filler))]
+        beta = np.array(list(self.surface.coefficients.values()))
+        return self.surface.cells.scale.back(terms(columns) @ beta)
+
+
+def table(design: Factorial, flat: Cells, lines: Lines | None) -> tuple[dict[str, Part], ...]:
+    """A row `cell` for each cell, its interval over seeds from the pooled spread; rows `fit` along the surface."""
+    made: list[dict[str, Part]] = []
+    sign = float(flat.scale.to(np.ones(1))[0])
+    for k, cell in enumerate(design.cells):
+        alone = np.zeros(len(design.cells))
+        alone[k] = 1.0
+        interval = flat.contrast(alone)[-1 if not flat.df else 0].interval()
+        ends = sorted(sign * end for end in (interval.low, interval.high) if end is not None) if interval else []
+        made.append(
+            {"row": "cell", "strategy": cell.name, "order": cell.order, "first": cell.doses[0], "second": cell.doses[1],
+             "filler": cell.filler, "score": float(cell.y_S.mean()), "low": ends[0] if ends else None,
+             "high": ends[1] if ends else None, "seeds": len(cell.seeds)}
+        )  # fmt: skip
+    if lines is None:
+        return tuple(made)
+    used = [design.cells[k] for k in lines.surface.used]
+    total = design.fixed_total
+    for second in sorted({cell.doses[1] for cell in used}):
+        here = [cell for cell in used if cell.doses[1] == second]
+        first = np.linspace(min(c.doses[0] for c in here), max(c.doses[0] for c in here), LINES)
+        filler = np.full(LINES, min(c.filler for c in here)) if total is None else np.maximum(total - first - second, 0)
+        for x, y in zip(first, lines.score(first, np.full(LINES, second), filler)):
+            made.append({"row": "fit", "order": lines.main, "first": float(x), "second": second, "score": float(y)})
+    return tuple(made)

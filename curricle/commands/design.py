@@ -1,0 +1,125 @@
+"""`design`: what to run next. `design factorial` proposes the runs of a transfer study and says what they can tell.
+
+`curricle design WORD …` is the command WORD where there is one, and otherwise the command named by `DEFAULT`, which
+then takes WORD as its first argument: `curricle design STUDY --budget-hours 8` needs no word between.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from curricle.commands.common import Json, make_console, print_json
+
+DEFAULT = "study"  # the command that takes a study's name, once it is there
+
+
+class WithDefault(TyperGroup):
+    """A group whose first word may be the argument of its default command."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and DEFAULT in self.commands and args[0] not in {*self.commands, *ctx.help_option_names}:
+            args = [DEFAULT, *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(
+    cls=WithDefault,
+    help="What to run next: a factorial that can tell transfer.",
+    epilog="Example: curricle design factorial --dose code=0,200k,400k --dose math=0,100k,200k --filler prose",
+    no_args_is_help=True,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.command(
+    epilog="Example: curricle design factorial --both-orders --sigma 0.02 --gamma 0.05 --out transfer.yaml",
+)
+def factorial(
+    dose: Annotated[
+        list[str] | None, typer.Option(metavar="SOURCE=TOKENS,…", help="The doses of a source; give it for two sources.")
+    ] = None,
+    filler: Annotated[
+        str | None, typer.Option(help="A neutral source that keeps total tokens fixed. It is modelled.")
+    ] = None,
+    total_tokens: Annotated[str | None, typer.Option(help="Of each strategy with a filler.")] = None,
+    filler_arm: Annotated[
+        list[str] | None, typer.Option(metavar="TOKENS", help="An arm of less filler alone: tells its effect from γ.")
+    ] = None,
+    both_orders: Annotated[bool, typer.Option("--both-orders", help="Each pair of doses in both orders.")] = False,
+    seeds: Annotated[int, typer.Option(min=1, help="Of each strategy.")] = 3,
+    sigma: Annotated[float | None, typer.Option(help="The spread of one run's T over seeds, where it is known.")] = None,
+    gamma: Annotated[float | None, typer.Option(help="The γ that must be seen.")] = None,
+    model: Annotated[str, typer.Option(help="A preset (0.5m … 7b), or a checkpoint's folder or hub id.")] = "1m",
+    source: Annotated[list[str] | None, typer.Option(metavar="NAME=PATH", help="A corpus: files or a glob.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the study here.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Propose the runs of a factorial of two sources, and the smallest γ that they can tell."""
+    from curricle.analysis.factorial import factorial_design
+    from curricle.drafting import draft_factorial
+    from curricle.study import Refused
+    from curricle.studyfile import parse_study
+
+    if dose is None and filler is None:
+        filler = "prose"
+    doses = _doses(dose or ["code=0,200k,400k", "math=0,100k,200k"])
+    pair = "→".join(doses), "→".join(list(doses)[::-1])
+    design = factorial_design(
+        doses, seeds=seeds, filler=filler, total_tokens=_count("--total-tokens", total_tokens),
+        filler_arms=[_tokens("--filler-arm", text) for text in filler_arm or []],
+        orders=pair if both_orders else pair[:1], sigma=sigma, wanted=gamma,
+    )  # fmt: skip
+    text = draft_factorial(design, model, source or [])
+    study = parse_study(text, out or Path("factorial.yaml"))
+    if out is not None:
+        from curricle.store import whole_file
+
+        if out.exists():
+            raise Refused(f"{out}: is there already; name another file")
+        with whole_file(out, "w") as file:
+            file.write(text)
+    if as_json:
+        print_json({**design.to_json(), "study": study.model_dump(mode="json", exclude_unset=True)})
+        return
+    from curricle.report.proposals import factorial_view
+
+    console = make_console()
+    console.print(factorial_view(design))
+    if out is None:
+        console.print("With --out FILE the study is written.", style="dim")
+    else:
+        console.print(f"Wrote {out}. Look at it, then: curricle plan {out}", markup=False)
+
+
+def _doses(texts: list[str]) -> dict[str, list[float]]:
+    from curricle.study import Refused
+
+    made: dict[str, list[float]] = {}
+    for text in texts:
+        name, equals, levels = text.partition("=")
+        if not equals or not name or not levels:
+            raise Refused(f"--dose {text}: write it as SOURCE=TOKENS,TOKENS, for example code=0,200k,400k")
+        if name in made:
+            raise Refused(f"--dose {text}: the doses of {name!r} were given already; list them in one")
+        made[name] = [_tokens(f"--dose {name}", level) for level in levels.split(",")]
+    return made
+
+
+def _count(option: str, text: str | None) -> float | None:
+    return None if text is None else _tokens(option, text)
+
+
+def _tokens(option: str, text: str) -> float:
+    from curricle.study import Refused, parse_count
+
+    try:
+        found = parse_count(text)
+    except ValueError as error:
+        raise Refused(f"{option}: {error}") from None
+    assert isinstance(found, int)
+    return float(found)

@@ -1,0 +1,37 @@
+"""What to run next, in a terminal: a proposed design as a table, and in a sentence what it can tell."""
+
+from __future__ import annotations
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from curricle.analysis.factorial import Design
+from curricle.report import words
+from curricle.report.terminal import SPACE, add_row, plain_table
+
+
+def factorial_view(design: Design) -> RenderableType:
+    """The arms, one a row; then what they tell, at what cost."""
+    first, second = design.sources
+    heads = [f">{first}", f">{second}", *([f">{design.filler}"] if design.filler else []), "read in turn"]
+    table = plain_table("strategy", *heads)
+    for arm in design.arms:
+        doses = [words.count(dose) for dose in (*arm.doses, *([arm.filler] if design.filler else []))]
+        add_row(table, arm.strategy, *doses, " → ".join(source for source, _ in arm.stages))
+    head = (
+        f"{words.plural(len(design.arms), 'strategy')} × {words.plural(design.seeds, 'seed')}   "
+        f"at most {words.count(design.tokens)} tokens"
+    )
+    verdict = f"It {design.why}." if design.answers else f"It cannot answer: {design.why}."
+    said = [Text(verdict, style="bold"), Text(f"γ: what both give together beyond each alone, on doses from 0 to 1; "
+            f"the seeds' variance is pooled over the cells ({design.df} degrees of freedom).", style="dim")]  # fmt: skip
+    if design.inflation > 1.05:
+        said.append(
+            Text(f"Modelling the filler makes its interval {design.inflation:.1f} times as wide; arms with less filler "
+                 f"(--filler-arm) narrow it.", style="dim")
+        )  # fmt: skip
+    if design.sigma is None:
+        said.append(Text("With --sigma, the spread over seeds of an earlier study, γ is said in its own unit.", style="dim"))
+    if not design.tells_kappa:
+        said.append(Text("Too few cells for κ, the synergy on the scale of effective tokens.", style="dim"))
+    return Group(Text(head, style="bold"), SPACE, table, SPACE, *said)

@@ -1,0 +1,210 @@
+"""Transfer's estimators on synthetic studies whose truth is known: bias, coverage, false findings, power.
+
+    python scripts/simulations/transfer.py --studies 200        (some minutes on one core; prints Markdown tables)
+
+A study is a factorial of runs with seeds: code × mathematics, 3 × 3 doses and 3 seeds where nothing else is said. The
+truth of a contrast is that contrast of the expected cells, so that it is defined under a law that is not the
+estimator's own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from curricle.analysis.finding import ACCURACY, BITS_PER_BYTE, Finding, Interval
+from curricle.analysis.synergy import synergy
+from curricle.analysis.transfer import transfer
+
+DOSES = (0.0, 1e6, 4e6)
+TOTAL = 8e6
+Law = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]  # doses of code, mathematics, filler → score or T
+
+
+def share(tokens: np.ndarray, most: float = 4e6, unit: float = 1e6) -> np.ndarray:
+    return np.log1p(tokens / unit) / math.log1p(most / unit)
+
+
+def t_law(alpha: float, beta: float, gamma: float, base: float = -1.0, phi: float = 0.0) -> Law:
+    """T itself; with a filler of 0 to 8M tokens that adds φ·s_f."""
+
+    def law(code: np.ndarray, math_: np.ndarray, filler: np.ndarray) -> np.ndarray:
+        c, m, unit = share(code), share(math_), filler[filler > 0].min(initial=np.inf)
+        f = np.log1p(filler / unit) / math.log1p(TOTAL / unit) if np.isfinite(unit) else 0.0
+        return base + alpha * c + beta * m + gamma * c * m + phi * f
+
+    return law
+
+
+def effective(kappa: float, r: float = 0.5, beta: float = 0.3, d: float = 0.3, k: tuple[float, float, float] = (1.0, 2.0, 0.4),
+              floor: float = 0.6) -> Law:  # fmt: skip
+    """The effective-token law, in units of 8M tokens."""
+
+    def law(code: np.ndarray, math_: np.ndarray, filler: np.ndarray) -> np.ndarray:
+        c, m, f = code / TOTAL, math_ / TOTAL, filler / TOTAL
+        s = d + k[0] * c**r + k[1] * m**r + kappa * math.sqrt(k[0] * k[1]) * (c * m) ** (r / 2) + k[2] * f**r
+        return floor + s**-beta
+
+    return law
+
+
+def separate(code: np.ndarray, math_: np.ndarray, filler: np.ndarray) -> np.ndarray:
+    """Another law, without synergy: each source lowers its own part of the loss, and saturates."""
+    return 0.6 + 0.25 * np.exp(-code / 2e6) + 0.5 / (1 + math_ / 1e6) ** 0.4 + 0.15 * np.exp(-filler / 3e6)
+
+
+@dataclass(frozen=True)
+class Scenario:
+    name: str
+    law: Law
+    measure: str = BITS_PER_BYTE
+    sigma: float = 0.02  # of a run, on the scale of the law
+    seeds: int = 3
+    filler: bool = False
+    spread: Callable[[np.ndarray], np.ndarray] = field(default=lambda s_c: np.ones_like(s_c))  # of sigma over cells
+    extra: tuple[tuple[float, float, float], ...] = ()
+
+    @property
+    def cells(self) -> np.ndarray:
+        """C × (code, mathematics, filler)."""
+        made = [(c, m, TOTAL - c - m if self.filler else 0.0) for c in DOSES for m in DOSES]
+        return np.array([*made, *self.extra])
+
+    @property
+    def expected(self) -> np.ndarray:
+        return self.law(*self.cells.T)
+
+    def rows(self, random: np.random.Generator) -> list[dict[str, Any]]:
+        made = []
+        sd = self.sigma * self.spread(share(self.cells[:, 0]))
+        for (code, math_, filler), value, s in zip(self.cells, self.expected, sd):
+            for seed in range(self.seeds):
+                t = value + random.normal(0, s)
+                score = 100 / (1 + math.exp(-t)) if self.measure == ACCURACY else t
+                made.append(
+                    {"strategy": f"{code:g} {math_:g} {filler:g}", "seed": seed, "benchmark": "b", "measure": self.measure,
+                     "score": score, "dose:code": code, "dose:math": math_, "dose:prose": filler}
+                )  # fmt: skip
+        return made
+
+
+def rate(values: list[bool]) -> str:
+    """A share and its Monte-Carlo error."""
+    p = sum(values) / len(values)
+    return f"{p:.3f} ± {math.sqrt(max(p * (1 - p), 0.25 / len(values)) / len(values)):.3f}"
+
+
+def quietly(scenario: Scenario, **options: Any) -> Finding:
+    """The finding where no seed varies: its estimate is the truth of the contrast."""
+    return transfer(
+        Scenario(scenario.name, scenario.law, scenario.measure, 1e-9, 2, scenario.filler, extra=scenario.extra).rows(
+            np.random.default_rng(0)
+        ),
+        benchmark="b", measure=scenario.measure, filler="prose" if scenario.filler else None, synergy=False, **options,
+    )  # fmt: skip
+
+
+def gammas(scenario: Scenario, studies: int, seed: int = 1) -> dict[str, Any]:
+    """γ on f's scale and on the raw one: bias, coverage, how often each is told from 0; crossovers and lack of fit."""
+    random, truth = np.random.default_rng(seed), quietly(scenario)
+    held: dict[str, list[Any]] = {k: [] for k in ("error", "own", "raw", "found", "raw_found", "crossover", "lack", "width")}
+    for _ in range(studies):
+        f = transfer(scenario.rows(random), filler="prose" if scenario.filler else None, synergy=False)
+        interval = f.interval()
+        assert interval is not None and f.estimate is not None and truth.estimate is not None
+        held["error"].append(f.estimate - truth.estimate)
+        held["own"].append(interval.contains(truth.estimate))
+        held["found"].append(f.p_value <= 0.05)
+        held["width"].append((interval.high - interval.low) / 2)
+        raw = Interval(f.parts["raw_gamma_low"], f.parts["raw_gamma_high"], "")
+        held["raw"].append(raw.contains(truth.parts["raw_gamma"]))
+        held["raw_found"].append(not raw.contains(0.0))
+        held["crossover"].append(f.parts["crossover_p"] is not None and f.parts["crossover_p"] <= 0.05)
+        held["lack"].append(f.parts["lack_of_fit_p"] is not None and f.parts["lack_of_fit_p"] <= 0.05)
+    return {"truth": truth.estimate, "raw_truth": truth.parts["raw_gamma"], **held}
+
+
+def kappas(scenario: Scenario, studies: int, seed: int = 1) -> dict[str, list[Any]]:
+    """κ's profile interval: whether it holds the truth, and what is claimed from it."""
+    random = np.random.default_rng(seed)
+    held: dict[str, list[Any]] = {k: [] for k in ("intervals", "claimed", "substitutes", "lack", "estimates")}
+    for _ in range(studies):
+        f = synergy(scenario.rows(random), filler="prose" if scenario.filler else None)
+        held["intervals"].append(f.interval())
+        held["estimates"].append(f.estimate)
+        held["claimed"].append(bool(f.parts["complementary"]))
+        held["substitutes"].append(bool(f.parts["substitutes"]))
+        held["lack"].append((f.parts["lack_of_fit_p"] or 1.0) < 0.05)
+    return held
+
+
+FILLERS = ((0.0, 0.0, 1e6), (0.0, 0.0, 4e6))
+GAMMAS = [
+    Scenario("T, γ = 0 (logit)", t_law(1.0, 1.5, 0.0), ACCURACY, 0.1),
+    Scenario("T, γ = 0.37, the smallest that is told (logit)", t_law(1.0, 1.5, 0.34), ACCURACY, 0.1),
+    Scenario("T, γ = 0, 2 seeds", t_law(1.0, 1.5, 0.0), ACCURACY, 0.1, 2),
+    Scenario("T, γ = 0.4, the seeds' spread rises threefold with code", t_law(1.0, 1.5, 0.4), ACCURACY, 0.1,
+             spread=lambda s: 1 + 2 * s),
+    Scenario("T, γ = 0, nothing has any effect", t_law(0.0, 0.0, 0.0), ACCURACY, 0.1),
+    Scenario("T with a crossover: α = −0.5, γ = 1", t_law(-0.5, 1.5, 1.0), ACCURACY, 0.1),
+    Scenario("T, γ = 0, a filler with φ = 0.6 keeps tokens fixed", t_law(1.0, 1.5, 0.0, phi=0.6), ACCURACY, 0.1, filler=True),
+    Scenario("the same with two arms of less filler", t_law(1.0, 1.5, 0.0, phi=0.6), ACCURACY, 0.1, filler=True,
+             extra=FILLERS),
+    Scenario("effective tokens, κ = 0 (loss)", effective(0.0), sigma=0.005),
+    Scenario("separate saturating parts (loss)", separate, sigma=0.005),
+]  # fmt: skip
+KAPPAS = [
+    (Scenario("κ = 0", effective(0.0), sigma=0.005), 0.0),
+    (Scenario("κ = 0, σ = .001", effective(0.0), sigma=0.001), 0.0),
+    (Scenario("κ = 0, filler", effective(0.0), sigma=0.005, filler=True), 0.0),
+    (Scenario("κ = 0, filler, two arms of less filler", effective(0.0), sigma=0.005, filler=True, extra=FILLERS), 0.0),
+    (Scenario("κ = 0, d = .01: nearly the same law as κ = 2", effective(0.0, d=0.01), sigma=0.001), 0.0),
+    (Scenario("κ = 0, 2 seeds", effective(0.0), sigma=0.005, seeds=2), 0.0),
+    (Scenario("κ = 3", effective(3.0), sigma=0.005), 3.0),
+    (Scenario("κ = 3, σ = .001", effective(3.0), sigma=0.001), 3.0),
+    (Scenario("κ = −1", effective(-1.0), sigma=0.005), -1.0),
+    (Scenario("another law: separate saturating parts", separate, sigma=0.005), None),
+    (Scenario("another law, filler", separate, sigma=0.005, filler=True), None),
+    (Scenario("another law, σ = .001", separate, sigma=0.001), None),
+]
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--studies", type=int, default=200)
+    arguments.add_argument("--kappas", type=int, help="studies of a κ scenario; as many by default")
+    told = arguments.parse_args()
+    print("| γ under | truth | bias | half width | coverage | told from 0 | raw: truth | raw coverage | raw told from 0 | "
+          "crossover shown | lack of fit |")  # fmt: skip
+    print("|---" * 11 + "|")
+    for scenario in GAMMAS:
+        g = gammas(scenario, told.studies)
+        print(
+            f"| {scenario.name} | {g['truth']:.3f} | {np.mean(g['error']):+.3f} | {np.mean(g['width']):.3f} | {rate(g['own'])} "
+            f"| {rate(g['found'])} | {g['raw_truth']:.3g} | {rate(g['raw'])} | {rate(g['raw_found'])} "
+            f"| {rate(g['crossover'])} | {rate(g['lack'])} |", flush=True,
+        )  # fmt: skip
+    print("\n| κ under | median κ̂ | median interval | coverage | complementarity claimed | substitutes claimed | lack of fit |")
+    print("|---" * 7 + "|")
+    for scenario, truth in KAPPAS:
+        k = kappas(scenario, told.kappas or told.studies)
+        print(f"| {scenario.name} | {np.median(k['estimates']):.2f} | {typical(k['intervals'])} "
+              f"| {'–' if truth is None else rate([i.contains(truth) for i in k['intervals']])} | {rate(k['claimed'])} "
+              f"| {rate(k['substitutes'])} | {rate(k['lack'])} |", flush=True)  # fmt: skip
+
+
+def typical(intervals: list[Interval]) -> str:
+    low = float(np.median([i.low for i in intervals]))
+    high = float(np.median([math.inf if i.high is None else i.high for i in intervals]))
+    return f"{low:.1f} to {high:.1f}" if math.isfinite(high) else f"{low:.1f} to unbounded"
+
+
+
+
+if __name__ == "__main__":
+    main()
