@@ -85,7 +85,9 @@ def draft_factorial(design: Design, model: str, sources: list[str]) -> str:
     used = [*design.sources, *([design.filler] if design.filler else [])]
     for name in used:
         if name not in named:
-            raise Refused(f"--source: none given for {name!r}; write --source {name}=PATH, or use {', '.join(SUPPLIED)}")
+            raise Refused(
+                f"--source: none given for {name!r}; write --source {name}=PATH, or use {', '.join(SUPPLIED)}"
+            )
     stages = {stage for arm in design.arms for stage in arm.stages}
     names = {arm.strategy: [f"{source} {_short(tokens)}" for source, tokens in arm.stages] for arm in design.arms}
     baseline = design.arms[0].strategy
@@ -112,7 +114,8 @@ def draft_factorial(design: Design, model: str, sources: list[str]) -> str:
         f"seeds: [{', '.join(map(str, range(design.seeds)))}]",
         "# Constant, so that a source is learnt at the same rate wherever it stands.",
         "recipe: {schedule: constant}" if model in PRESETS
-        else "recipe: {optimizer: adamw, learning_rate: 1.0e-4, batch_tokens: 16384, precision: bf16, schedule: constant}",
+        else "recipe: {optimizer: adamw, learning_rate: 1.0e-4, batch_tokens: 16384, precision: bf16,\n"
+        "         schedule: constant}",
     ]  # fmt: skip
     return "\n".join(lines) + "\n"
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -92,10 +92,11 @@ def read_factorial(
     Without a column `order` it is told from the points along the way: the source that was begun while the other had
     not. Raises `Refused` for columns that are missing, numbers that are not finite, and rows that cannot be told apart.
     """
-    results = None
+    results: Results | None = None
     if hasattr(rows, "sql"):
-        results, rows = rows, outcomes(rows)  # type: ignore[arg-type]
-    rows = list(rows)  # type: ignore[arg-type]
+        results = cast("Results", rows)
+        rows = outcomes(results)
+    rows = list(cast(Sequence[Row], rows))
     pair = two(sources)
     named = [*pair, *([filler] if filler else [])]
     columns(rows, ["seed", "benchmark", "measure", "score", *(DOSE + source for source in named)])

@@ -132,8 +132,8 @@ def factorial_design(
         raise Refused(f"total_tokens: {total:,.0f} is less than the two largest doses together, {largest:,.0f}")
     if filler is None and levels[0][0] == levels[1][0] == 0:
         raise Refused(
-            f"doses: the cell with 0 {pair[0]} and 0 {pair[1]} would train on nothing; name a filler, or let the lowest "
-            f"dose of one source be more than 0"
+            f"doses: the cell with 0 {pair[0]} and 0 {pair[1]} would train on nothing; name a filler, or let the "
+            f"lowest dose of one source be more than 0"
         )
     arms = [
         arm(pair, (a, b), filler, total - a - b if filler else 0.0, order if a and b else "")
@@ -157,8 +157,8 @@ def judged(
     smallest_sd, inflation = None, 1.0
     if not determined(x_CK):
         fails = (
-            f"γ and the effect of the filler {filler!r} cannot be told apart in {len(used)} cells: give three doses of each "
-            f"source, or arms with less filler (filler_arms)"
+            f"γ and the effect of the filler {filler!r} cannot be told apart in {len(used)} cells: give three doses of "
+            f"each source, or arms with less filler (filler_arms)"
         )
     else:
         error = math.sqrt(np.linalg.inv(x_CK.T @ x_CK)[3, 3])
@@ -173,7 +173,9 @@ def judged(
         fails = f"γ = {wanted:g} is wanted and the smallest that it can tell is {smallest:.3g}; {enough} seeds would do"
     kappa = len(used) >= KAPPA_CELLS + (filler is not None)
     told = "" if smallest_sd is None else f"{smallest_sd:.2f} standard deviations over seeds"
-    said = f"tells γ = {smallest:.3g}, {told}, in 8 of 10 studies" if smallest else f"tells γ = {told} in 8 of 10 studies"
+    said = (
+        f"tells γ = {smallest:.3g}, {told}, in 8 of 10 studies" if smallest else f"tells γ = {told} in 8 of 10 studies"
+    )
     return Design(
         pair, filler, seeds, tuple(arms), sigma, df, smallest_sd, smallest, inflation, kappa, not fails, fails or said
     )
@@ -211,8 +213,8 @@ def shorter(filler_arms: Sequence[float], total: float, levels: Sequence[Sequenc
     made = sorted(set(map(float, filler_arms)))
     if made and (not levels[0][0] == levels[1][0] == 0 or made[0] <= 0 or made[-1] >= total):
         raise Refused(
-            f"filler_arms: {', '.join(f'{x:,.0f}' for x in made)}; give tokens between 0 and {total:,.0f}, beside a dose "
-            f"of 0 of both sources"
+            f"filler_arms: {', '.join(f'{x:,.0f}' for x in made)}; give tokens between 0 and {total:,.0f}, beside a "
+            f"dose of 0 of both sources"
         )
     return made
 

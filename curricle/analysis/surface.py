@@ -1,4 +1,4 @@
-"""A surface over the cells of a factorial, T = base + α·s_c + β·s_m + γ·s_c·s_m (+ φ·s_f), and what its contrasts vary by.
+"""A surface over the cells of a factorial, T = base + α·s_c + β·s_m + γ·s_c·s_m (+ φ·s_f), and what contrasts vary by.
 
 Everything that is said about a factorial is a linear combination of cell means on some scale: γ, an order effect, the
 effect of one source at one dose of the other. `Cells.contrast` gives each of them the same three kinds of interval.

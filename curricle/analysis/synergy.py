@@ -72,19 +72,21 @@ def synergy(
         return _undefined(about, f"{len(used)} cells cannot tell {free + 1} parameters; 3 doses of each source can")
     if not cells.df or not cells.pooled:
         return _undefined(about, "the seeds' spread is unknown (one run a cell, or no variation)")
-    kappas, losses, thetas = profile(data)
-    best = int(losses.argmin())
+    first = profile(data)
     spare = len(used) - free - 1
     variance, df = cells.pooled, float(cells.df)
     lack_p = None
     if spare:
         from scipy.special import fdtrc
 
-        lack_p = float(fdtrc(spare, cells.df, losses[best] / spare / cells.pooled))
+        least = float(first.losses.min())
+        lack_p = float(fdtrc(spare, cells.df, least / spare / cells.pooled))
         if lack_p < 0.05:
-            variance, df = max(variance, losses[best] / spare), float(spare)
+            variance, df = max(variance, least / spare), float(spare)
     limit = float(student(df, level)) ** 2 * variance
-    low, high = accepted(kappas, losses - losses[best] - limit)
+    kappas, losses, thetas = refined(first, data, limit)
+    best = int(losses.argmin())
+    low, high = accepted(kappas, (losses - losses[best]) / limit)
     parts: dict[str, Part] = {
         "complementary": low is not None and low > 0, "substitutes": high is not None and high < 0,
         "lack_of_fit_p": lack_p, "seed_sd": cells.sd, "df": df, "order": order,
@@ -95,7 +97,9 @@ def synergy(
     )
     said = [
         "Profile interval: E, r, β, d and every k are free.",
-        "Complementarity is claimed." if parts["complementary"] else "Complementarity is not claimed: 0 is not excluded.",
+        "Complementarity is claimed."
+        if parts["complementary"]
+        else "Complementarity is not claimed: 0 is not excluded.",
         f"The law does not fit (p = {lack_p:.2g}), so the interval rests on the misfit." * (df == spare),
         "Unbounded above." * (high is None),
     ]
@@ -110,13 +114,16 @@ def _undefined(about: Finding, why: str) -> Finding:
 
 
 def _with(
-    about: Finding, value: float, interval: Interval, parts: dict[str, Part], table: tuple[dict[str, Part], ...], note: str
+    about: Finding,
+    value: float,
+    interval: Interval,
+    parts: dict[str, Part],
+    table: tuple[dict[str, Part], ...],
+    note: str,
 ) -> Finding:
     from dataclasses import replace
 
-    return replace(
-        about, estimate=value, undefined=None, intervals=(interval,), parts=parts, table=table, note=note
-    )
+    return replace(about, estimate=value, undefined=None, intervals=(interval,), parts=parts, table=table, note=note)
 
 
 def data_of(design: Factorial, used: Sequence[int]) -> Data:
@@ -127,15 +134,18 @@ def data_of(design: Factorial, used: Sequence[int]) -> Data:
 
 
 def accepted(kappas: np.ndarray, excess: np.ndarray) -> tuple[float | None, float | None]:
-    """The outermost κ at which the excess is at most 0, between grid points by a straight line; None at an open end."""
-    inside = np.flatnonzero(excess <= 0)
+    """The outermost κ at which `excess` (of the least squares, in units of the limit) is at most 1; None at an open
+    end. Between points its root is taken as straight, which it is for a parabola."""
+    inside = np.flatnonzero(excess <= 1)
     low, high = int(inside[0]), int(inside[-1])
+    root = np.sqrt(np.maximum(excess, 0.0))
 
     def crossing(near: int, far: int) -> float:
-        share = excess[near] / (excess[near] - excess[far])
-        return float(kappas[near] + share * (kappas[far] - kappas[near]))
+        return float(kappas[near] + (1 - root[near]) / (root[far] - root[near]) * (kappas[far] - kappas[near]))
 
-    return (None if low == 0 else crossing(low, low - 1)), (None if high == len(kappas) - 1 else crossing(high, high + 1))
+    return (None if low == 0 else crossing(low, low - 1)), (
+        None if high == len(kappas) - 1 else crossing(high, high + 1)
+    )
 
 
 # ---- the law and its fit ------------------------------------------------------------------------------------------
@@ -176,7 +186,7 @@ def law(theta_BK: np.ndarray, kappa_B: np.ndarray, data: Data) -> tuple[np.ndarr
     powers = [np.where(there, np.exp(r * log), 0.0) for there, log in zip(there_CJ.T, logs_CJ.T)]
     shared = kappa_B[:, None] * np.sqrt(k[0] * k[1]) * np.sqrt(powers[0] * powers[1])
     parts = [each * power for each, power in zip(k, powers)]
-    s = np.maximum(d + sum(parts) + shared, 1e-300)
+    s = np.maximum(d + sum(parts) + shared, 1e-30)
     lifted = np.exp(-beta * np.log(s))
     by_s = -beta * lifted / s
     of_r = sum(part * log for part, log in zip(parts, logs_CJ.T)) + shared * (logs_CJ[:, 0] + logs_CJ[:, 1]) / 2
@@ -188,7 +198,9 @@ def law(theta_BK: np.ndarray, kappa_B: np.ndarray, data: Data) -> tuple[np.ndarr
     return floor + lifted, np.stack(columns, axis=2)
 
 
-def descend(theta_BK: np.ndarray, kappa_B: np.ndarray, data: Data, rounds: int = ROUNDS) -> tuple[np.ndarray, np.ndarray]:
+def descend(
+    theta_BK: np.ndarray, kappa_B: np.ndarray, data: Data, rounds: int = ROUNDS
+) -> tuple[np.ndarray, np.ndarray]:
     """Levenberg–Marquardt on every problem of the batch at once; returns where each ended and its weighted squares."""
     root_C = np.sqrt(data.count_C)
     damping_B = np.full(len(theta_BK), 1e-2)
@@ -238,17 +250,42 @@ def starts(data: Data) -> np.ndarray:
     return np.array(made)
 
 
-def profile(data: Data) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+class Profile(NamedTuple):
     """Along κ: the least weighted squares with everything else free, and where they are reached."""
+
+    kappas: np.ndarray
+    losses: np.ndarray
+    thetas: np.ndarray
+
+
+def profile(data: Data) -> Profile:
     kappas, first = grid(), starts(data)
-    many = len(first)
-    theta, squares = descend(np.tile(first, (len(kappas), 1)), np.repeat(kappas, many), data)
-    best = squares.reshape(-1, many).argmin(1)
-    thetas, losses = theta.reshape(len(kappas), many, -1)[np.arange(len(kappas)), best], squares.reshape(-1, many).min(1)
+    found = fitted(kappas, np.tile(first, (len(kappas), 1, 1)), data)
     for _ in range(3):  # each κ from its neighbours' ends as well
-        tried = np.stack([thetas[np.clip(np.arange(len(kappas)) + shift, 0, len(kappas) - 1)] for shift in (-1, 0, 1)], 1)
-        theta, squares = descend(tried.reshape(len(kappas) * 3, -1), np.repeat(kappas, 3), data)
-        best = squares.reshape(-1, 3).argmin(1)
-        thetas = theta.reshape(len(kappas), 3, -1)[np.arange(len(kappas)), best]
-        losses = np.minimum(losses, squares.reshape(-1, 3).min(1))
-    return kappas, losses, thetas
+        near = np.clip(np.arange(len(kappas))[:, None] + [-1, 0, 1], 0, len(kappas) - 1)
+        found = fitted(kappas, found.thetas[near], data)
+    return found
+
+
+def fitted(kappas: np.ndarray, starts_GMK: np.ndarray, data: Data) -> Profile:
+    """Each κ of the grid from each of its M starts; the best is kept."""
+    g, m, k = starts_GMK.shape
+    theta, squares = descend(starts_GMK.reshape(g * m, k), np.repeat(kappas, m), data)
+    best = squares.reshape(g, m).argmin(1)
+    return Profile(kappas, squares.reshape(g, m).min(1), theta.reshape(g, m, k)[np.arange(g), best])
+
+
+def refined(found: Profile, data: Data, limit: float, rounds: int = 2, points: int = 4) -> Profile:
+    """More κ where it matters: on both sides of the best, and where the excess passes the limit."""
+    for _ in range(rounds):
+        kappas, best = found.kappas, int(found.losses.argmin())
+        inside = np.flatnonzero(found.losses - found.losses[best] <= limit)
+        places = {best - 1, best, int(inside[0]) - 1, int(inside[-1])} & set(range(len(kappas) - 1))
+        left = np.repeat(sorted(places), points)
+        share = np.tile(np.arange(1, points + 1) / (points + 1), len(places))
+        new = kappas[left] + share * (kappas[left + 1] - kappas[left])
+        more = fitted(new, np.stack([found.thetas[left], found.thetas[left + 1]], axis=1), data)
+        joined = Profile(*(np.concatenate(pair) for pair in zip(found, more)))
+        order = np.argsort(joined.kappas)
+        found = Profile(*(column[order] for column in joined))
+    return found

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from curricle.analysis.compare import holm_adjusted
 from curricle.analysis.crossover import double_cancellation, gail_simon
 from curricle.analysis.finding import ACCURACY, LOG_LOSS, LOGITS, Finding, Part, join
 from curricle.analysis.intervals import Estimate, holm
-from curricle.analysis.surface import Cells, Dose, Scale, Surface, determined, dose_of, fit, link, on, raw, terms
+from curricle.analysis.surface import Cells, Dose, Surface, determined, dose_of, fit, link, on, raw, terms
 
 if TYPE_CHECKING:
     from curricle.results import Results
@@ -58,15 +58,29 @@ def transfer(
     finding is undefined and says what is missing.
     """
     design = read_factorial(rows, sources, benchmark, measure, filler)
+    found = _measured(design, order, dose_power, dose_unit or {}, guess, floor, synergy, level)
+    return concluded(found, level)
+
+
+def _measured(
+    design: Factorial, order: str | None, dose_power: float | None, dose_unit: Mapping[str, float], guess: float,
+    floor: float, synergy: bool, level: float,
+) -> Finding:  # fmt: skip
+    """`transfer` before its test is judged, which may wait for a correction."""
     main = chosen(design, order)
     used = design.of_order(main)
-    doses = scales_of_dose(design, dose_power, dose_unit or {})
+    doses = scales_of_dose(design, dose_power, dose_unit)
     x_CK = regressors(design, doses)
     f = link(design, guess, floor)
     about = words(design, main)
-    missing = gap(x_CK[used], filler)
+    missing = gap(x_CK[used], design.filler)
     flat = on(raw(design.measure), design.cells)
-    parts: dict[str, Part] = {"first": design.sources[0], "second": design.sources[1], "filler": filler, "order": main}
+    parts: dict[str, Part] = {
+        "first": design.sources[0],
+        "second": design.sources[1],
+        "filler": design.filler,
+        "order": main,
+    }
     if missing or isinstance(f, str):
         parts |= {} if missing else scale_parts("raw_", flat, used, x_CK, level)
         return replace(about, undefined=missing or f"no scale of f: {f}", parts=parts, table=table(design, flat, None))
@@ -78,33 +92,42 @@ def transfer(
     parts |= {"scale": f.name, **scale_parts("", own, used, x_CK, level), "lack_of_fit_p": surface.lack_p}
     parts |= scale_parts("raw_", flat, used, x_CK, level)
     parts |= power_parts(own, surface)
-    if filler:
+    if design.filler:
         parts |= filler_parts(own, used, x_CK)
     parts |= shape_parts(design, flat, used)
     parts |= order_parts(design, own, flat, main, level)
     if synergy and design.measure != ACCURACY:
         parts |= synergy_parts(design, main, level)
-    resolved = widest.p_value is not None and widest.p_value <= 1 - level
-    parts["removable"] = (parts["crossover_p"] or 0.0) > 1 - level if resolved else None  # type: ignore[operator]
     return replace(
         about, estimate=widest.value, undefined=None,
         intervals=tuple(i for e in found if (i := e.interval(level))), p_value=widest.p_value,
-        test=tested(widest), parts=parts, note=join(notes(design, parts, widest, own, resolved)),
+        test=tested(widest), parts=parts, note=join(notes(design, parts, widest, own)),
         table=table(design, flat, Lines(surface, doses, main)),
     )  # fmt: skip
 
 
-def transfers(rows: Sequence[Row] | Results, **options: Any) -> list[Finding]:
-    """`transfer` on every benchmark in every measure that the rows hold, p-values corrected by Holm within a measure."""
+def transfers(
+    rows: Sequence[Row] | Results, *, sources: Sequence[str] = ("code", "math"), filler: str | None = None,
+    order: str | None = None, dose_power: float | None = None, dose_unit: Mapping[str, float] | None = None,
+    guess: Mapping[str, float] | None = None, synergy: bool = True, level: float = 0.95,
+) -> list[Finding]:  # fmt: skip
+    """`transfer` on every benchmark in every measure that the rows hold, p-values corrected by Holm within a measure.
+    `guess` is by benchmark."""
+    made = []
+    for benchmark, measure in measured_pairs(rows):
+        design = read_factorial(rows, sources, benchmark, measure, filler)
+        floor = (guess or {}).get(benchmark, 0.0)
+        made.append(_measured(design, order, dose_power, dose_unit or {}, floor, 0.0, synergy, level))
+    return [concluded(found, level) for found in holm_adjusted(made, lambda f: f.measure)]
+
+
+def measured_pairs(rows: Sequence[Row] | Results) -> list[tuple[str, str]]:
     if hasattr(rows, "sql"):
         from curricle.analysis.scores import Benchmark, benchmarks
 
-        pairs = [(name, m) for name in benchmarks(rows) for m in Benchmark(rows, name).measures]  # type: ignore[arg-type]
-    else:
-        columns(rows, ["benchmark", "measure"])
-        pairs = list(dict.fromkeys((row["benchmark"], row["measure"]) for row in rows))
-    made = [transfer(rows, benchmark=benchmark, measure=measure, **options) for benchmark, measure in pairs]
-    return holm_adjusted(made, lambda f: f.measure)
+        return [(name, measure) for name in benchmarks(rows) for measure in Benchmark(rows, name).measures]  # type: ignore[arg-type]
+    columns(rows, ["benchmark", "measure"])
+    return list(dict.fromkeys((row["benchmark"], row["measure"]) for row in rows))
 
 
 def transfer_published() -> list[Finding]:
@@ -113,10 +136,16 @@ def transfer_published() -> list[Finding]:
     from curricle.analysis.published import CODE, GENERAL, MATH, tables
 
     found = tables()["6 and 7"]
-    cells = {GENERAL: (0.0, 0.0), CODE: (4e11, 0.0), f"{GENERAL}, {MATH}": (0.0, 1.5e11), f"{CODE}, {MATH}": (4e11, 1.5e11)}
+    cells = {
+        GENERAL: (0.0, 0.0),
+        CODE: (4e11, 0.0),
+        f"{GENERAL}, {MATH}": (0.0, 1.5e11),
+        f"{CODE}, {MATH}": (4e11, 1.5e11),
+    }
     rows = [
-        {"strategy": model, "seed": 0, "benchmark": benchmark, "measure": ACCURACY, "score": found.scores[model][benchmark],
-         "items": found.problems[benchmark], "dose:code": code, "dose:math": math, "run": found.name(model)}
+        {"strategy": model, "seed": 0, "benchmark": benchmark, "measure": ACCURACY,
+         "score": found.scores[model][benchmark], "items": found.problems[benchmark],
+         "dose:code": code, "dose:math": math, "run": found.name(model)}
         for model, (code, math) in cells.items()
         for benchmark in found.benchmarks
         if benchmark in found.problems and all(found.scores[m][benchmark] is not None for m in cells)
@@ -148,7 +177,9 @@ def scales_of_dose(design: Factorial, power: float | None, unit: Mapping[str, fl
     levels += [[cell.filler for cell in design.cells]] if design.filler else []
     for name, these in zip(named, levels):
         if max(these) == min(these):
-            raise Refused(f"dose:{name}: every run has {these[0]:,.0f} tokens, so its effect cannot be told; leave it out")
+            raise Refused(
+                f"dose:{name}: every run has {these[0]:,.0f} tokens, so its effect cannot be told; leave it out"
+            )
     return [dose_of(these, power, unit.get(name)) for name, these in zip(named, levels)]
 
 
@@ -164,9 +195,9 @@ def gap(x_CK: np.ndarray, filler: str | None) -> str:
         return ""
     if filler and determined(x_CK[:, :4]):
         return (
-            f"γ and the effect of the filler {filler!r} cannot be told apart in these {len(x_CK)} cells, since a filler "
-            f"that keeps total tokens fixed makes an interaction of its own; three doses of each source, or an arm with "
-            f"less filler, would tell them apart"
+            f"γ and the effect of the filler {filler!r} cannot be told apart in these {len(x_CK)} cells, since a "
+            f"filler that keeps total tokens fixed makes an interaction of its own; three doses of each source, or an "
+            f"arm with less filler, would tell them apart"
         )
     return (
         f"these {len(x_CK)} cells do not cross the two sources: γ needs two doses of each with two doses of the other, "
@@ -220,7 +251,7 @@ def shape_parts(design: Factorial, flat: Cells, used: Sequence[int]) -> dict[str
     known = flat.df > 0
     made: dict[str, Part] = {}
     tests: list[float | None] = []
-    for axis, source in enumerate(design.sources):
+    for axis in (0, 1):
         effects = []
         for other in levels[1 - axis]:
             ends = [(end, other) if axis == 0 else (other, end) for end in (levels[axis][0], levels[axis][-1])]
@@ -248,7 +279,7 @@ def shape_parts(design: Factorial, flat: Cells, used: Sequence[int]) -> dict[str
 def order_parts(design: Factorial, own: Cells, flat: Cells, main: str, level: float) -> dict[str, Part]:
     """(main order − the reverse), averaged over doses at which both were run, on both scales."""
     reverse = ordered(tuple(main.split("→"))[::-1])
-    at = {order: {c.doses + (c.filler,): k for k, c in enumerate(design.cells) if c.both and c.order == order}
+    at = {order: {(*c.doses, c.filler): k for k, c in enumerate(design.cells) if c.both and c.order == order}
           for order in (main, reverse)}  # fmt: skip
     common = [doses for doses in at[main] if doses in at[reverse]] if reverse != main else []
     if not common:
@@ -284,8 +315,8 @@ def words(design: Factorial, main: str) -> Finding:
     first, second = design.sources
     used = [design.cells[k] for k in design.of_order(main)]
     return Finding(
-        "transfer", f"{first} and {second} together, beyond each alone" + (f" ({main})" if main else ""), design.measure,
-        design.benchmark, None, LOGITS if design.measure == ACCURACY else LOG_LOSS,
+        "transfer", f"{first} and {second} together, beyond each alone" + (f" ({main})" if main else ""),
+        design.measure, design.benchmark, None, LOGITS if design.measure == ACCURACY else LOG_LOSS,
         n=max((cell.items for cell in used), default=0), seeds=min(len(cell.seeds) for cell in used),
         runs=tuple(dict.fromkeys(run for cell in design.cells for run in cell.runs)), undefined="not computed",
     )  # fmt: skip
@@ -297,30 +328,39 @@ def tested(e: Estimate) -> str:
     return f"z for {e.kind}, cells unpaired" if e.df > 1e6 else f"t for {e.kind}, {e.df:.3g} degrees of freedom"
 
 
-def notes(
-    design: Factorial, parts: Mapping[str, Part], widest: Estimate, cells: Cells, resolved: bool
-) -> Iterable[str]:
+def concluded(found: Finding, level: float) -> Finding:
+    """The finding with what its corrected p-value allows to be said: `removable` in parts, a verdict in its note."""
+    if found.estimate is None:
+        return found
+    parts = dict(found.parts)
+    crossover = parts["crossover_p"]
+    resolved = found.p_value is not None and found.p_value <= 1 - level
+    parts["removable"] = not (isinstance(crossover, float) and crossover <= 1 - level) if resolved else None
+    if parts["removable"]:
+        verdict = (
+            f"γ is told from 0 on the scale of {parts['scale']}, but no crossover is shown (p = {number(crossover)}): "
+        )
+        verdict += "an increasing change of scale could remove it."
+    elif resolved:
+        verdict = "An effect changes its sign with the other source (Gail–Simon), which no increasing scale removes."
+    else:
+        verdict = f"{UNTOLD}."
+        if parts["smallest_gamma"] is not None:
+            verdict = f"{UNTOLD}; such a design finds γ = {number(parts['smallest_gamma'])} in 8 of 10 studies."
+    return replace(found, parts=parts, note=join([verdict, found.note]))
+
+
+def notes(design: Factorial, parts: Mapping[str, Part], widest: Estimate, cells: Cells) -> Iterable[str]:
     """What a reader must know beside the number, in the order of weight."""
     if design.measure != ACCURACY:
         yield "On both scales up is better (less loss), so a positive γ is synergy on that scale."
-    if resolved:
-        yield (
-            f"γ is told from 0 on the scale of {parts['scale']}; an increasing change of scale could remove it, since no "
-            f"crossover is shown (p = {number(parts['crossover_p'])})."
-            if parts["removable"]
-            else "An effect changes its sign with the other source (Gail–Simon), which no increasing scale removes."
-        )
-    else:
-        yield f"{UNTOLD}; this design finds γ = {number(parts['smallest_gamma'])} in 8 of 10 studies." * (
-            parts["smallest_gamma"] is not None
-        )
     lack = parts["lack_of_fit_p"]
     if isinstance(lack, float) and lack < 0.05:
         yield f"The cells do not lie on T (lack of fit, p = {lack:.2g}): γ is their linear-by-linear contrast, no more."
     if isinstance(p := parts["double_cancellation_p"], float) and p < 0.05:
-        yield f"Double cancellation is violated (p = {p:.2g}): no increasing function of a sum gives this order of cells."
+        yield f"Double cancellation is violated (p = {p:.2g}): no increasing function of a sum orders the cells so."
     if cells.uneven:
-        yield f"The seeds' spread differs between cells (Bartlett, p = {cells.uneven_p:.2g}): the wider interval stands."
+        yield f"The seeds' spread differs between cells (Bartlett, p = {cells.uneven_p:.2g}): the wider one stands."
     if design.filler:
         yield f"Effects are of a source in place of {design.filler}, whose own effect is modelled."
     if not cells.df:

@@ -41,7 +41,8 @@ app = typer.Typer(
 )
 def factorial(
     dose: Annotated[
-        list[str] | None, typer.Option(metavar="SOURCE=TOKENS,…", help="The doses of a source; give it for two sources.")
+        list[str] | None,
+        typer.Option(metavar="SOURCE=TOKENS,…", help="The doses of a source; give it for two sources."),
     ] = None,
     filler: Annotated[
         str | None, typer.Option(help="A neutral source that keeps total tokens fixed. It is modelled.")
@@ -52,7 +53,9 @@ def factorial(
     ] = None,
     both_orders: Annotated[bool, typer.Option("--both-orders", help="Each pair of doses in both orders.")] = False,
     seeds: Annotated[int, typer.Option(min=1, help="Of each strategy.")] = 3,
-    sigma: Annotated[float | None, typer.Option(help="The spread of one run's T over seeds, where it is known.")] = None,
+    sigma: Annotated[
+        float | None, typer.Option(help="The spread of one run's T over seeds, where it is known.")
+    ] = None,
     gamma: Annotated[float | None, typer.Option(help="The γ that must be seen.")] = None,
     model: Annotated[str, typer.Option(help="A preset (0.5m … 7b), or a checkpoint's folder or hub id.")] = "1m",
     source: Annotated[list[str] | None, typer.Option(metavar="NAME=PATH", help="A corpus: files or a glob.")] = None,

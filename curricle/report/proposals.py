@@ -23,15 +23,20 @@ def factorial_view(design: Design) -> RenderableType:
         f"at most {words.count(design.tokens)} tokens"
     )
     verdict = f"It {design.why}." if design.answers else f"It cannot answer: {design.why}."
-    said = [Text(verdict, style="bold"), Text(f"γ: what both give together beyond each alone, on doses from 0 to 1; "
-            f"the seeds' variance is pooled over the cells ({design.df} degrees of freedom).", style="dim")]  # fmt: skip
+    meant = (
+        f"γ: what both give together beyond each alone, on doses from 0 to 1; the seeds' variance is pooled over the "
+        f"cells ({design.df} degrees of freedom)."
+    )
+    said = [Text(verdict, style="bold"), Text(meant, style="dim")]
     if design.inflation > 1.05:
         said.append(
             Text(f"Modelling the filler makes its interval {design.inflation:.1f} times as wide; arms with less filler "
                  f"(--filler-arm) narrow it.", style="dim")
         )  # fmt: skip
     if design.sigma is None:
-        said.append(Text("With --sigma, the spread over seeds of an earlier study, γ is said in its own unit.", style="dim"))
+        said.append(
+            Text("With --sigma, the spread over seeds of an earlier study, γ is said in its own unit.", style="dim")
+        )
     if not design.tells_kappa:
         said.append(Text("Too few cells for κ, the synergy on the scale of effective tokens.", style="dim"))
     return Group(Text(head, style="bold"), SPACE, table, SPACE, *said)

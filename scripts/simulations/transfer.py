@@ -12,12 +12,22 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from curricle.analysis.finding import ACCURACY, BITS_PER_BYTE, Finding, Interval
+from curricle.analysis.cells import read_factorial
+from curricle.analysis.finding import (
+    ACCURACY,
+    BITS_PER_BYTE,
+    THESE_PROBLEMS,
+    THESE_WEIGHTS,
+    THIS_STRATEGY,
+    Finding,
+    Interval,
+)
+from curricle.analysis.surface import on, raw
 from curricle.analysis.synergy import synergy
 from curricle.analysis.transfer import transfer
 
@@ -41,9 +51,9 @@ def t_law(alpha: float, beta: float, gamma: float, base: float = -1.0, phi: floa
     return law
 
 
-def effective(kappa: float, r: float = 0.5, beta: float = 0.3, d: float = 0.3, k: tuple[float, float, float] = (1.0, 2.0, 0.4),
-              floor: float = 0.6) -> Law:  # fmt: skip
+def effective(kappa: float, d: float = 0.3, r: float = 0.5, beta: float = 0.3, floor: float = 0.6) -> Law:
     """The effective-token law, in units of 8M tokens."""
+    k = 1.0, 2.0, 0.4
 
     def law(code: np.ndarray, math_: np.ndarray, filler: np.ndarray) -> np.ndarray:
         c, m, f = code / TOTAL, math_ / TOTAL, filler / TOTAL
@@ -87,10 +97,16 @@ class Scenario:
                 t = value + random.normal(0, s)
                 score = 100 / (1 + math.exp(-t)) if self.measure == ACCURACY else t
                 made.append(
-                    {"strategy": f"{code:g} {math_:g} {filler:g}", "seed": seed, "benchmark": "b", "measure": self.measure,
-                     "score": score, "dose:code": code, "dose:math": math_, "dose:prose": filler}
+                    {"strategy": f"{code:g} {math_:g} {filler:g}", "seed": seed, "score": score,
+                     "benchmark": "b", "measure": self.measure, "dose:code": code, "dose:math": math_,
+                     "dose:prose": filler}
                 )  # fmt: skip
         return made
+
+
+def own_exponents(code: np.ndarray, math_: np.ndarray, filler: np.ndarray) -> np.ndarray:
+    """Another law, without synergy: effective tokens add up, each source with an exponent of its own."""
+    return 0.6 + (0.3 + (code / TOTAL) ** 0.9 + 2 * (math_ / TOTAL) ** 0.4 + 0.4 * (filler / TOTAL) ** 0.6) ** -0.3
 
 
 def rate(values: list[bool]) -> str:
@@ -112,7 +128,9 @@ def quietly(scenario: Scenario, **options: Any) -> Finding:
 def gammas(scenario: Scenario, studies: int, seed: int = 1) -> dict[str, Any]:
     """γ on f's scale and on the raw one: bias, coverage, how often each is told from 0; crossovers and lack of fit."""
     random, truth = np.random.default_rng(seed), quietly(scenario)
-    held: dict[str, list[Any]] = {k: [] for k in ("error", "own", "raw", "found", "raw_found", "crossover", "lack", "width")}
+    held: dict[str, list[Any]] = {
+        k: [] for k in ("error", "own", "raw", "found", "raw_found", "crossover", "lack", "width")
+    }
     for _ in range(studies):
         f = transfer(scenario.rows(random), filler="prose" if scenario.filler else None, synergy=False)
         interval = f.interval()
@@ -121,9 +139,9 @@ def gammas(scenario: Scenario, studies: int, seed: int = 1) -> dict[str, Any]:
         held["own"].append(interval.contains(truth.estimate))
         held["found"].append(f.p_value <= 0.05)
         held["width"].append((interval.high - interval.low) / 2)
-        raw = Interval(f.parts["raw_gamma_low"], f.parts["raw_gamma_high"], "")
-        held["raw"].append(raw.contains(truth.parts["raw_gamma"]))
-        held["raw_found"].append(not raw.contains(0.0))
+        flat = Interval(f.parts["raw_gamma_low"], f.parts["raw_gamma_high"], "")
+        held["raw"].append(flat.contains(truth.parts["raw_gamma"]))
+        held["raw_found"].append(not flat.contains(0.0))
         held["crossover"].append(f.parts["crossover_p"] is not None and f.parts["crossover_p"] <= 0.05)
         held["lack"].append(f.parts["lack_of_fit_p"] is not None and f.parts["lack_of_fit_p"] <= 0.05)
     return {"truth": truth.estimate, "raw_truth": truth.parts["raw_gamma"], **held}
@@ -146,13 +164,14 @@ def kappas(scenario: Scenario, studies: int, seed: int = 1) -> dict[str, list[An
 FILLERS = ((0.0, 0.0, 1e6), (0.0, 0.0, 4e6))
 GAMMAS = [
     Scenario("T, γ = 0 (logit)", t_law(1.0, 1.5, 0.0), ACCURACY, 0.1),
-    Scenario("T, γ = 0.37, the smallest that is told (logit)", t_law(1.0, 1.5, 0.34), ACCURACY, 0.1),
+    Scenario("T, γ = 0.34, the smallest that is told (logit)", t_law(1.0, 1.5, 0.34), ACCURACY, 0.1),
     Scenario("T, γ = 0, 2 seeds", t_law(1.0, 1.5, 0.0), ACCURACY, 0.1, 2),
     Scenario("T, γ = 0.4, the seeds' spread rises threefold with code", t_law(1.0, 1.5, 0.4), ACCURACY, 0.1,
              spread=lambda s: 1 + 2 * s),
     Scenario("T, γ = 0, nothing has any effect", t_law(0.0, 0.0, 0.0), ACCURACY, 0.1),
     Scenario("T with a crossover: α = −0.5, γ = 1", t_law(-0.5, 1.5, 1.0), ACCURACY, 0.1),
-    Scenario("T, γ = 0, a filler with φ = 0.6 keeps tokens fixed", t_law(1.0, 1.5, 0.0, phi=0.6), ACCURACY, 0.1, filler=True),
+    Scenario("T, γ = 0, a filler with φ = 0.6 keeps tokens fixed", t_law(1.0, 1.5, 0.0, phi=0.6), ACCURACY, 0.1,
+             filler=True),
     Scenario("the same with two arms of less filler", t_law(1.0, 1.5, 0.0, phi=0.6), ACCURACY, 0.1, filler=True,
              extra=FILLERS),
     Scenario("effective tokens, κ = 0 (loss)", effective(0.0), sigma=0.005),
@@ -169,9 +188,36 @@ KAPPAS = [
     (Scenario("κ = 3, σ = .001", effective(3.0), sigma=0.001), 3.0),
     (Scenario("κ = −1", effective(-1.0), sigma=0.005), -1.0),
     (Scenario("another law: separate saturating parts", separate, sigma=0.005), None),
-    (Scenario("another law, filler", separate, sigma=0.005, filler=True), None),
-    (Scenario("another law, σ = .001", separate, sigma=0.001), None),
+    (Scenario("another law: an exponent for each source", own_exponents, sigma=0.005), None),
+    (Scenario("another law: separate saturating parts, filler", separate, sigma=0.005, filler=True), None),
+    (Scenario("another law: separate saturating parts, σ = .001", separate, sigma=0.001), None),
 ]
+
+
+def items(studies: int, n: int, item_sd: float, seed_sd: float, seeds: int = 3, seed: int = 1) -> dict[str, list[bool]]:
+    """A contrast of cells scored item by item, γ = 0: items differ by their own level, and by how much each source
+    helps them; seeds differ; the rest is noise of 1. Coverage by what the interval speaks about."""
+    random = np.random.default_rng(seed)
+    plain = read_factorial(GAMMAS[0].rows(random), ("code", "math"))
+    corners = [k for k, cell in enumerate(plain.cells) if all(dose in (0.0, DOSES[-1]) for dose in cell.doses)]
+    weights = np.zeros(len(plain.cells))
+    weights[corners] = 1, -1, -1, 1
+    held: dict[str, list[bool]] = {}
+    for _ in range(studies):
+        level_P, helped_CP = random.normal(0, 1, n), random.normal(0, item_sd, (len(plain.cells), n))
+        tables = [
+            50 + level_P + helped_P + random.normal(0, seed_sd, (seeds, 1)) + random.normal(0, 1, (seeds, n))
+            for helped_P in helped_CP
+        ]
+        cells = [replace(cell, y_S=y_SP.mean(1), y_SP=y_SP) for cell, y_SP in zip(plain.cells, tables)]
+        fixed = float(weights @ helped_CP.mean(1))
+        for estimate in on(raw(ACCURACY), cells).contrast(weights):
+            interval = estimate.interval()
+            if interval and estimate.kind != THESE_WEIGHTS:
+                truth = 0.0 if estimate.kind == THIS_STRATEGY else fixed
+                held.setdefault(estimate.kind, []).append(interval.contains(truth))
+                held.setdefault(f"0 by {estimate.kind}", []).append(interval.contains(0.0))
+    return held
 
 
 def main() -> None:
@@ -179,17 +225,20 @@ def main() -> None:
     arguments.add_argument("--studies", type=int, default=200)
     arguments.add_argument("--kappas", type=int, help="studies of a κ scenario; as many by default")
     told = arguments.parse_args()
-    print("| γ under | truth | bias | half width | coverage | told from 0 | raw: truth | raw coverage | raw told from 0 | "
-          "crossover shown | lack of fit |")  # fmt: skip
+    print("| γ under | truth | bias | half width | coverage | told from 0 | raw: truth | raw coverage "
+          "| raw told from 0 | crossover shown | lack of fit |")  # fmt: skip
     print("|---" * 11 + "|")
     for scenario in GAMMAS:
         g = gammas(scenario, told.studies)
         print(
-            f"| {scenario.name} | {g['truth']:.3f} | {np.mean(g['error']):+.3f} | {np.mean(g['width']):.3f} | {rate(g['own'])} "
-            f"| {rate(g['found'])} | {g['raw_truth']:.3g} | {rate(g['raw'])} | {rate(g['raw_found'])} "
-            f"| {rate(g['crossover'])} | {rate(g['lack'])} |", flush=True,
+            f"| {scenario.name} | {g['truth']:.3f} | {np.mean(g['error']):+.3f} | {np.mean(g['width']):.3f} "
+            f"| {rate(g['own'])} | {rate(g['found'])} | {g['raw_truth']:.3g} | {rate(g['raw'])} "
+            f"| {rate(g['raw_found'])} | {rate(g['crossover'])} | {rate(g['lack'])} |", flush=True,
         )  # fmt: skip
-    print("\n| κ under | median κ̂ | median interval | coverage | complementarity claimed | substitutes claimed | lack of fit |")
+    print(
+        "\n| κ under | median κ̂ | median interval | coverage | complementarity claimed | substitutes claimed "
+        "| lack of fit |"
+    )
     print("|---" * 7 + "|")
     for scenario, truth in KAPPAS:
         k = kappas(scenario, told.kappas or told.studies)
@@ -197,13 +246,19 @@ def main() -> None:
               f"| {'–' if truth is None else rate([i.contains(truth) for i in k['intervals']])} | {rate(k['claimed'])} "
               f"| {rate(k['substitutes'])} | {rate(k['lack'])} |", flush=True)  # fmt: skip
 
+    print("\n| items | items differ by | seeds by | this strategy holds the truth | these problems hold theirs "
+          "| these problems, asked about other problems |")  # fmt: skip
+    print("|---" * 6 + "|")
+    for n, item_sd, seed_sd in ((200, 0.5, 0.1), (200, 0.5, 0.3), (200, 0.0, 0.1), (40, 1.0, 0.05), (40, 0.0, 0.0)):
+        h = items(told.studies, n, item_sd, seed_sd)
+        print(f"| {n} | {item_sd} | {seed_sd} | {rate(h[THIS_STRATEGY])} | {rate(h[THESE_PROBLEMS])} "
+              f"| {rate(h['0 by ' + THESE_PROBLEMS])} |", flush=True)  # fmt: skip
+
 
 def typical(intervals: list[Interval]) -> str:
     low = float(np.median([i.low for i in intervals]))
     high = float(np.median([math.inf if i.high is None else i.high for i in intervals]))
     return f"{low:.1f} to {high:.1f}" if math.isfinite(high) else f"{low:.1f} to unbounded"
-
-
 
 
 if __name__ == "__main__":
