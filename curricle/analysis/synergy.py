@@ -201,35 +201,45 @@ def law(theta_BK: np.ndarray, kappa_B: np.ndarray, data: Data) -> tuple[np.ndarr
 def descend(
     theta_BK: np.ndarray, kappa_B: np.ndarray, data: Data, rounds: int = ROUNDS
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Levenberg–Marquardt on every problem of the batch at once; returns where each ended and its weighted squares."""
-    root_C = np.sqrt(data.count_C)
-    damping_B = np.full(len(theta_BK), 1e-2)
-    eye = np.eye(theta_BK.shape[1])
-    fitted, slope = law(theta_BK, kappa_B, data)
-    residual = root_C * (data.loss_C - fitted)
-    squares = (residual**2).sum(1)
+    """Levenberg–Marquardt on every problem of the batch at once, those at rest left out; where each ended and its
+    weighted squares."""
+    root_C, eye = np.sqrt(data.count_C), np.eye(theta_BK.shape[1])
+    nothing = 1e-16 * float((data.count_C * data.loss_C**2).sum())  # squares that are rounding
+
+    def at(theta: np.ndarray, kappa: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        losses, slopes = law(theta, kappa, data)
+        residual = root_C * (data.loss_C - losses)
+        return residual, slopes * root_C[:, None], (residual**2).sum(1)
+
+    ends, least = theta_BK.copy(), np.empty(len(theta_BK))
+    alive, theta, kappa = np.arange(len(theta_BK)), theta_BK, kappa_B
+    residual, slopes, squares = at(theta, kappa)
+    damping, still = np.full(len(theta), 1e-2), np.zeros(len(theta))
     for _ in range(rounds):
-        j = slope * root_C[:, None]
-        gram = np.einsum("bck,bcl->bkl", j, j)
+        transposed = slopes.transpose(0, 2, 1)
+        gram = transposed @ slopes
         scale = np.einsum("bkk->bk", gram)
         scale = np.maximum(scale, 1e-9 * scale.max(1, keepdims=True) + 1e-30)
-        step = np.linalg.solve(
-            gram + (damping_B[:, None] * scale)[:, :, None] * eye, np.einsum("bck,bc->bk", j, residual)[:, :, None]
-        )[:, :, 0]
-        tried = theta_BK + np.clip(step, -3, 3)
-        fitted_new, slope_new = law(tried, kappa_B, data)
-        residual_new = root_C * (data.loss_C - fitted_new)
-        squares_new = (residual_new**2).sum(1)
-        better = squares_new < squares
-        theta_BK = np.where(better[:, None], tried, theta_BK)
-        residual = np.where(better[:, None], residual_new, residual)
-        slope = np.where(better[:, None, None], slope_new, slope)
-        gained = np.where(better, squares - squares_new, 0.0)
-        squares = np.where(better, squares_new, squares)
-        damping_B = np.clip(np.where(better, damping_B / 4, damping_B * 5), 1e-12, 1e8)
-        if gained.max() < 1e-9 * squares.min() and (damping_B > 1e4).all():
-            break
-    return theta_BK, squares
+        step = np.linalg.solve(gram + (damping[:, None] * scale)[:, :, None] * eye, transposed @ residual[:, :, None])
+        tried = theta + np.clip(step[:, :, 0], -3, 3)
+        new = at(tried, kappa)
+        better = new[2] < squares
+        gained = np.where(better, squares - new[2], 0.0)
+        theta = np.where(better[:, None], tried, theta)
+        residual = np.where(better[:, None], new[0], residual)
+        slopes = np.where(better[:, None, None], new[1], slopes)
+        squares = np.where(better, new[2], squares)
+        damping = np.where(better, np.maximum(damping / 4, 1e-12), damping * 5)
+        still = np.where(gained > 1e-7 * squares, 0, still + better)
+        going = (still < 3) & (damping < 1e7) & (squares > nothing)
+        if not going.all():
+            ends[alive], least[alive] = theta, squares
+            alive, theta, kappa, residual = alive[going], theta[going], kappa[going], residual[going]
+            slopes, squares, damping, still = slopes[going], squares[going], damping[going], still[going]
+            if not len(alive):
+                break
+    ends[alive], least[alive] = theta, squares
+    return ends, least
 
 
 def starts(data: Data) -> np.ndarray:

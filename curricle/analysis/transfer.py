@@ -360,7 +360,7 @@ def notes(design: Factorial, parts: Mapping[str, Part], widest: Estimate, cells:
     if isinstance(p := parts["double_cancellation_p"], float) and p < 0.05:
         yield f"Double cancellation is violated (p = {p:.2g}): no increasing function of a sum orders the cells so."
     if cells.uneven:
-        yield f"The seeds' spread differs between cells (Bartlett, p = {cells.uneven_p:.2g}): the wider one stands."
+        yield f"The seeds' spread may differ between cells (Bartlett, p = {cells.uneven_p:.2g}): the wider one stands."
     if design.filler:
         yield f"Effects are of a source in place of {design.filler}, whose own effect is modelled."
     if not cells.df:

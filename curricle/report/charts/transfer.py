@@ -6,6 +6,7 @@ is what the panels on the right say. Whiskers are 95 % intervals.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import altair as alt
@@ -75,6 +76,14 @@ def scales(finding: Finding) -> list[alt.LayerChart]:
     for prefix, title in (("", parts.get("scale")), ("raw_", raw)):
         if parts.get(f"{prefix}gamma") is not None:
             made.append(one_scale(finding, prefix, str(title)))
+    if parts.get("kappa") is not None:
+        edges = {"low": parts["kappa_low"], "high": parts["kappa_high"]}
+        if edges["high"] is None:
+            title = "of effective tokens (unbounded above)"
+            edges["high"] = max(10.0, 2 * float(parts["kappa"] or 0.0))
+        else:
+            title = "of effective tokens"
+        made.append(terms([{"term": "κ together", "value": parts["kappa"], **edges, "main": True}], title))
     return made
 
 
@@ -92,8 +101,13 @@ def one_scale(finding: Finding, prefix: str, title: str) -> alt.LayerChart:
         }
         for key, name in named.items()
     ]
+    return terms(rows, title)
+
+
+def terms(rows: Sequence[Row], title: str) -> alt.LayerChart:
+    """One row a term: its estimate and its interval beside 0."""
     axis = alt.Axis(ticks=False, domain=False, labelLimit=120, labelPadding=8)
-    y = alt.Y("term:N", title=None, sort=list(named.values()), axis=axis)
+    y = alt.Y("term:N", title=None, sort=[row["term"] for row in rows], axis=axis)
     base = alt.Chart(alt.Data(values=rows)).encode(
         y=y, color=alt.condition("datum.main", alt.value(COLORS[1]), alt.value(BASELINE_COLOR))
     )
