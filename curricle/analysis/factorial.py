@@ -19,7 +19,7 @@ import numpy as np
 
 from curricle.analysis.cells import ordered
 from curricle.analysis.outcomes import DOSE
-from curricle.analysis.surface import determined, dose_of, terms
+from curricle.analysis.surface import determined, dose_of, prefix_factor, terms
 from curricle.study import Refused, nearest
 
 LEVEL, POWER = 0.95, 0.8
@@ -48,6 +48,7 @@ class Design:
     smallest_gamma_sd: float | None  # in units of sigma
     smallest_gamma: float | None
     inflation: float  # how many times as wide the interval of γ is because the filler is modelled
+    prefix_factor: float  # how many times as large γ's variance could be because arms share a first stage
     tells_kappa: bool
     answers: bool
     why: str  # why it does not answer, or what it answers
@@ -154,13 +155,16 @@ def judged(
     x_CK = terms([dose_of(levels, dose_power, None)(np.array(levels)) for levels in columns])
     df = len(arms) * (seeds - 1)
     fails = ""
-    smallest_sd, inflation = None, 1.0
+    smallest_sd, inflation, shared = None, 1.0, 1.0
     if not determined(x_CK):
         fails = (
             f"γ and the effect of the filler {filler!r} cannot be told apart in {len(used)} cells: give three doses of "
             f"each source, or arms with less filler (filler_arms)"
         )
     else:
+        firsts = [a.stages[:1] for a in used]
+        same_CC = np.array([[one == other for other in firsts] for one in firsts])
+        shared = prefix_factor(np.linalg.pinv(x_CK)[3], same_CC)
         error = math.sqrt(np.linalg.inv(x_CK.T @ x_CK)[3, 3])
         inflation = error / math.sqrt(np.linalg.inv(x_CK[:, :4].T @ x_CK[:, :4])[3, 3])
         if seeds < 2:
@@ -177,7 +181,19 @@ def judged(
         f"tells γ = {smallest:.3g}, {told}, in 8 of 10 studies" if smallest else f"tells γ = {told} in 8 of 10 studies"
     )
     return Design(
-        pair, filler, seeds, tuple(arms), sigma, df, smallest_sd, smallest, inflation, kappa, not fails, fails or said
+        pair,
+        filler,
+        seeds,
+        tuple(arms),
+        sigma,
+        df,
+        smallest_sd,
+        smallest,
+        inflation,
+        shared,
+        kappa,
+        not fails,
+        fails or said,
     )
 
 

@@ -211,6 +211,13 @@ def bartlett(variances_C: np.ndarray, counts_C: np.ndarray) -> float | None:
     return float(gammaincc((len(v) - 1) / 2, max(statistic, 0.0) / 2))
 
 
+def prefix_factor(weights_C: np.ndarray, same_CC: np.ndarray) -> float:
+    """How many times as large the variance of a contrast could be because runs of one seed share a first stage, were
+    all of their spread that stage's: 1 plus the products of weights of cells that do. Below 1 it could be smaller."""
+    shared = weights_C @ (same_CC & ~np.eye(len(weights_C), dtype=bool)) @ weights_C
+    return 1 + float(shared) / float((weights_C**2).sum())
+
+
 # ---- the surface --------------------------------------------------------------------------------------------------
 
 

@@ -22,7 +22,19 @@ from curricle.analysis.compare import holm_adjusted
 from curricle.analysis.crossover import double_cancellation, gail_simon
 from curricle.analysis.finding import ACCURACY, LOG_LOSS, LOGITS, Finding, Part, join
 from curricle.analysis.intervals import Estimate, holm
-from curricle.analysis.surface import Cells, Dose, Surface, determined, dose_of, fit, link, on, raw, terms
+from curricle.analysis.surface import (
+    Cells,
+    Dose,
+    Surface,
+    determined,
+    dose_of,
+    fit,
+    link,
+    on,
+    prefix_factor,
+    raw,
+    terms,
+)
 
 if TYPE_CHECKING:
     from curricle.results import Results
@@ -93,7 +105,7 @@ def _measured(
     parts |= scale_parts("raw_", flat, used, x_CK, level)
     parts |= power_parts(own, surface)
     if design.filler:
-        parts |= filler_parts(own, used, x_CK)
+        parts |= filler_parts(own, surface, x_CK)
     parts |= shape_parts(design, flat, used)
     parts |= order_parts(design, own, flat, main, level)
     if synergy and design.measure != ACCURACY:
@@ -235,12 +247,20 @@ def power_parts(cells: Cells, surface: Surface) -> dict[str, Part]:
     return {"smallest_gamma": float(stdtrit(cells.df, 0.975) + stdtrit(cells.df, POWER)) * error}
 
 
-def filler_parts(cells: Cells, used: Sequence[int], x_CK: np.ndarray) -> dict[str, Part]:
-    """γ had the filler not been modelled, and how many times as wide its interval is for being modelled."""
-    with_it, without = fit(cells, used, x_CK), fit(cells, used, x_CK[:, :4])
-    assert with_it is not None and without is not None
-    error, plain = (float((s.weights["gamma"] ** 2 / cells.counts_C).sum()) ** 0.5 for s in (with_it, without))
-    return {"gamma_without_filler": without.coefficients["gamma"], "inflation": error / plain}
+def filler_parts(cells: Cells, surface: Surface, x_CK: np.ndarray) -> dict[str, Part]:
+    """γ had the filler not been modelled; how many times as wide its interval is for being modelled; and how many times
+    as large its variance could be because cells that begin with the same filler share that run."""
+    without = fit(cells, surface.used.tolist(), x_CK[:, :4])
+    assert without is not None
+    mine, plain = (s.weights["gamma"] for s in (surface, without))
+    ratio = float((mine**2 / cells.counts_C).sum()) / float((plain**2 / cells.counts_C).sum())
+    fillers = np.array([cell.filler for cell in cells.cells])
+    same_CC = (fillers[:, None] == fillers) & (fillers > 0)
+    return {
+        "gamma_without_filler": without.coefficients["gamma"],
+        "inflation": ratio**0.5,
+        "prefix_factor": prefix_factor(mine, same_CC),
+    }
 
 
 def shape_parts(design: Factorial, flat: Cells, used: Sequence[int]) -> dict[str, Part]:
@@ -363,6 +383,11 @@ def notes(design: Factorial, parts: Mapping[str, Part], widest: Estimate, cells:
         yield f"The seeds' spread may differ between cells (Bartlett, p = {cells.uneven_p:.2g}): the wider one stands."
     if design.filler:
         yield f"Effects are of a source in place of {design.filler}, whose own effect is modelled."
+        if isinstance(factor := parts["prefix_factor"], float) and factor > 1.05:
+            yield (
+                f"Cells with as much {design.filler} may share its run, which would make them alike and the interval "
+                f"up to {100 * (factor**0.5 - 1):.0f} % too narrow."
+            )
     if not cells.df:
         yield "One run a cell: nothing is said about another run. Items are taken as not shared between cells."
     elif cells.df < FEW_DEGREES:

@@ -33,6 +33,13 @@ def factorial_view(design: Design) -> RenderableType:
             Text(f"Modelling the filler makes its interval {design.inflation:.1f} times as wide; arms with less filler "
                  f"(--filler-arm) narrow it.", style="dim")
         )  # fmt: skip
+    if design.prefix_factor > 1.05:
+        narrow = 100 * (design.prefix_factor**0.5 - 1)
+        joined = (
+            f"Strategies that share a first stage are alike, which could make its interval up to {narrow:.0f} % too "
+            f"narrow; largest doses that differ between the sources avoid it."
+        )
+        said.append(Text(joined, style="dim"))
     if design.sigma is None:
         said.append(
             Text("With --sigma, the spread over seeds of an earlier study, γ is said in its own unit.", style="dim")

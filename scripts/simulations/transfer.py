@@ -78,6 +78,7 @@ class Scenario:
     filler: bool = False
     spread: Callable[[np.ndarray], np.ndarray] = field(default=lambda s_c: np.ones_like(s_c))  # of sigma over cells
     extra: tuple[tuple[float, float, float], ...] = ()
+    shared: float = 0.0  # of a run's variance, with the runs of its seed that read as much filler first
 
     @property
     def cells(self) -> np.ndarray:
@@ -90,11 +91,15 @@ class Scenario:
         return self.law(*self.cells.T)
 
     def rows(self, random: np.random.Generator) -> list[dict[str, Any]]:
-        made = []
+        made, prefix = [], {}
         sd = self.sigma * self.spread(share(self.cells[:, 0]))
         for (code, math_, filler), value, s in zip(self.cells, self.expected, sd):
             for seed in range(self.seeds):
-                t = value + random.normal(0, s)
+                own = random.normal(0, s)
+                common = prefix.setdefault((filler, seed), own) if self.shared else 0.0
+                if self.shared:  # the first of them lends its draw; the others add one of their own
+                    own = math.sqrt(self.shared) * common + math.sqrt(1 - self.shared) * random.normal(0, s)
+                t = value + own
                 score = 100 / (1 + math.exp(-t)) if self.measure == ACCURACY else t
                 made.append(
                     {"strategy": f"{code:g} {math_:g} {filler:g}", "seed": seed, "score": score,
@@ -174,6 +179,8 @@ GAMMAS = [
              filler=True),
     Scenario("the same with two arms of less filler", t_law(1.0, 1.5, 0.0, phi=0.6), ACCURACY, 0.1, filler=True,
              extra=FILLERS),
+    Scenario("the same nine cells, half of the variance from a common prefix", t_law(1.0, 1.5, 0.0, phi=0.6), ACCURACY,
+             0.1, filler=True, shared=0.5),
     Scenario("effective tokens, κ = 0 (loss)", effective(0.0), sigma=0.005),
     Scenario("separate saturating parts (loss)", separate, sigma=0.005),
 ]  # fmt: skip

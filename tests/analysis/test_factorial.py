@@ -64,6 +64,15 @@ def test_a_filler_keeps_total_tokens_fixed_and_comes_first() -> None:
     assert all([s for s, _ in arm.stages][-2:] == ["math", "code"] for arm in reverse)
 
 
+def test_shared_first_stages_are_told_where_they_could_make_an_interval_too_narrow() -> None:
+    assert factorial_design(DOSES, filler="prose").prefix_factor < 1
+    same = factorial_design({"code": sim.DOSES, "math": sim.DOSES}, filler="prose")
+    assert same.prefix_factor > 1.5 and same.answers
+    scenario = sim.Scenario("", sim.t_law(1.0, 1.5, 0.0, phi=0.5), ACCURACY, 0.1, filler=True)
+    f = transfer(scenario.rows(np.random.default_rng(0)), filler="prose")
+    assert f.parts["prefix_factor"] > 1.5 and "too narrow" in f.note
+
+
 def test_a_two_by_two_with_a_filler_cannot_answer_unless_it_has_arms_of_less_filler() -> None:
     doses = {"code": (0, 4e5), "math": (0, 2e5)}
     design = factorial_design(doses, filler="prose")

@@ -352,7 +352,7 @@ def mediated(direct: float, seed: int = 0) -> list[dict]:
         s = [
             float(sim.share(np.array(row[f"dose:{name}"]))) * 0.5 + random.normal(0, 0.05) for name in ("code", "math")
         ]
-        t = -1 + 1.2 * s[0] + 2.0 * s[1] + 1.5 * s[0] * s[1] + direct * float(row["dose:code"] == 1e6)
+        t = -1 + 1.2 * s[0] + 2.0 * s[1] + 1.5 * s[0] * s[1] + direct * float(sim.share(np.array(row["dose:code"])))
         made.append({**row, "score": 100 / (1 + math.exp(-t - random.normal(0, 0.02)))})
         for name, skill in zip(("code", "math"), s):
             made.append({**row, "benchmark": name, "measure": BITS_PER_BYTE, "score": 2.0 * (1 - skill)})
@@ -363,7 +363,7 @@ def test_mediation_finds_the_skills_and_names_itself() -> None:
     f = mediation(mediated(0.0), benchmark="b")
     assert f.question == "transfer-mediated" and "after treatment" in f.note
     assert f.interval().contains(1.5) and f.parts["direct_p"] > 0.01
-    assert mediation(mediated(0.5), benchmark="b").parts["direct_p"] < 0.001
+    assert mediation(mediated(1.0), benchmark="b").parts["direct_p"] < 0.001
 
 
 def test_mediation_refuses_an_outcome_that_is_the_skill_itself() -> None:
