@@ -231,35 +231,55 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--studies", type=int, default=200)
     arguments.add_argument("--kappas", type=int, help="studies of a κ scenario; as many by default")
+    arguments.add_argument("--table", choices=["gamma", "kappa", "items"], help="one of the three tables")
+    arguments.add_argument("--only", default="", help="scenarios whose name holds this")
     told = arguments.parse_args()
+    if told.table in (None, "gamma"):
+        of_gamma(told.studies, told.only)
+    if told.table in (None, "kappa"):
+        of_kappa(told.kappas or told.studies, told.only)
+    if told.table in (None, "items"):
+        of_items(told.studies)
+
+
+def of_gamma(studies: int, only: str) -> None:
     print("| γ under | truth | bias | half width | coverage | told from 0 | raw: truth | raw coverage "
           "| raw told from 0 | crossover shown | lack of fit |")  # fmt: skip
     print("|---" * 11 + "|")
-    for scenario in GAMMAS:
-        g = gammas(scenario, told.studies)
+    for scenario in [s for s in GAMMAS if only in s.name]:
+        g = gammas(scenario, studies)
         print(
             f"| {scenario.name} | {g['truth']:.3f} | {np.mean(g['error']):+.3f} | {np.mean(g['width']):.3f} "
-            f"| {rate(g['own'])} | {rate(g['found'])} | {g['raw_truth']:.3g} | {rate(g['raw'])} "
+            f"| {rate(g['own'])} | {rate(g['found'])} | {round(g['raw_truth'], 3):g} | {rate(g['raw'])} "
             f"| {rate(g['raw_found'])} | {rate(g['crossover'])} | {rate(g['lack'])} |", flush=True,
         )  # fmt: skip
-    print(
-        "\n| κ under | median κ̂ | median interval | coverage | complementarity claimed | substitutes claimed "
-        "| lack of fit |"
-    )
-    print("|---" * 7 + "|")
-    for scenario, truth in KAPPAS:
-        k = kappas(scenario, told.kappas or told.studies)
-        print(f"| {scenario.name} | {np.median(k['estimates']):.2f} | {typical(k['intervals'])} "
-              f"| {'–' if truth is None else rate([i.contains(truth) for i in k['intervals']])} | {rate(k['claimed'])} "
-              f"| {rate(k['substitutes'])} | {rate(k['lack'])} |", flush=True)  # fmt: skip
+    print()
 
-    print("\n| items | items differ by | seeds by | this strategy holds the truth | these problems hold theirs "
+
+def of_kappa(studies: int, only: str) -> None:
+    print("| κ under | median κ̂ | median interval | coverage | complementarity claimed | substitutes claimed "
+          "| lack of fit |")  # fmt: skip
+    print("|---" * 7 + "|")
+    for scenario, truth in [pair for pair in KAPPAS if only in pair[0].name]:
+        k = kappas(scenario, studies)
+        held = "–" if truth is None else rate([i.contains(truth) for i in k["intervals"]])
+        print(
+            f"| {scenario.name} | {np.median(k['estimates']):.2f} | {typical(k['intervals'])} | {held} "
+            f"| {rate(k['claimed'])} | {rate(k['substitutes'])} | {rate(k['lack'])} |", flush=True,
+        )  # fmt: skip
+    print()
+
+
+def of_items(studies: int) -> None:
+    print("| items | items differ by | seeds by | this strategy holds the truth | these problems hold theirs "
           "| these problems, asked about other problems |")  # fmt: skip
     print("|---" * 6 + "|")
     for n, item_sd, seed_sd in ((200, 0.5, 0.1), (200, 0.5, 0.3), (200, 0.0, 0.1), (40, 1.0, 0.05), (40, 0.0, 0.0)):
-        h = items(told.studies, n, item_sd, seed_sd)
-        print(f"| {n} | {item_sd} | {seed_sd} | {rate(h[THIS_STRATEGY])} | {rate(h[THESE_PROBLEMS])} "
-              f"| {rate(h['0 by ' + THESE_PROBLEMS])} |", flush=True)  # fmt: skip
+        h = items(studies, n, item_sd, seed_sd)
+        print(
+            f"| {n} | {item_sd} | {seed_sd} | {rate(h[THIS_STRATEGY])} | {rate(h[THESE_PROBLEMS])} "
+            f"| {rate(h['0 by ' + THESE_PROBLEMS])} |", flush=True,
+        )  # fmt: skip
 
 
 def typical(intervals: list[Interval]) -> str:
