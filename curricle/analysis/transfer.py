@@ -20,7 +20,7 @@ import numpy as np
 from curricle.analysis.cells import Factorial, Row, columns, ordered, read_factorial
 from curricle.analysis.compare import holm_adjusted
 from curricle.analysis.crossover import double_cancellation, gail_simon
-from curricle.analysis.finding import ACCURACY, LOG_LOSS, LOGITS, Finding, Part, join
+from curricle.analysis.finding import ACCURACY, LOG_LOSS, LOGITS, THESE_PROBLEMS, THIS_STRATEGY, Finding, Part, join
 from curricle.analysis.intervals import Estimate, holm
 from curricle.analysis.surface import (
     Cells,
@@ -103,7 +103,7 @@ def _measured(
     widest = found[0]
     parts |= {"scale": f.name, **scale_parts("", own, used, x_CK, level), "lack_of_fit_p": surface.lack_p}
     parts |= scale_parts("raw_", flat, used, x_CK, level)
-    parts |= power_parts(own, surface)
+    parts |= power_parts(own, surface) | items_parts(own, surface, widest)
     if design.filler:
         parts |= filler_parts(own, surface, x_CK)
     parts |= shape_parts(design, flat, used)
@@ -245,6 +245,13 @@ def power_parts(cells: Cells, surface: Surface) -> dict[str, Part]:
         return {"smallest_gamma": None}
     error = (cells.pooled * float((surface.weights["gamma"] ** 2 / cells.counts_C).sum())) ** 0.5
     return {"smallest_gamma": float(stdtrit(cells.df, 0.975) + stdtrit(cells.df, POWER)) * error}
+
+
+def items_parts(cells: Cells, surface: Surface, widest: Estimate) -> dict[str, Part]:
+    """γ's standard error over other items, at most: where rows state each run's variance over items and no more, cells
+    are taken as unpaired."""
+    apart = cells.apart(surface.weights["gamma"]) if widest.kind == THESE_PROBLEMS and cells.df else None
+    return {"items_error_at_most": apart**0.5 if apart else None}
 
 
 def filler_parts(cells: Cells, surface: Surface, x_CK: np.ndarray) -> dict[str, Part]:
@@ -392,8 +399,10 @@ def notes(design: Factorial, parts: Mapping[str, Part], widest: Estimate, cells:
         yield "One run a cell: nothing is said about another run. Items are taken as not shared between cells."
     elif cells.df < FEW_DEGREES:
         yield f"The seeds' variance rests on {cells.df} degrees of freedom."
-    if cells.df and widest.kind != "this strategy":
+    if cells.df and widest.kind != THIS_STRATEGY:
         yield "Problems are held fixed: the rows do not say how single items were scored."
+        if isinstance(more := parts["items_error_at_most"], float):
+            yield f"Other problems would add a standard error of at most {more:.2g} (cells taken as unpaired)."
 
 
 def number(value: Part) -> str:

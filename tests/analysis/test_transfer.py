@@ -258,6 +258,13 @@ def test_from_results_all_three_kinds_of_interval_are_there(write, tmp_path) -> 
     assert {g.measure for g in both} == {ACCURACY, BITS_PER_BYTE}
 
 
+def test_item_variances_of_a_plain_table_bound_what_other_problems_would_add() -> None:
+    f = transfer([{**row, "items": 400} for row in two_by_two(20, 30, 40, 60)])
+    logit_variance = sum(1 / (400 * p * (1 - p)) for p in (0.2, 0.3, 0.4, 0.6))
+    assert f.parts["items_error_at_most"] == pytest.approx(math.sqrt(logit_variance), rel=0.01)
+    assert [i.kind for i in f.intervals] == [THESE_PROBLEMS] and "Other problems would add" in f.note
+
+
 def test_seeds_whose_spread_differs_widen_the_interval_and_are_named() -> None:
     made = rows(seed=3)
     noisy = [{**r, "score": r["score"] + (r["seed"] - 1) * 6 * (r["dose:code"] == 4e6)} for r in made]

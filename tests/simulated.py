@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-SCRIPTS = Path(__file__).parents[2] / "scripts" / "simulations"
+SCRIPTS = Path(__file__).parents[1] / "scripts" / "simulations"
 
 
 def script(name: str) -> ModuleType:
