@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from curricle.shapes import PRESETS
-from curricle.study import SUFFIXES, Refused, parse_count
+from curricle.study import Refused, parse_count
+from curricle.values import shortened
 
 if TYPE_CHECKING:
     from curricle.analysis.factorial import Design
@@ -29,7 +30,7 @@ def draft(model: str, sources: list[str], budget_tokens: str) -> str:
     preset = model in PRESETS
     first, stage, math = next(iter(named)), budget * 2 // 5, budget // 2
     instruct = budget - stage - math  # the longest strategy reads what was asked for, to the token
-    points = f"{_short(budget * 3 // 20)}, {_short(budget * 3 // 10)}"
+    points = f"{_some(budget * 3 // 20)}, {_some(budget * 3 // 10)}"
     width = max(len(name) for name in [*named, "algebra"]) + 1
     lines = [
         "# A study: strategies that compete to answer a question. See what it takes:  curricle plan THIS_FILE",
@@ -44,11 +45,11 @@ def draft(model: str, sources: list[str], budget_tokens: str) -> str:
         "",
         "# One training phase each. A mixture's weights are shares of tokens and sum to 1.",
         "stages:",
-        *(f"  {name}: {{mixture: {{{name}: 1}}, budget_tokens: {_short(stage)}}}" for name in named),
+        *(f"  {name}: {{mixture: {{{name}: 1}}, budget_tokens: {_some(stage)}}}" for name in named),
         "  # Points along the way show the curve; they compare, since the rate is constant until instruct.",
-        f"  math: {{mixture: {{algebra: 1}}, budget_tokens: {_short(math)}, evaluate_at: [{points}]}}",
+        f"  math: {{mixture: {{algebra: 1}}, budget_tokens: {_some(math)}, evaluate_at: [{points}]}}",
         "  # Loss on the answers only, the rate falling to 0.",
-        f"  instruct: {{kind: instruct, mixture: {{algebra: 1}}, budget_tokens: {_short(instruct)},",
+        f"  instruct: {{kind: instruct, mixture: {{algebra: 1}}, budget_tokens: {_some(instruct)},",
         "             recipe: {schedule: wsd, decay_share: 1}}",
         "",
         "# Stages in order. What strategies share is trained once.",
@@ -89,7 +90,7 @@ def draft_factorial(design: Design, model: str, sources: list[str]) -> str:
                 f"--source: none given for {name!r}; write --source {name}=PATH, or use {', '.join(SUPPLIED)}"
             )
     stages = {stage for arm in design.arms for stage in arm.stages}
-    names = {arm.strategy: [f"{source} {_short(tokens)}" for source, tokens in arm.stages] for arm in design.arms}
+    names = {arm.strategy: [f"{source} {shortened(tokens)}" for source, tokens in arm.stages] for arm in design.arms}
     baseline = design.arms[0].strategy
     first, second = design.sources
     lines = [
@@ -103,7 +104,7 @@ def draft_factorial(design: Design, model: str, sources: list[str]) -> str:
         *(f"  {name}: {named[name]}" for name in used),
         "",
         "stages:",
-        *(f"  {source} {_short(tokens)}: {{mixture: {{{source}: 1}}, budget_tokens: {_short(tokens)}}}"
+        *(f"  {source} {shortened(tokens)}: {{mixture: {{{source}: 1}}, budget_tokens: {shortened(tokens)}}}"
           for source, tokens in sorted(stages, key=lambda stage: (used.index(stage[0]), stage[1]))),
         "",
         "# A filler comes first. What strategies share is trained once.",
@@ -148,10 +149,5 @@ def _quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-def _short(tokens: int) -> str:
-    """2500000 → 2.5M, where that says it exactly."""
-    for suffix, size in reversed(SUFFIXES.items()):
-        whole, hundredths = divmod(tokens * 100 // size, 100)
-        if whole and (tokens * 100) % size == 0:
-            return f"{whole}.{hundredths:02}".rstrip("0").rstrip(".") + suffix
-    return str(max(1, tokens))
+def _some(tokens: int) -> str:
+    return shortened(max(1, tokens))

@@ -41,6 +41,15 @@ def parse_count(value: object) -> object:
     return int(count)
 
 
+def shortened(count: int) -> str:
+    """The inverse: 2500000 → `2.5M`, where two decimals say it exactly."""
+    for suffix, size in reversed(SUFFIXES.items()):
+        whole, hundredths = divmod(count * 100 // size, 100)
+        if whole and (count * 100) % size == 0:
+            return f"{whole}.{hundredths:02}".rstrip("0").rstrip(".") + suffix
+    return str(count)
+
+
 def parse_until(value: object) -> object:
     """`'80%'` stays a share of the budget; anything else is a count of tokens."""
     if isinstance(value, str) and value.strip().endswith("%"):

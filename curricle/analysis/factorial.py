@@ -21,6 +21,7 @@ from curricle.analysis.cells import ordered
 from curricle.analysis.outcomes import DOSE
 from curricle.analysis.surface import determined, dose_of, prefix_factor, terms
 from curricle.study import Refused, nearest
+from curricle.values import shortened
 
 LEVEL, POWER = 0.95, 0.8
 KAPPA_CELLS = 7  # parameters of the effective-token law, one more with a filler
@@ -238,15 +239,7 @@ def shorter(filler_arms: Sequence[float], total: float, levels: Sequence[Sequenc
 def arm(pair: tuple[str, str], doses: tuple[float, float], filler: str | None, rest: float, order: str) -> Arm:
     turns = list(zip(pair, doses)) if order in ("", ordered(pair)) else list(zip(pair, doses))[::-1]
     stages = [(filler, rest), *turns] if filler else turns
-    name = ", ".join(f"{source} {short(dose)}" for source, dose in turns)
+    name = ", ".join(f"{source} {shortened(int(dose))}" for source, dose in turns)
     if not any(doses) and filler:
-        name = f"{filler} {short(rest)}"
+        name = f"{filler} {shortened(int(rest))}"
     return Arm(name, order, doses, rest, tuple((source, int(tokens)) for source, tokens in stages if tokens > 0))
-
-
-def short(tokens: float) -> str:
-    """2500000 → 2.5M where that says it exactly, otherwise the number."""
-    for size, suffix in ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "k")):
-        if tokens >= size and (tokens * 1000) % size == 0:
-            return f"{tokens / size:.3f}".rstrip("0").rstrip(".") + suffix
-    return str(int(tokens))

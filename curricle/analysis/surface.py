@@ -16,6 +16,7 @@ import numpy as np
 from curricle.analysis.cells import Cell, Factorial
 from curricle.analysis.finding import ACCURACY, THESE_PROBLEMS, THESE_WEIGHTS, THIS_STRATEGY
 from curricle.analysis.intervals import NEGLIGIBLE, Estimate, student
+from curricle.study import Refused
 
 TERMS = ("base", "alpha", "beta", "gamma", "phi")
 UNEVEN = 0.2  # Bartlett's p below which spreads are not taken as one; few seeds give that test little power
@@ -47,6 +48,10 @@ def link(design: Factorial, guess: float, floor: float) -> Scale | str:
 
     Where a run has all or no problems right, half a problem is added to both sides of every run's count.
     """
+    if not 0 <= guess < 1:
+        raise Refused(f"guess: {guess!r}; give the accuracy without knowledge as a share, from 0 to below 1")
+    if not 0 <= floor < math.inf:
+        raise Refused(f"floor: {floor!r}; give a loss of 0 or more")
     scores = np.concatenate([cell.y_S for cell in design.cells])
     if design.measure != ACCURACY:
         if floor >= scores.min():
@@ -93,6 +98,8 @@ class Dose:
 
 def dose_of(levels: Sequence[float], power: float | None, unit: float | None) -> Dose:
     """Over these levels; the unit D₀ is the smallest positive one unless it is given."""
+    if unit is not None and not 0 < unit < math.inf:
+        raise Refused(f"dose_unit: {unit!r}; give tokens above 0")
     return Dose(min(levels), max(levels), unit or min(level for level in levels if level > 0), power)
 
 

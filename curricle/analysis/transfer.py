@@ -95,6 +95,8 @@ def _measured(
     }
     if missing or isinstance(f, str):
         parts |= {} if missing else scale_parts("raw_", flat, used, x_CK, level)
+        parts |= shape_parts(design, flat, used)
+        parts |= {} if isinstance(f, str) else order_parts(design, on(f, design.cells), flat, main, level)
         return replace(about, undefined=missing or f"no scale of f: {f}", parts=parts, table=table(design, flat, None))
     own = on(f, design.cells)
     surface = fit(own, used, x_CK)

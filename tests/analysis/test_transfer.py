@@ -187,6 +187,7 @@ def test_four_cells_with_a_filler_cannot_tell_gamma_and_say_so() -> None:
     made = [{**row, "dose:prose": 3e6 - row["dose:code"] - row["dose:math"]} for row in two_by_two(20, 30, 40, 60)]
     f = transfer(made, filler="prose")
     assert f.estimate is None and "'prose' cannot be told apart" in f.undefined and f.intervals == ()
+    assert f.parts["order_pairs"] == 0 and f.parts["crossover_p"] == 1.0  # what needs no surface is said all the same
 
 
 def with_orders(effect: float) -> list[dict]:
@@ -295,6 +296,13 @@ def test_seeds_whose_spread_differs_widen_the_interval_and_are_named() -> None:
 def test_rows_that_are_no_factorial_are_refused_by_name(change, says: str) -> None:
     with pytest.raises(Refused, match=says):
         transfer(change(two_by_two(20, 30, 40, 60)))
+
+
+@pytest.mark.parametrize("options", [{"guess": 1.0}, {"guess": -0.1}, {"floor": -1.0}, {"dose_unit": {"code": 0.0}},
+                                     {"dose_power": 2.0}, {"order": "math→code"}, {"sources": "code"}])  # fmt: skip
+def test_options_out_of_range_are_refused(options: dict) -> None:
+    with pytest.raises(Refused, match=next(iter(options))):
+        transfer(two_by_two(20, 30, 40, 60), **options)
 
 
 def test_three_cells_do_not_tell_gamma() -> None:
