@@ -1,0 +1,75 @@
+"""Columns of a table as arrays, checked at the door: what an estimator asks of the rows that it is given.
+
+Rows are plain mappings, so that a CSV, a data frame's records and our own outcomes are read alike. Every refusal names
+the column, the value and what is allowed, before anything is computed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from curricle.study import Refused, nearest
+
+Row = Mapping[str, Any]
+
+
+def known(rows: Sequence[Row], *names: str) -> None:
+    """Refuses rows that lack one of these columns."""
+    if not rows:
+        raise Refused("rows: none; give at least one row")
+    for name in names:
+        for k, row in enumerate(rows):
+            if name not in row:
+                raise Refused(f"rows: no column {name!r} in row {k}; {nearest(name, [str(key) for key in row])}")
+
+
+def numbers(rows: Sequence[Row], name: str, least: float = -math.inf, above: float = -math.inf) -> np.ndarray:
+    """One column as floats: finite, at least `least`, more than `above`. Numbers written as text (a CSV) are read."""
+    known(rows, name)
+    values = np.empty(len(rows))
+    for k, row in enumerate(rows):
+        try:
+            values[k] = math.nan if row[name] is None else float(row[name])
+        except (TypeError, ValueError):
+            raise Refused(f"rows: {name} is {row[name]!r} in row {k}; give a number") from None
+        if not math.isfinite(values[k]):
+            raise Refused(f"rows: {name} is {row[name]!r} in row {k}; give a finite number, or leave the row out")
+        if values[k] < least or values[k] <= above:
+            allowed = f"more than {above:g}" if values[k] <= above else f"{least:g} or more"
+            raise Refused(f"rows: {name} is {row[name]!r} in row {k}; give {allowed}")
+    return values
+
+
+def groups(rows: Sequence[Row], *names: str) -> dict[tuple[Hashable, ...], list[Row]]:
+    """Rows by the values of these columns, in the order in which each is met; a column that a row lacks counts as
+    None."""
+    found: dict[tuple[Hashable, ...], list[Row]] = {}
+    for row in rows:
+        found.setdefault(tuple(row.get(name) for name in names), []).append(row)
+    return found
+
+
+def chosen(rows: Sequence[Row], **wanted: Hashable) -> list[Row]:
+    """The rows that have these values (a wanted None asks nothing). Refuses a value that no row has."""
+    kept = list(rows)
+    for name, value in wanted.items():
+        if value is None:
+            continue
+        known(rows, name)
+        kept = [row for row in kept if row[name] == value]
+        if not kept:
+            there = list(dict.fromkeys(str(row[name]) for row in rows))
+            raise Refused(f"{name}: {value!r} has no rows; {nearest(str(value), there)}")
+    return kept
+
+
+def the_one(rows: Sequence[Row], name: str) -> Any:
+    """The value that all rows share in this column (None without the column); refuses several."""
+    values = list(dict.fromkeys(row.get(name) for row in rows))
+    if len(values) > 1:
+        raise Refused(f"rows: several values of {name}: {', '.join(map(repr, values))}; choose one")
+    return values[0] if values else None
