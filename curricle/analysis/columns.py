@@ -73,3 +73,9 @@ def the_one(rows: Sequence[Row], name: str) -> Any:
     if len(values) > 1:
         raise Refused(f"rows: several values of {name}: {', '.join(map(repr, values))}; choose one")
     return values[0] if values else None
+
+
+def items(rows: Sequence[Row]) -> int:
+    """How many problems or documents the scores are means of (column `items`); 0 where that is not said."""
+    found = {row.get("items") for row in rows}
+    return int(max(float(n) for n in found)) if found and all(n not in (None, "") for n in found) else 0  # type: ignore[arg-type]

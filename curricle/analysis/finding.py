@@ -15,6 +15,7 @@ from typing import Any
 THIS_STRATEGY = "this strategy"  # problems and seeds vary: would another run, on other problems, agree?
 THESE_WEIGHTS = "these weights"  # problems vary, the trained weights stay: would other problems agree?
 THESE_PROBLEMS = "these problems"  # seeds vary, the problems stay: would another run agree on them?
+OTHER_CANDIDATES = "other candidates"  # what is compared varies: would other mixtures or recipes be ranked as well?
 KINDS = (THIS_STRATEGY, THESE_WEIGHTS, THESE_PROBLEMS)
 
 ACCURACY = "accuracy"
@@ -27,7 +28,25 @@ BITS_PER_TOKEN = "bits per token"
 LOGITS = "logits"  # of accuracy
 LOG_LOSS = "log loss"  # a difference of −ln(loss): about the share by which a loss falls
 KAPPA = "κ"  # synergy on the scale of effective tokens
-PLACES = {BITS: 3, BITS_PER_TOKEN: 3, LOGITS: 2, LOG_LOSS: 3, KAPPA: 2}  # digits after the point; otherwise 1
+# Digits after the point; a number in any other unit has three that are significant.
+PLACES = {POINTS: 1, PERCENT: 1, BITS: 3, BITS_PER_TOKEN: 3, LOGITS: 2, LOG_LOSS: 3, KAPPA: 2}
+
+# Questions whose estimate is the level of one thing, so that a sign before it would say nothing.
+LEVELS = {
+    *("front", "critical-share", "published-critical-share"),
+    *("score", "curve", "held-out", "held-out-curve"),
+    *(
+        "multiplier",
+        "transfer-law",
+        "split",
+        "predicted-loss",
+        "ranks",
+        "decision-accuracy",
+        "saturation",
+        "floor",
+        "repetition",
+    ),
+}
 
 Part = float | int | str | bool | None
 
@@ -88,12 +107,12 @@ class Finding:
             raise ValueError(f"{self.question}, {self.subject}: without an estimate say why; with one, do not")
 
     def interval(self, kind: str | None = None) -> Interval | None:
-        """The interval of that kind; without one, the widest claim there is: strategy, then weights, then problems."""
+        """The interval of that kind; without one, the widest claim: strategy, weights, problems, or the first."""
         for wanted in KINDS if kind is None else (kind,):
             for interval in self.intervals:
                 if interval.kind == wanted:
                     return interval
-        return None
+        return self.intervals[0] if kind is None and self.intervals else None
 
     @property
     def resolved(self) -> bool | None:
@@ -148,8 +167,7 @@ class Finding:
     @property
     def is_change(self) -> bool:
         """Whether it compares two things, so that its sign matters; otherwise it is the level of one."""
-        levels = {"score", "curve", "held-out", "held-out-curve", "front", "critical-share", "published-critical-share"}
-        return self.question not in levels and not self.question.startswith("bound")
+        return self.question not in LEVELS and not self.question.startswith("bound")
 
 
 def number(value: float, unit: str, signed: bool = True) -> str:
@@ -159,9 +177,25 @@ def number(value: float, unit: str, signed: bool = True) -> str:
 
 
 def digits(value: float, unit: str, signed: bool = True) -> str:
-    places = PLACES.get(unit, 1)
+    if unit not in PLACES:
+        return significant(value, signed)
+    places = PLACES[unit]
     value = round(value, places) + 0.0  # no "-0.0"
     return f"{value:+.{places}f}" if signed and value else f"{value:.{places}f}"
+
+
+def significant(value: float, signed: bool = True) -> str:
+    """Three significant digits; from ten thousand on by its suffix: 12.3k, 4.56B; past 999T as a power of ten."""
+    sign, size = "+" if signed and value > 0 else "-" if value < 0 else "", abs(value)
+    if 1e4 <= size < 999.5e12:
+        power = next(p for p in (3, 6, 9, 12) if size < 999.5 * 10**p)
+        return f"{sign}{size / 10**power:.3g}{'kMBT'[power // 3 - 1]}"
+    return f"{sign}{size:.3g}"
+
+
+def short(value: float | int | str | bool | None) -> str:
+    """A size without a sign: 12.3k; `?` where there is none."""
+    return significant(value, signed=False) if isinstance(value, (int, float)) else "?"
 
 
 def between(interval: Interval, unit: str, signed: bool = True) -> str:

@@ -1,0 +1,233 @@
+"""Saturation: the budget past which doubling a source's tokens gains less than can be seen, and why the fall ends.
+
+`saturation` gives D_sat, where L(D) − L(2D) falls to δ: (A(1 − 2^−α)/δ)^{1/α} for L = E + A·D^−α. δ is stated, or the
+noise of a difference of two strategies, σ√(2/s). It answers within the measured range and gives a limit past it.
+`floors` asks whether two sources end at different floors, and refuses where the Cramér–Rao bound says that the runs
+cannot tell. `why` names the kind of an early end: slow, a mismatch of floors, or repetition (theory, section 8).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from curricle.analysis.columns import Row, chosen, items, known, numbers, the_one
+from curricle.analysis.efficiency import TOKENS, UNITS, curve_of, points_of
+from curricle.analysis.finding import THESE_PROBLEMS, Finding, Interval, Part, join, short
+from curricle.analysis.outcomes import DOSE
+from curricle.analysis.powerlaw import Fit, PowerLaw, first_below, floor_error
+from curricle.analysis.repetition import R_STAR, effective_tokens, repetition
+from curricle.study import Refused
+
+REACH = 1e6  # a limit of D_sat is sought up to so many times the largest budget
+
+
+def doubling_worth(law: PowerLaw, delta: float) -> float:
+    """D_sat: the last x at which L(x) − L(2x) ≥ δ; 0 where no doubling is worth that."""
+    if not law.offset:
+        worth = law.amplitude * (1 - 2**-law.exponent) / delta
+        return law.scale * worth ** (1 / law.exponent) if worth > 0 else 0.0
+    x = law.scale * np.geomspace(1e-4, 1e12, 4000)
+    gain = law(x) - law(2 * x)
+    held = np.flatnonzero(gain >= delta)
+    if not len(held):
+        return 0.0
+    k = int(held[-1])
+    return float(first_below(x[k:], gain[k:], delta) or x[-1])
+
+
+def saturation(
+    rows: Sequence[Row], source: str | None = None, x: str | None = None, delta: float | None = None,
+    seeds: int | None = None, unique_tokens: float | None = None, checkpoint: bool = False, level: float = 0.95,
+) -> Finding:  # fmt: skip
+    """D_sat of one strategy's curve along the tokens of `source` (column `dose:SOURCE`), of `x`, or of the stage.
+
+    `delta` is what a doubling must gain to be worth it, in the score's unit; without it, the noise of a difference
+    between strategies of `seeds` runs each (by default as many as there are), σ√(2/s). The estimate is given where it
+    lies within the measured range; past it the finding is undefined, its interval gives the limits, and
+    `parts.extrapolated` is what the curve says. `parts.verdict`: "saturated" (the last measured doubling gains less
+    than δ, its whole interval), "not yet" (more, its whole interval), or "open". With `unique_tokens`, the pool that is
+    read again, the same for repeated tokens: `repeated`, where doubling the tokens *read* gains less than δ.
+    """
+    for name in ("strategy", "benchmark", "measure"):
+        the_one(rows, name)
+    column = x or (f"{DOSE}{source}" if source else "stage_tokens")
+    known(rows, column, "score")
+    curve = curve_of(rows, column, checkpoint)
+    runs = seeds if seeds is not None else max(1, len({row.get("seed") for row in rows}))
+    noise = math.hypot(curve.sigma, curve.between)
+    asked = delta if delta is not None else noise * math.sqrt(2 / runs)
+    if not asked > 0 or not math.isfinite(asked):
+        raise Refused(f"delta: {asked:g}; what a doubling must gain is above 0")
+    top = float(curve.x.max())
+    at = doubling_worth(curve.law, asked)
+    low, high = limits(curve, asked, level)
+    value, least, most = (float(v[0]) for v in curve.doubling(top / 2, level))
+    verdict = "saturated" if most < asked else "not yet" if least > asked else "open"
+    reason = "stated" if delta is not None else f"the noise of a difference, {runs} runs each"
+    notes = [*curve.notes, f"δ = {asked:.3g}: {reason}."]
+    why = None
+    if at > top:
+        why = (
+            f"not within the {short(top)} measured tokens: their last doubling gains {value:.3g}, and δ is {asked:.3g}"
+        )
+    elif 2 * at > top:
+        notes.append("The doubling at the estimate ends past what was measured.")
+    parts: dict[str, Part] = {
+        "delta": asked, "noise": noise, "verdict": verdict, "last_doubling": value, "last_doubling_low": least,
+        "last_doubling_high": most, "largest": top, "extrapolated": at if math.isfinite(at) else None,
+        "floor": curve.law.floor, "exponent": curve.law.exponent, "amplitude": curve.law.raw_amplitude,
+        "floor_error": curve.floor_error, "wrong": curve.wrong, "unique_tokens": unique_tokens, "repeated": None,
+    }  # fmt: skip
+    if unique_tokens is not None:
+        parts["repeated"] = repeated_end(curve.law, asked, unique_tokens)
+        notes.append(f"Repeats are taken to fade with R* = {R_STAR}, which these rows do not test.")
+    return Finding(
+        "saturation", f"{source or rows[0].get('strategy', column)} on {rows[0].get('benchmark', 'the target')}",
+        str(rows[0].get("measure", "loss")), str(rows[0].get("benchmark", "")), None if why else at, TOKENS,
+        (Interval(low, high, THESE_PROBLEMS, level),), n=items(rows), seeds=runs, undefined=why, note=join(notes),
+        parts=parts,
+        table=tuple(points_of(rows, column, str(source or rows[0].get("strategy", "measured")), curve)),
+    )  # fmt: skip
+
+
+def limits(curve: Fit, delta: float, level: float) -> tuple[float, float | None]:
+    """Limits of D_sat: the last x at which a doubling worth δ is certain, and at which it is not ruled out (None: no
+    end within a million times the largest budget)."""
+    positive = curve.x[curve.x > 0]
+    x = np.geomspace(positive.min() / 1e3, positive.max() * REACH, 600)
+    _, low, high = curve.doubling(x, level)
+    return _last(x, low, delta) or 0.0, _last(x, high, delta, open_end=True)
+
+
+def _last(x: np.ndarray, gain: np.ndarray, delta: float, open_end: bool = False) -> float | None:
+    held = np.flatnonzero(gain >= delta)
+    if not len(held):
+        return 0.0
+    k = int(held[-1])
+    if k == len(x) - 1:
+        return None if open_end else float(x[-1])
+    return first_below(x[k:], gain[k:], delta)
+
+
+def repeated_end(law: PowerLaw, delta: float, unique_tokens: float, r_star: float = R_STAR) -> float:
+    """The last D at which reading 2D instead of D tokens of a pool of U gains δ, L taken at effective tokens."""
+    if not unique_tokens > 0:
+        raise Refused(f"unique_tokens: {unique_tokens:g}; give more than 0")
+    x = unique_tokens * np.geomspace(1e-4, 1e4, 4000)
+    gain = law(effective_tokens(unique_tokens, x, r_star)) - law(effective_tokens(unique_tokens, 2 * x, r_star))
+    return float(_last(x, gain, delta) or 0.0)
+
+
+# ---- floors ---------------------------------------------------------------------------------------------------------
+
+
+def floors(
+    rows: Sequence[Row], a: str, b: str, detect: float | None = None, by: str = "strategy", x: str = "stage_tokens",
+    level: float = 0.95,
+) -> Finding:  # fmt: skip
+    """E_a − E_b, the difference of two sources' floors on one target, or a refusal.
+
+    `detect` is the difference that matters (by default the gap between the curves at the largest budget that both
+    have). Where the Cramér–Rao standard error of the difference is more than half of it the finding is undefined:
+    these runs cannot tell a floor from a slow fall. `parts.decades_needed` then says how far budgets, as dense as now,
+    would have to reach.
+    """
+    known(rows, by, "score", x)
+    for name in ("benchmark", "measure"):
+        the_one(rows, name)
+    of_a, of_b = chosen(rows, **{by: a}), chosen(rows, **{by: b})
+    fits = [curve_of(of_it, x) for of_it in (of_a, of_b)]
+    top = min(float(f.x.max()) for f in fits)
+    gap = float(fits[0].law(top) - fits[1].law(top))
+    asked = abs(gap) if detect is None else detect
+    if not asked > 0:
+        raise Refused(f"detect: {asked:g}; the difference of floors that matters is above 0")
+    error = math.hypot(fits[0].floor_error, fits[1].floor_error)
+    (e_a, low_a, high_a), (e_b, low_b, high_b) = (f.floor(level) for f in fits)
+    difference = e_a - e_b
+    low = difference - math.hypot(e_a - low_a, high_b - e_b)
+    high = difference + math.hypot(high_a - e_a, e_b - low_b)
+    blind = error > asked / 2
+    why = (
+        f"the runs cannot tell: the standard error of the difference of floors is at least {error:.2g}, more than half "
+        f"of the {asked:.2g} that matters"
+        if blind
+        else None
+    )
+    parts: dict[str, Part] = {
+        "a": a, "b": b, "floor_a": e_a, "floor_b": e_b, "exponent_a": fits[0].law.exponent,
+        "exponent_b": fits[1].law.exponent, "detect": asked, "floor_error": error, "gap": gap, "largest": top,
+        "fitted_difference": difference, "decades_needed": needed(fits, asked) if blind else None,
+    }  # fmt: skip
+    notes = [*(f"{a}: {n}" for n in fits[0].notes), *(f"{b}: {n}" for n in fits[1].notes)]
+    drawn = [row for of_it, name, f in ((of_a, a, fits[0]), (of_b, b, fits[1])) for row in points_of(of_it, x, name, f)]
+    return Finding(
+        "floor", f"{a} less {b}", str(rows[0].get("measure", "loss")), str(rows[0].get("benchmark", "")),
+        None if blind else difference, UNITS.get(str(rows[0].get("measure")), "loss"),
+        (Interval(low, high, THESE_PROBLEMS, level),), n=items(rows), seeds=len({row.get("seed") for row in rows}),
+        undefined=why, note=join(notes), parts=parts, table=tuple(drawn),
+    )  # fmt: skip
+
+
+def needed(fits: Sequence[Fit], detect: float) -> float | None:
+    """Decades that budgets, as dense as now, must span for a floor difference of `detect` to be seen; None past 12."""
+    for decades in np.arange(0.5, 12.01, 0.25):
+        total = 0.0
+        for f in fits:
+            budgets: np.ndarray = np.unique(f.x[f.x > 0])
+            span = max(math.log10(budgets[-1] / budgets[0]), 0.1)
+            count = max(4, round((len(budgets) - 1) / span * decades) + 1)
+            each = len(f.x) / len(budgets)
+            error = floor_error(np.geomspace(1, 10**decades, count), f.law.exponent, f.sigma / math.sqrt(each))
+            total += error**2 + f.between**2 / f.curves
+        if math.sqrt(total) <= detect / 2:
+            return float(decades)
+    return None
+
+
+def why(
+    rows: Sequence[Row], a: str, b: str, detect: float | None = None, by: str = "strategy", x: str = "stage_tokens",
+    unique: str = "unique_tokens", level: float = 0.95,
+) -> Finding:  # fmt: skip
+    """Why source `a` gives less than `b` at the end: "repetition", "mismatch" (its floor is higher), "slow" (the same
+    floor within `detect`, a smaller exponent), or undefined with the reason.
+
+    Repetition is looked for first, where the rows of `a` have a column `unique` and read some pool more than twice:
+    it is claimed when R* = ∞ (repeats as good as new) is ruled out. The estimate is the difference of floors.
+    """
+    again = None
+    of_a = chosen(rows, **{by: a})
+    if all(row.get(unique) not in (None, "") for row in of_a):
+        epochs = numbers(of_a, x) / numbers(of_a, unique, above=0.0)
+        if epochs.max() > 2:
+            again = repetition(of_a, tokens=x, unique=unique, level=level)
+    found = floors(rows, a, b, detect, by, x, level)
+    interval = found.interval()
+    kind, reason = None, found.undefined
+    if again is not None and again.parts["repeats_fade"]:
+        kind, reason = "repetition", None
+    elif found.undefined is None and interval is not None and interval.low is not None and interval.low > 0:
+        kind = "mismatch"
+    elif (
+        found.undefined is None
+        and interval is not None
+        and max(abs(interval.low or 0), abs(interval.high or 0)) < float(found.parts["detect"] or 0)
+    ):
+        kind = "slow" if float(found.parts["exponent_a"] or 0) < float(found.parts["exponent_b"] or 0) else "smaller"
+    elif reason is None:
+        reason = "the interval of the difference of floors holds both 0 and what matters"
+    estimate = found.parts["fitted_difference"] if kind else None
+    return Finding(
+        "why-saturated", f"{a} against {b}", found.measure, found.benchmark,
+        None if estimate is None else float(estimate), found.unit, found.intervals, n=items(rows), seeds=found.seeds,
+        undefined=None if kind else reason,
+        note=join([found.note, again.note if again else "", f"{a}: {kind}." if kind else ""]),
+        parts={
+            **found.parts, "kind": kind, "r_star": again.estimate if again else None,
+            "repetition_p": again.p_value if again else None,
+        },
+        table=found.table,
+    )  # fmt: skip
