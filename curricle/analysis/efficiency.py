@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from curricle.analysis.chain import ONE_SEED, SEEDS_ONLY, UNITS, ends, mean_of
 from curricle.analysis.columns import Row, chosen, groups, items, known, numbers, the_one
 from curricle.analysis.finding import ACCURACY, THESE_PROBLEMS, Finding, Interval, Part, join, short
 from curricle.analysis.intervals import student
-from curricle.analysis.powerlaw import Fit, fit
+from curricle.analysis.powerlaw import HOPELESS, NO_FLOOR, Fit, fit
 from curricle.study import Refused
 
 TOKENS = "tokens"
@@ -67,7 +68,7 @@ def efficiency(rows: Sequence[Row], level: float = 0.95) -> list[Finding]:
 # ---- horizontally -------------------------------------------------------------------------------------------------
 
 
-def curve_of(rows: Sequence[Row], x: str, checkpoint: bool = False) -> Fit:
+def curve_of(rows: Sequence[Row], x: str, checkpoint: bool = False, least_floor: float = 0.0) -> Fit:
     """The law through one strategy's points along column `x`; points of one seed are one curve where it has several."""
     x_N, y_N = numbers(rows, x, least=0.0), numbers(rows, "score")
     if rows[0].get("measure") == ACCURACY:
@@ -75,7 +76,33 @@ def curve_of(rows: Sequence[Row], x: str, checkpoint: bool = False) -> Fit:
     kept = np.ones(len(x_N), dtype=bool) if checkpoint else x_N > 0
     seeds = [row.get("seed") for row, keep in zip(rows, kept) if keep]
     one_point_each = len(set(seeds)) == len(seeds) or seeds.count(None) == len(seeds)
-    return fit(x_N[kept], y_N[kept], None if one_point_each else seeds, checkpoint=checkpoint)
+    return fit(x_N[kept], y_N[kept], None if one_point_each else seeds, checkpoint=checkpoint, least_floor=least_floor)
+
+
+class Pair(NamedTuple):
+    """One law twice: with a floor of 0 or more, which gives the estimate, and with any floor. Within a range of
+    budgets a loss may well fall as a straight line in their logarithm, which only a floor far below 0 can follow; and a
+    law that is wrong is often found out only while its floor is held. What either does not rule out is not ruled out.
+    """
+
+    bounded: Fit
+    free: Fit
+
+    def predict(
+        self, x: np.ndarray | float, level: float = 0.95, new_run: bool = False
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        value, low, high = self.bounded.predict(x, level, new_run)
+        _, free_low, free_high = self.free.predict(x, level, new_run)
+        return value, np.maximum(np.minimum(low, free_low), 0.0), np.maximum(high, free_high)
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether the points follow neither, so that nothing past them should be read off."""
+        return all(f.wrong is not None and f.wrong < HOPELESS for f in self)
+
+
+def both_ways(rows: Sequence[Row], x: str, checkpoint: bool = False) -> Pair:
+    return Pair(curve_of(rows, x, checkpoint), curve_of(rows, x, checkpoint, NO_FLOOR))
 
 
 def transferred(

@@ -35,17 +35,8 @@ PLACES = {POINTS: 1, PERCENT: 1, BITS: 3, BITS_PER_TOKEN: 3, LOGITS: 2, LOG_LOSS
 LEVELS = {
     *("front", "critical-share", "published-critical-share"),
     *("score", "curve", "held-out", "held-out-curve"),
-    *(
-        "multiplier",
-        "transfer-law",
-        "split",
-        "predicted-loss",
-        "ranks",
-        "decision-accuracy",
-        "saturation",
-        "floor",
-        "repetition",
-    ),
+    *("multiplier", "transfer-law", "split", "predicted-loss", "ranks", "decision-accuracy"),
+    *("saturation", "floor", "repetition", "data-constrained"),
 }
 
 Part = float | int | str | bool | None

@@ -22,10 +22,12 @@ from curricle.analysis.intervals import normal, student
 from curricle.analysis.sweep import Sweep, Whitening, joined, solve
 from curricle.study import Refused
 
+NO_FLOOR = -1e12  # as a least floor: E may be below 0, so that a straight line in ln x (α → 0) is among the laws
 EXPONENTS = np.geomspace(0.005, 5.0, 300)  # below, the law is a straight line in ln x; above, a step
 OFFSET_EXPONENTS = np.geomspace(0.02, 8.0, 60)
 HUBER = 1.345  # residuals past so many standard deviations count linearly: 95 % efficient where the noise is normal
 CLEAR = 0.05  # a test below this says that the law is not the one
+HOPELESS = 0.001  # and below this, that nothing past the measured range should be read off it
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,17 +81,21 @@ class Fit:
     wrong: float | None  # p-value of the test that the law is of this form; None where it cannot be tested
     notes: tuple[str, ...]
 
-    def limit(self, df: float, level: float) -> float:
-        quantile = normal(level) if math.isinf(df) else float(student(df, level))
-        return self.rss + (quantile * self.sigma) ** 2
+    def quantile(self, level: float) -> float:
+        return normal(level) if math.isinf(self.df) else float(student(self.df, level))
 
-    def freedom(self, x_X: np.ndarray) -> np.ndarray:
-        """Degrees of freedom of a prediction (Satterthwaite): what varies between curves rests on their number."""
-        if not self.between:
-            return np.full(len(x_X), self.df)
-        ratio = (self.between / self.sigma) ** 2 / self.curves
-        share = np.minimum(ratio / np.maximum(self.variances(x_X), 1e-300), 1.0)
-        return 1 / ((1 - share) ** 2 / self.df + share**2 / max(self.curves - 1, 1))
+    def limits(self, x_X: np.ndarray, level: float) -> np.ndarray:
+        """The residual sum of squares at which a prediction at x is no longer held.
+
+        Its variance is that of the level of all points, 1/u, which rests on the curves' means where curves are few,
+        and the rest. Each is given its own quantile of t (Banerjee 1960: at least the level's coverage), since what
+        Satterthwaite's rule makes of three runs is too narrow.
+        """
+        square = np.full(len(x_X), self.quantile(level) ** 2)
+        if 1 < self.curves < len(self.x) and not math.isinf(self.df):
+            share = np.minimum(1 / (self.sweep.u * np.maximum(self.variances(x_X), 1e-300)), 1.0)
+            square = square * (1 - share) + float(student(self.curves - 1, level)) ** 2 * share
+        return self.rss + square * self.sigma**2
 
     def variances(self, x_X: np.ndarray) -> np.ndarray:
         """Cramér–Rao: the least variance of a prediction at x (∞ is the floor) for noise of variance 1."""
@@ -109,8 +115,7 @@ class Fit:
         """The law at x (∞ is its floor) with its profile interval: value, low, high. With `new_run` the interval is
         one for the loss of one further run there, not for the mean of such runs."""
         x_X = np.atleast_1d(np.asarray(x, dtype=float))
-        df = self.freedom(x_X)
-        limit = np.array([self.limit(d, level) for d in df])
+        limit = self.limits(x_X, level)
         value = self.law(x_X)
         low, high = self.sweep.span(1.0, self.sweep.basis(x_X), limit)
         low, high = np.maximum(np.minimum(low, value), self.sweep.least), np.maximum(high, value)
@@ -126,7 +131,7 @@ class Fit:
 
     def of_amplitude(self, c_KX: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
         """Interval of c·B, c depending on the shape: anything in which the floor cancels."""
-        return self.sweep.span(0.0, c_KX, np.full(c_KX.shape[1], self.limit(self.df, level)))
+        return self.sweep.span(0.0, c_KX, np.full(c_KX.shape[1], self.rss + (self.quantile(level) * self.sigma) ** 2))
 
     def slopes(self, x: np.ndarray | float, level: float = 0.95) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """−dL/dx, what the next token gives, with its interval: value, low, high."""

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from curricle.analysis.columns import Row, chosen, items, known, numbers, the_one
-from curricle.analysis.efficiency import TOKENS, UNITS, curve_of, points_of
+from curricle.analysis.efficiency import TOKENS, UNITS, both_ways, curve_of, points_of
 from curricle.analysis.finding import THESE_PROBLEMS, Finding, Interval, Part, join, short
 from curricle.analysis.outcomes import DOSE
 from curricle.analysis.powerlaw import Fit, PowerLaw, first_below, floor_error
@@ -55,7 +55,8 @@ def saturation(
         the_one(rows, name)
     column = x or (f"{DOSE}{source}" if source else "stage_tokens")
     known(rows, column, "score")
-    curve = curve_of(rows, column, checkpoint)
+    pair = both_ways(rows, column, checkpoint)
+    curve = pair.bounded
     runs = seeds if seeds is not None else max(1, len({row.get("seed") for row in rows}))
     noise = math.hypot(curve.sigma, curve.between)
     asked = delta if delta is not None else noise * math.sqrt(2 / runs)
@@ -63,13 +64,18 @@ def saturation(
         raise Refused(f"delta: {asked:g}; what a doubling must gain is above 0")
     top = float(curve.x.max())
     at = doubling_worth(curve.law, asked)
-    low, high = limits(curve, asked, level)
-    value, least, most = (float(v[0]) for v in curve.doubling(top / 2, level))
-    verdict = "saturated" if most < asked else "not yet" if least > asked else "open"
+    ends = [limits(f, asked, level) for f in pair]
+    low = min(end[0] for end in ends)
+    high = None if any(end[1] is None for end in ends) else max(float(end[1] or 0) for end in ends)
+    doubled = [[float(v[0]) for v in f.doubling(top / 2, level)] for f in pair]
+    value, least, most = doubled[0][0], min(d[1] for d in doubled), max(d[2] for d in doubled)
+    verdict = "open" if pair.hopeless else "saturated" if most < asked else "not yet" if least > asked else "open"
     reason = "stated" if delta is not None else f"the noise of a difference, {runs} runs each"
     notes = [*curve.notes, f"δ = {asked:.3g}: {reason}."]
     why = None
-    if at > top:
+    if pair.hopeless:
+        why = f"the points do not follow a law of this form (p = {curve.wrong:.1g}), so its doublings are not theirs"
+    elif at > top:
         why = (
             f"not within the {short(top)} measured tokens: their last doubling gains {value:.3g}, and δ is {asked:.3g}"
         )
@@ -97,7 +103,7 @@ def limits(curve: Fit, delta: float, level: float) -> tuple[float, float | None]
     """Limits of D_sat: the last x at which a doubling worth δ is certain, and at which it is not ruled out (None: no
     end within a million times the largest budget)."""
     positive = curve.x[curve.x > 0]
-    x = np.geomspace(positive.min() / 1e3, positive.max() * REACH, 600)
+    x = np.geomspace(positive.min() / 100, positive.max() * REACH, 250)
     _, low, high = curve.doubling(x, level)
     return _last(x, low, delta) or 0.0, _last(x, high, delta, open_end=True)
 

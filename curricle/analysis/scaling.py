@@ -16,7 +16,7 @@ from itertools import combinations
 import numpy as np
 
 from curricle.analysis.columns import Row, chosen, groups, items, known, numbers, the_one
-from curricle.analysis.efficiency import curve_of, points_of
+from curricle.analysis.efficiency import both_ways, points_of
 from curricle.analysis.finding import (
     ACCURACY,
     OTHER_CANDIDATES,
@@ -173,27 +173,30 @@ def pooled(cells: Sequence[np.ndarray]) -> tuple[float | None, int]:
 def predict_loss(
     rows: Sequence[Row], at: float | Sequence[float], x: str = "flops", level: float = 0.95
 ) -> list[Finding]:
-    """The loss of one strategy at larger budgets, by E + A·x^−α: one finding (question `predicted-loss`) a budget.
+    """The loss of one strategy at larger budgets, by E + A·x^−α: one finding (question `predicted-loss`) a budget. The interval
+    is the hull of those with E ≥ 0 and with any E.
 
     Columns: score (a loss) and `x`; seed where there are several runs. The interval is one for the mean of runs at
     that budget; `parts` has the one for a single run (`run_low`, `run_high`). Backtest: the law is fitted to all but
     the largest budget and must say it; if the measured loss lies m > 1 half-widths off, both intervals are m times as
     wide. `table` holds the points, the curve, the predictions and every backtest (all cuts that leave 4 budgets).
-    Raises `Refused` for fewer than 4 budgets and for accuracies.
+    Undefined past the measured range where the points do not follow such a law. Raises `Refused` for fewer than 4
+    budgets and for accuracies.
     """
     for name in ("strategy", "benchmark", "measure"):
         the_one(rows, name)
     places = [float(p) for p in np.atleast_1d(np.asarray(at, dtype=float))]
     if not places or not all(p > 0 and math.isfinite(p) for p in places):
         raise Refused("at: give budgets above 0")
-    curve = curve_of(rows, x)
+    pair = both_ways(rows, x)
+    curve = pair.bounded
     tests = backtest(rows, x, level)
     last = [t for t in tests if t["last"]]
     factor = max([1.0, *(float(t["miss"] or 0) for t in last)])
     top, bottom = float(curve.x.max()), float(curve.x.min())
     floor, floor_low, floor_high = curve.floor(level)
     where = np.array(places)
-    mean, run = curve.predict(where, level), curve.predict(where, level, new_run=True)
+    mean, run = pair.predict(where, level), pair.predict(where, level, new_run=True)
     notes = list(curve.notes)
     if not tests:
         notes.append("Fewer than 5 budgets: the law could not be put to the test on the largest.")
@@ -204,7 +207,7 @@ def predict_loss(
         )
     table = [row for row in points_of(rows, x, "measured", curve) if not row["line"]]
     grid = np.geomspace(bottom, max(top, *places), 60)
-    for g, value, low, high in zip(grid, *curve.predict(grid, level)):
+    for g, value, low, high in zip(grid, *pair.predict(grid, level)):
         low, high = _widened(value, low, high, factor)
         table.append({"series": "law", "x": float(g), "score": float(value), "line": True, "low": low, "high": high})
     for k, place in enumerate(places):
@@ -212,12 +215,15 @@ def predict_loss(
         row: dict[str, Part] = {"series": "predicted", "x": place, "score": float(mean[0][k]), "line": False}
         table.append({**row, "low": low, "high": high})
     table += [{"series": "backtest", **t} for t in tests]
-    made = []
+    made, seeds = [], len({row.get("seed") for row in rows})
     for k, place in enumerate(places):
         low, high = _widened(mean[0][k], mean[1][k], mean[2][k], factor)
         run_low, run_high = _widened(run[0][k], run[1][k], run[2][k], factor)
         far = place / top
         beyond = [f"{far:.3g} times past the largest budget."] if far > 1 else []
+        why = None
+        if pair.hopeless and far > 1:
+            why = f"the points do not follow a law of this form (p = {curve.wrong:.1g}), so it says nothing past them"
         parts: dict[str, Part] = {
             "at": place, "beyond": far, "run_low": run_low, "run_high": run_high, "floor": floor,
             "floor_low": floor_low, "floor_high": floor_high, "floor_error": curve.floor_error,
@@ -227,9 +233,9 @@ def predict_loss(
         }  # fmt: skip
         made.append(Finding(
             "predicted-loss", f"at {short(place)} {x}", str(rows[0].get("measure", "loss")),
-            str(rows[0].get("benchmark", "")), float(mean[0][k]), _unit(rows),
-            (Interval(low, high, THESE_PROBLEMS, level),), n=items(rows), seeds=len({row.get("seed") for row in rows}),
-            note=join([*notes, *beyond]), parts=parts, table=tuple(table),
+            str(rows[0].get("benchmark", "")), None if why else float(mean[0][k]),
+            _unit(rows), () if why else (Interval(low, high, THESE_PROBLEMS, level),), n=items(rows), seeds=seeds,
+            undefined=why, note=join([*notes, *beyond]), parts=parts, table=tuple(table),
         ))  # fmt: skip
     return made
 
@@ -252,11 +258,11 @@ def backtest(rows: Sequence[Row], x: str, level: float = 0.95) -> list[dict[str,
     for cut in range(4, len(budgets)):
         kept = [row for row, at in zip(rows, x_N) if at <= budgets[cut - 1]]
         try:
-            curve = curve_of(kept, x)
+            pair = both_ways(kept, x)
         except Refused:
             continue
         later = budgets[cut:]
-        for place, value, low, high in zip(later, *curve.predict(later, level, new_run=True)):
+        for place, value, low, high in zip(later, *pair.predict(later, level, new_run=True)):
             seen = float(np.mean([float(row["score"]) for row, at in zip(rows, x_N) if at == place]))
             half = (high - value) if seen > value else (value - low)
             made.append({

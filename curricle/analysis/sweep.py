@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+OF_SHAPES = ("exponent_K", "scale_K", "middle_K", "v_K", "level_K", "amplitude_K", "rss_K")
+
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
@@ -48,6 +50,9 @@ class Sweep:
         n[:, 1] /= length[:, None]
         return n, np.stack([-self.amplitude_K / root_v, (self.least - floor_K) / length], axis=1)
 
+    def only(self, keep: np.ndarray) -> Sweep:
+        return replace(self, **{name: getattr(self, name)[keep] for name in OF_SHAPES})
+
     def corner(self, n: np.ndarray, h: np.ndarray) -> np.ndarray:
         """Where both constraints hold with equality: (K, 2)."""
         return np.stack([h[:, 0], (h[:, 1] - n[:, 1, 0] * h[:, 0]) / n[:, 1, 1]], axis=1)
@@ -64,6 +69,9 @@ class Sweep:
     def span(self, c_floor: float, c_KX: np.ndarray, limit_X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Least and largest c_floor·E + c·B over all shapes and allowed points whose residual sum of squares is at
         most `limit`. Linear on a disc cut by two lines, so the extremes are the disc's own or lie on the lines."""
+        keep = self.rss_K <= limit_X.max()
+        if not keep.all():
+            return self.only(keep).span(c_floor, c_KX[keep], limit_X)
         n, h = self.edges()
         root_v, root_u = np.sqrt(self.v_K)[:, None], math.sqrt(self.u)
         along_p = (c_KX - c_floor * self.middle_K[:, None]) * root_v
@@ -151,6 +159,5 @@ def solve(
 
 
 def joined(a: Sweep, b: Sweep) -> Sweep:
-    names = ("exponent_K", "scale_K", "middle_K", "v_K", "level_K", "amplitude_K", "rss_K")
-    both: dict[str, Any] = {name: np.concatenate([getattr(a, name), getattr(b, name)]) for name in names}
+    both: dict[str, Any] = {name: np.concatenate([getattr(a, name), getattr(b, name)]) for name in OF_SHAPES}
     return replace(a, **both)

@@ -1,0 +1,51 @@
+"""A chain of stages: each stage's share of the whole gain, or its Shapley value beside what it gives alone and last."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import altair as alt
+
+from curricle.analysis.finding import Finding
+from curricle.report.charts.laws import finished
+from curricle.report.figures import BASELINE_COLOR, COLORS
+
+
+def chart(finding: Finding) -> alt.LayerChart:
+    """`chain`: shares of the logarithm with intervals (of the difference, hollow). `shapley`: values with intervals;
+    ticks where the stage would stand alone and last."""
+    return values(finding) if finding.question == "shapley" else shares(finding)
+
+
+def shares(finding: Finding) -> alt.LayerChart:
+    rows: list[dict[str, Any]] = [
+        {**row, "name": row["stage"], "shown": row["share"] if row["share"] is not None else row["share_of_difference"]}
+        for row in finding.table
+    ]
+    title = "share of the whole gain"
+    base = _base(rows, alt.X("shown:Q", title=title, axis=alt.Axis(format="%"), scale=alt.Scale(zero=True)))
+    bars = base.mark_bar(height=16, opacity=0.75, color=COLORS[0])
+    limits = base.transform_filter("datum.low != null").mark_rule(strokeWidth=2.5, color=BASELINE_COLOR)
+    plain = base.mark_tick(thickness=2, height=16, color=COLORS[1])
+    layers = bars + limits.encode(x=alt.X("low:Q", title=title), x2="high:Q") + plain.encode(x="share_of_difference:Q")
+    return finished(layers, 60 + 36 * len(rows))
+
+
+def values(finding: Finding) -> alt.LayerChart:
+    rows = [{**row, "name": row["stage"], "shown": row["value"]} for row in finding.table]
+    base = _base(rows, alt.X("shown:Q", title=f"{finding.unit} of the final score"))
+    limits = base.transform_filter("datum.low != null").mark_rule(strokeWidth=2.5, color=COLORS[0])
+    dots = base.mark_point(filled=True, size=110, opacity=1, color=COLORS[0])
+    ends = [{"name": row["name"], "shown": row[end], "end": end} for row in rows for end in ("alone", "last")]
+    scale = alt.Scale(domain=["alone", "last"], range=[COLORS[1], COLORS[2]])
+    color = alt.Color("end:N", scale=scale, legend=alt.Legend(orient="top", title=None))
+    ticks = alt.Chart(alt.Data(values=ends)).mark_tick(thickness=2.5, height=18).encode(
+        y=alt.Y("name:N", title=None, sort=None), x="shown:Q", color=color
+    )  # fmt: skip
+    zero = alt.Chart(alt.Data(values=[{"shown": 0}])).mark_rule(opacity=0.4, color="currentColor").encode(x="shown:Q")
+    return finished(zero + limits.encode(x="low:Q", x2="high:Q") + ticks + dots, 70 + 40 * len(rows))
+
+
+def _base(rows: list[dict[str, Any]], x: alt.X) -> alt.Chart:
+    names = alt.Axis(ticks=False, domain=False, labelLimit=160, labelPadding=8)
+    return alt.Chart(alt.Data(values=rows)).encode(y=alt.Y("name:N", title=None, sort=None, axis=names), x=x)

@@ -1,0 +1,69 @@
+"""Efficiency: curves read horizontally (how many tokens from scratch for the same loss), rates, and a split budget."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import altair as alt
+
+from curricle.analysis.finding import Finding, short
+from curricle.report.charts.laws import curves, finished, said
+from curricle.report.figures import BASELINE_COLOR, COLORS
+
+
+def chart(finding: Finding) -> alt.LayerChart:
+    """`transferred`, `multiplier`: both curves, and from each measured budget an arrow to where the scratch curve has
+    that loss. `split`: shares with their intervals. `marginal`: what the next token gives, with its band."""
+    if finding.question == "split":
+        return shares(finding)
+    if finding.question == "marginal":
+        return falling(finding)
+    layers = curves(finding.table, "tokens of the target", finding.measure)
+    steps = [row for row in finding.table if "scratch_tokens" in row and not row["beyond"]]
+    open_ = [row for row in finding.table if "scratch_tokens" in row and row["beyond"]]
+    arrows: list[dict[str, Any]] = [{"x": r["tokens"], "to": r["scratch_tokens"], "loss": r["loss"]} for r in steps]
+    endless = [{"x": r["tokens"], "to": r["scratch_low"], "loss": r["loss"]} for r in open_]
+    y = alt.Y("loss:Q")
+    if arrows:
+        rule = alt.Chart(alt.Data(values=arrows)).mark_rule(strokeWidth=1.5, opacity=0.8, color=BASELINE_COLOR)
+        layers.append(rule.encode(x="x:Q", x2="to:Q", y=y))
+    if endless:
+        dashed = alt.Chart(alt.Data(values=endless)).mark_rule(strokeWidth=1.5, strokeDash=[3, 3], color=BASELINE_COLOR)
+        layers.append(dashed.encode(x="x:Q", x2="to:Q", y=y))
+    told = [r for r in steps if r["tokens"] == finding.parts["tokens"]]
+    if told:
+        layers.append(said(f"{short(told[0]['multiplier'])} times the tokens at {short(told[0]['tokens'])}"))
+    return finished(alt.layer(*layers))
+
+
+def shares(finding: Finding) -> alt.LayerChart:
+    rows: list[Mapping[str, Any]] = [dict(row) for row in finding.table]
+    base = alt.Chart(alt.Data(values=rows)).encode(
+        y=alt.Y("source:N", title=None, sort=None, axis=alt.Axis(ticks=False, domain=False, labelPadding=8)),
+        x=alt.X("share:Q", title="share of the budget", axis=alt.Axis(format="%"), scale=alt.Scale(zero=True)),
+    )
+    layers = [base.mark_bar(height=16, opacity=0.75, color=COLORS[0])]
+    if any(row["low"] is not None for row in rows):
+        limits = base.mark_rule(strokeWidth=2.5, color=BASELINE_COLOR)
+        layers.append(limits.encode(x=alt.X("low:Q", title="share of the budget"), x2="high:Q"))
+    return finished(alt.layer(*layers), 60 + 36 * len(rows))
+
+
+def falling(finding: Finding) -> alt.LayerChart:
+    rows = [{**row, "x": row["tokens"]} for row in finding.table]
+    unit = finding.unit
+    base = alt.Chart(alt.Data(values=rows)).encode(
+        x=alt.X(
+            "x:Q",
+            title="tokens read",
+            scale=alt.Scale(type="log", nice=False, padding=14),
+            axis=alt.Axis(format="~s", grid=False),
+        )
+    )
+    scale, axis = alt.Scale(type="log"), alt.Axis(tickCount=5, format="~g")
+    y = alt.Y("value:Q", title=unit, scale=scale, axis=axis)
+    band = base.mark_area(opacity=0.2, color=COLORS[0], stroke=None)
+    line = base.mark_line(strokeWidth=2, color=COLORS[0], point=True).encode(y=y)
+    band = band.encode(y=alt.Y("low:Q", title=unit, scale=scale, axis=axis), y2="high:Q")
+    return finished(band + line)

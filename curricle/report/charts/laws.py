@@ -1,0 +1,82 @@
+"""Marks that the charts of fitted laws share: measured points, a curve with its band, one look a series."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import altair as alt
+
+from curricle.report.figures import BASELINE_COLOR, COLORS, DASHES, HEIGHT, SHAPES, WIDTH, _finished
+
+Row = Mapping[str, Any]
+LOSS = {"bits per byte": "bits per byte (lower is better)"}
+
+
+def title_of(measure: str) -> str:
+    return LOSS.get(measure, f"{measure} (lower is better)")
+
+
+def color(series: Sequence[str], legend: bool = True) -> alt.Color:
+    scale = alt.Scale(domain=list(series), range=[COLORS[i % 8] for i in range(len(series))])
+    key = alt.Legend(orient="top", title=None, columns=3, labelLimit=260, symbolOpacity=1) if legend else None
+    return alt.Color("series:N", scale=scale, legend=key)
+
+
+def shape(series: Sequence[str], legend: bool = True) -> alt.Shape:
+    scale = alt.Scale(domain=list(series), range=[SHAPES[(i + 1) % 8] for i in range(len(series))])
+    key = alt.Legend(orient="top", title=None, columns=3, labelLimit=260, symbolOpacity=1) if legend else None
+    return alt.Shape("series:N", scale=scale, legend=key)
+
+
+def log_x(title: str, values: Sequence[float] = ()) -> alt.X:
+    """Budgets on a log scale: 1M, 10M, 1e21."""
+    big = max(values, default=0.0) >= 1e15
+    axis = alt.Axis(format="~e" if big else "~s", grid=False, tickCount=6)
+    return alt.X("x:Q", title=title, scale=alt.Scale(type="log", nice=False, padding=14), axis=axis)
+
+
+def curves(table: Sequence[Row], x_title: str, measure: str) -> list[alt.Chart]:
+    """Points and fitted curves with their bands, from rows `series, x, score, line, low, high`."""
+    rows = [row for row in table if "series" in row and row.get("x")]
+    lines = [row for row in rows if row.get("line")]
+    dots = [row for row in rows if row.get("line") is False]
+    series = list(dict.fromkeys(row["series"] for row in [*dots, *lines]))
+    x = log_x(x_title, [row["x"] for row in rows])
+    title = title_of(measure)
+    y = alt.Y("score:Q", title=title, scale=alt.Scale(zero=False))
+    base = alt.Chart(alt.Data(values=lines)).encode(x=x, color=color(series, len(series) > 1))
+    band = base.mark_area(opacity=0.14, stroke=None).encode(y=alt.Y("low:Q", title=title), y2="high:Q")
+    line = base.mark_line(strokeWidth=2).encode(y=y)
+    marks = (
+        alt.Chart(alt.Data(values=dots))
+        .mark_point(filled=True, size=46, opacity=0.85)
+        .encode(x=x, y=y, color=color(series, len(series) > 1), shape=shape(series, len(series) > 1), tooltip=[
+            alt.Tooltip("series:N"), alt.Tooltip("x:Q", title=x_title, format=",.3~s"),
+            alt.Tooltip("score:Q", title=measure, format=".4f"),
+        ])
+    )  # fmt: skip
+    return [band, line, marks]
+
+
+def finished(chart: alt.LayerChart, height: int = HEIGHT, width: int = WIDTH) -> alt.LayerChart:
+    return _finished(chart, height, width)
+
+
+def rule(x: float, label: str, low: float | None = None, high: float | None = None) -> list[alt.Chart]:
+    """A vertical line at a budget with its interval as a pale strip, and a word beside it."""
+    made = []
+    if low is not None and high is not None:
+        strip = alt.Chart(alt.Data(values=[{"x": low, "to": high}]))
+        made.append(strip.mark_rect(opacity=0.16, color=BASELINE_COLOR).encode(x=alt.X("x:Q"), x2="to:Q"))
+    line = alt.Chart(alt.Data(values=[{"x": x, "label": label}]))
+    made.append(line.mark_rule(strokeDash=DASHES[2], strokeWidth=1.5, color=BASELINE_COLOR).encode(x="x:Q"))
+    text = line.mark_text(align="left", dx=6, baseline="top", fontSize=12, color="currentColor")
+    made.append(text.encode(x="x:Q", y=alt.value(4), text="label:N"))
+    return made
+
+
+def said(label: str) -> alt.Chart:
+    """A few words in the upper right corner."""
+    text = alt.Chart(alt.Data(values=[{"label": label}])).mark_text(align="right", baseline="top", fontSize=12)
+    return text.encode(x=alt.value(WIDTH - 6), y=alt.value(4), text="label:N", color=alt.value("currentColor"))
