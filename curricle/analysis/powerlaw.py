@@ -23,7 +23,7 @@ from curricle.analysis.sweep import Sweep, Whitening, joined, solve
 from curricle.study import Refused
 
 NO_FLOOR = -1e12  # as a least floor: E may be below 0, so that a straight line in ln x (α → 0) is among the laws
-EXPONENTS = np.geomspace(0.005, 5.0, 300)  # below, the law is a straight line in ln x; above, a step
+EXPONENTS = np.geomspace(0.0005, 5.0, 360)  # below, the law is a straight line in ln x; above, a step
 OFFSET_EXPONENTS = np.geomspace(0.02, 8.0, 60)
 HUBER = 1.345  # residuals past so many standard deviations count linearly: 95 % efficient where the noise is normal
 CLEAR = 0.05  # a test below this says that the law is not the one
@@ -324,8 +324,8 @@ def judged(made: Fit, labels: np.ndarray, parameters: int, known: bool, alone: b
         wrong = bend(made, parameters)
         if wrong is not None and wrong < CLEAR:
             notes.append(f"The points bend away from a law of this form (p = {wrong:.2g}); what it says may be wrong.")
-    if made.law.exponent < 1.5 * made.sweep.exponent_K.min() and made.law.floor > 0:
-        notes.append("The points lie on a straight line in the logarithm of the budget: no floor is seen.")
+    if made.law.floor <= made.sweep.least:
+        notes.append(f"No floor is seen: the best is the least that is allowed, {made.sweep.least:g}.")
     if made.law.amplitude == 0:
         notes.append("The loss does not fall with the budget.")
     if alone:

@@ -173,8 +173,8 @@ def pooled(cells: Sequence[np.ndarray]) -> tuple[float | None, int]:
 def predict_loss(
     rows: Sequence[Row], at: float | Sequence[float], x: str = "flops", level: float = 0.95
 ) -> list[Finding]:
-    """The loss of one strategy at larger budgets, by E + A·x^−α: one finding (question `predicted-loss`) a budget. The interval
-    is the hull of those with E ≥ 0 and with any E.
+    """The loss of one strategy at larger budgets, by E + A·x^−α: one finding (question `predicted-loss`) a budget.
+    The interval is the hull of those with E ≥ 0 and with any E.
 
     Columns: score (a loss) and `x`; seed where there are several runs. The interval is one for the mean of runs at
     that budget; `parts` has the one for a single run (`run_low`, `run_high`). Backtest: the law is fitted to all but
