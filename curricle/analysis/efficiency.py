@@ -131,13 +131,16 @@ def transferred(
     top = float(base.x.max())
     lowest = float(base.law(top))  # what the scratch curve has reached
     table: list[dict[str, Part]] = []
-    for d_f in sorted({float(row[x]) for row in positive}):
-        loss_value, loss_low, loss_high = (float(v[0]) for v in curve.predict(d_f, level))
+    places = np.unique(numbers(positive, x))
+    losses = curve.predict(places, level)
+    reached = base.reach(losses[0], level)
+    for k, d_f in enumerate(float(place) for place in places):
+        loss_value, loss_low, loss_high = (float(v[k]) for v in losses)
         need = float(base.law.reach(loss_value))
         beyond = loss_value < lowest
         # The scratch curve is uncertain, and so is the loss at which it is read: the two are independent, and their
         # distances add in quadrature on each side, on the log scale (Zou and Donner 2008).
-        _, low_a, high_a = base.reach(loss_value, level)
+        _, low_a, high_a = reached[k]
         low_b, high_b = float(base.law.reach(loss_high)), float(base.law.reach(loss_low))
         down = _further(need, low_a, low_b)
         up = None if high_a is None or math.isinf(high_b) else _further(need, high_a, high_b)

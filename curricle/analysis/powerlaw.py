@@ -146,17 +146,21 @@ class Fit:
         c = self.sweep.basis(x_X) - self.sweep.basis(2 * x_X)
         return self.law(x_X) - self.law(2 * x_X), *self.of_amplitude(c, level)
 
-    def reach(self, loss: float, level: float = 0.95) -> tuple[float, float | None, float | None]:
-        """The x at which the law is at `loss`, and the least and the largest x at which it is not ruled out to be;
-        None where there is no limit. Inverse regression: the x whose prediction interval holds `loss`."""
+    def reach(
+        self, losses: Sequence[float] | np.ndarray, level: float = 0.95
+    ) -> list[tuple[float, float | None, float | None]]:
+        """For each loss the x at which the law has it, and the least and the largest x at which it is not ruled out;
+        None where there is no limit. Inverse regression: the x whose prediction interval holds the loss."""
         positive = self.x[self.x > 0]
-        grid = np.geomspace(positive.min() / 100, positive.max() * 1e4, 500)
+        grid = np.geomspace(positive.min() / 100, positive.max() * 1e4, 250)
         _, low, high = self.predict(grid, level)
-        value = float(self.law.reach(loss))
-        least, most = first_below(grid, low, loss), first_below(grid, high, loss)
-        if least == grid[0]:
-            least = None
-        return value, None if least is None else min(least, value), None if most is None else max(most, value)
+        made: list[tuple[float, float | None, float | None]] = []
+        for loss in losses:
+            value = float(self.law.reach(loss))
+            least, most = first_below(grid, low, float(loss)), first_below(grid, high, float(loss))
+            inside = None if least is None or least == grid[0] else min(least, value)
+            made.append((value, inside, None if most is None else max(most, value)))
+        return made
 
 
 def first_below(x_X: np.ndarray, falling_X: np.ndarray, value: float) -> float | None:

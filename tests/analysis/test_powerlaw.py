@@ -125,7 +125,7 @@ def test_the_simulated_spread_of_the_floor_reaches_its_cramer_rao_bound() -> Non
 @pytest.mark.parametrize(("seeds", "between"), [(1, 0.0), (3, 0.005), (3, 0.0)])
 def test_intervals_hold_the_truth_at_their_rate(seeds: int, between: float) -> None:
     random, law, held = np.random.default_rng(2), PowerLaw(0.8, 0.6, 0.3, 1e6), np.zeros(3)
-    x, curve, studies = np.tile(X, seeds), np.repeat(np.arange(seeds), 8), 100
+    x, curve, studies = np.tile(X, seeds), np.repeat(np.arange(seeds), 8), 60
     for _ in range(studies):
         y = law(x) + random.normal(0, 0.005, len(x)) + np.repeat(random.normal(0, between, seeds), 8)
         f = fit(x, y, curve)
@@ -145,10 +145,10 @@ def test_a_wrong_law_is_told_and_widens() -> None:
 
 def test_the_right_law_is_told_wrong_at_the_nominal_rate() -> None:
     random, law, told = np.random.default_rng(4), PowerLaw(0.8, 0.6, 0.4, 1e6), 0
-    for _ in range(120):
+    for _ in range(80):
         f = fit(np.tile(X, 2), law(np.tile(X, 2)) + random.normal(0, 0.005, 16))
         told += f.wrong is not None and f.wrong < 0.05
-    assert told / 120 <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 120)
+    assert told / 80 <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 80)
 
 
 def test_an_outlier_moves_the_robust_fit_less() -> None:
@@ -173,14 +173,15 @@ def test_reach_is_the_inverse() -> None:
         assert law.reach(law(5e6)) == pytest.approx(5e6)
         assert law.reach(0.5) == math.inf and law.slope(5e6) < 0
     y = PowerLaw(0.5, 0.6, 0.3, 1e6)(X) + np.random.default_rng(1).normal(0, 0.004, 8)
-    value, low, high = fit(X, y).reach(0.85)
+    value, low, high = fit(X, y).reach([0.85])[0]
     assert low is not None and high is not None and low < value < high
 
 
 @pytest.mark.parametrize(
     ("x", "y", "word"),
     [
-        ([1, 2, 3], [3, 2, 1.5], "needs 4"), ([1, 2, 2, 2], [3, 2, 2, 2], "2 budgets"), ([0, 1, 2, 3], [4, 3, 2, 1], "budget of 0"),
+        ([1, 2, 3], [3, 2, 1.5], "needs 4"), ([1, 2, 2, 2], [3, 2, 2, 2], "2 budgets"),
+        ([0, 1, 2, 3], [4, 3, 2, 1], "budget of 0"),
         ([1, 2, 3, 4], [1, 1, 1, 1], "same loss"), ([1, 2, 3, math.nan], [4, 3, 2, 1], "finite"),
     ],
 )  # fmt: skip
