@@ -3,7 +3,7 @@
 `saturation` gives D_sat, where L(D) − L(2D) falls to δ: (A(1 − 2^−α)/δ)^{1/α} for L = E + A·D^−α. δ is stated, or the
 noise of a difference of two strategies, σ√(2/s). It answers within the measured range and gives a limit past it.
 `floors` asks whether two sources end at different floors, and refuses where the Cramér–Rao bound says that the runs
-cannot tell. `why` names the kind of an early end: slow, a mismatch of floors, or repetition (theory, section 8).
+cannot tell. `why_saturated` names the kind of an early end: slow, a mismatch of floors, or repetition (section 8).
 """
 
 from __future__ import annotations
@@ -194,7 +194,7 @@ def needed(fits: Sequence[Fit], detect: float) -> float | None:
     return None
 
 
-def why(
+def why_saturated(
     rows: Sequence[Row], a: str, b: str, detect: float | None = None, by: str = "strategy", x: str = "stage_tokens",
     unique: str = "unique_tokens", level: float = 0.95,
 ) -> Finding:  # fmt: skip

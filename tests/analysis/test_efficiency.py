@@ -132,10 +132,12 @@ def test_a_transfer_law_needs_help_and_budgets() -> None:
 
 
 def test_the_next_token_gives_what_the_curves_slope_says() -> None:
-    found = marginal(curve("a", SCRATCH, 3), flops_per_token=1e9)
-    truth = -float(SCRATCH.slope(X[-1])) * 1e15 / 1e9
-    interval = found.interval()
-    assert interval is not None and interval.contains(truth) and found.estimate == pytest.approx(truth, rel=0.1)
+    truth, held = -float(SCRATCH.slope(X[-1])) * 1e15 / 1e9, 0
+    for seed in range(20):
+        found = marginal(curve("a", SCRATCH, seed), flops_per_token=1e9)
+        held += found.interval().contains(truth)
+        assert found.estimate == pytest.approx(truth, rel=0.25)
+    assert held / 20 >= 0.95 - 3 * math.sqrt(0.05 * 0.95 / 20)
     assert found.unit == "bits per byte per 10^15 FLOPs"
     assert marginal(curve("a", SCRATCH, 3), at=[1e6, 1e9]).table[-1]["beyond"]
 

@@ -112,7 +112,7 @@ def test_r_star_is_found_where_pools_differ() -> None:
 
 
 def test_fresh_tokens_are_said_to_fade_at_the_nominal_rate() -> None:
-    random, claims, studies = np.random.default_rng(1), 0, 6
+    random, claims, studies = np.random.default_rng(1), 0, 4
     for _ in range(studies):
         f = repetition(runs(math.inf, random, (2e6, 1e9)))
         claims += bool(f.parts["repeats_fade"])
