@@ -26,16 +26,17 @@ REACH = 1e6  # a limit of D_sat is sought up to so many times the largest budget
 
 def doubling_worth(law: PowerLaw, delta: float) -> float:
     """D_sat: the last x at which L(x) − L(2x) ≥ δ; 0 where no doubling is worth that."""
-    if not law.offset:
-        worth = law.amplitude * (1 - 2**-law.exponent) / delta
-        return law.scale * worth ** (1 / law.exponent) if worth > 0 else 0.0
-    x = law.scale * np.geomspace(1e-4, 1e12, 4000)
-    gain = law(x) - law(2 * x)
-    held = np.flatnonzero(gain >= delta)
-    if not len(held):
-        return 0.0
-    k = int(held[-1])
-    return float(first_below(x[k:], gain[k:], delta) or x[-1])
+    if law.offset:
+        x = law.scale * np.geomspace(1e-4, 1e9, 4000)
+        gain = law(x) - law(2 * x)
+        held = np.flatnonzero(gain >= delta)
+        if not len(held):
+            return 0.0
+        if held[-1] < len(x) - 1:
+            return float(first_below(x[held[-1] :], gain[held[-1] :], delta) or x[-1])
+        # so far out that the checkpoint's own tokens no longer count
+    worth = law.amplitude * (1 - 2**-law.exponent) / delta
+    return law.scale * worth ** (1 / law.exponent) if worth > 0 else 0.0
 
 
 def saturation(
