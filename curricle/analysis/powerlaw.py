@@ -285,6 +285,17 @@ def best(
         exponents, scales = (a.ravel() for a in np.meshgrid(near, wide))
         more = solve(x, ones, values, white, weight, exponents, scales, float(checkpoint), least)
         sweep = joined(sweep, more)
+    # Intervals are ranges over shapes, so the shapes that are as good as the best but for noise must stand closely.
+    rss_K = sweep.nearest()[1]
+    near = rss_K <= rss_K.min() * (1 + 6 / max(len(x) - 4, 1)) + 1e-300
+    dense = 24 if checkpoint else 160
+    reach = sweep.exponent_K[near]
+    exponents = np.geomspace(reach.min() / steps[0], reach.max() * steps[0], dense)
+    reach = sweep.scale_K[near]
+    scales = np.geomspace(reach.min() / steps[1], reach.max() * steps[1], dense) if checkpoint else reach[:1]
+    exponents, scales = (a.ravel() for a in np.meshgrid(exponents, scales))
+    more = solve(x, ones, values, white, weight, exponents, scales, float(checkpoint), least)
+    sweep = joined(sweep, more)
     spots, rss_K = sweep.nearest()
     k = int(rss_K.argmin())
     amplitude = float(sweep.amplitude_K[k] + math.sqrt(sweep.v_K[k]) * spots[k, 0])
