@@ -12,7 +12,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
+from curricle.analysis import designs
+from curricle.analysis.chain import chain, shapley
 from curricle.analysis.curve import common_stages, curve
+from curricle.analysis.efficiency import efficiency
 from curricle.analysis.finding import Finding
 from curricle.analysis.forgetting import forgetting
 from curricle.analysis.gain import contrasts, gain, scores, stage_gains
@@ -137,9 +140,22 @@ QUESTIONS: dict[str, Question] = {
     "curve": Question("Scores along the curve", curves),
     "forgetting": Question("What each stage changed on held-out text", lambda a: forgetting(a.results)),
 }
-# Their refusals are faults in the rows, such as runs scored on different items. All others ask for a design that a
-# study may not have.
+# These need nothing but scores: their refusals are faults in the rows, such as runs scored on different items. All that
+# follow ask for a design that a study may not have.
 FIRST = frozenset(QUESTIONS)
+QUESTIONS |= {
+    "chain": Question("Shares of a strategy's gain by stage", whole(chain)),
+    "shapley": Question("Shares of the gain where every subset of stages was run", whole(shapley)),
+    "efficiency": Question("What a stage gave per token and per FLOP", whole(efficiency)),
+    "transferred": Question("How many tokens a head start is worth", designs.transferred_of_head_starts),
+    "transfer": Question("Whether two sources help each other", designs.transfer_of_crossed),
+    "saturation": Question("Where more tokens stop paying", designs.saturations),
+    "prediction": Question("The loss at twice the budget", designs.predictions),
+    "front": Question("The target against everything else", designs.fronts),
+    "phases": Question("Whether the order matters", designs.orders),
+    "phase-law": Question("Orders that were not run", designs.laws_of_orders),
+    "bound": Question("The most that a head start can give", designs.bounds_of_head_starts),
+}
 NONE = {
     "score": "nothing has been scored at a strategy's end in this measure",
     "gain": "it takes a baseline and another strategy, scored on the same items",

@@ -23,7 +23,22 @@ class Chart(NamedTuple):
     drawn_by: str  # "module:function", of one finding
 
 
-CHARTS: dict[str, Chart] = {}
+ROOM = "curricle.report.charts"
+CHARTS: dict[str, Chart] = {
+    "chain": Chart("Shares of the gain by stage", f"{ROOM}.chain:chart"),
+    "shapley": Chart("What each stage is worth, over all orders", f"{ROOM}.chain:chart"),
+    "efficiency": Chart("Per token and per FLOP", f"{ROOM}.efficiency:chart"),
+    "transferred": Chart("What a head start is worth in tokens", f"{ROOM}.efficiency:chart"),
+    "transfer": Chart("Whether two sources help each other", f"{ROOM}.transfer:chart"),
+    "saturation": Chart("Where more tokens stop paying", f"{ROOM}.saturation:chart"),
+    "predicted-loss": Chart("The loss at twice the budget", f"{ROOM}.scaling:chart"),
+    "front": Chart("The target against everything else", f"{ROOM}.front:chart"),
+    "critical-share": Chart("The largest share within a bound", f"{ROOM}.front:critical_chart"),
+    "phases": Chart("Whether the order matters", f"{ROOM}.phases:chart"),
+    "phase-law": Chart("Orders that were not run", f"{ROOM}.phases:law_chart"),
+    "bound-regret": Chart("The most that can be saved", f"{ROOM}.bound:chart"),
+    "bound-head-start": Chart("What a head start can save", f"{ROOM}.bound:chart"),
+}
 
 
 def drawn(finding: Finding) -> Any | None:

@@ -1,0 +1,190 @@
+"""Which design a study's rows are: the arguments that an estimator needs, found in the rows rather than typed.
+
+A factorial is two sources whose doses are crossed; a head start is a stage that one strategy begins with and another
+comes to; and so on. Each function raises `Refused` where the rows are no such design, and says what is missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from curricle.analysis.bound import bounds
+from curricle.analysis.bound_score import last_loss_bound
+from curricle.analysis.efficiency import transferred
+from curricle.analysis.finding import BITS_PER_BYTE, Finding
+from curricle.analysis.front import front
+from curricle.analysis.outcomes import DOSE, steps_of
+from curricle.analysis.phase_law import phase_law
+from curricle.analysis.phases import phases
+from curricle.analysis.saturation import saturation
+from curricle.analysis.scaling import predict_loss
+from curricle.analysis.scores import strategies
+from curricle.analysis.transfer import transfers
+from curricle.study import Refused
+
+if TYPE_CHECKING:
+    from curricle.analysis.questions import Asked
+
+Row = Mapping[str, Any]
+POINTS_FOR_A_FLOOR = 6
+
+
+class HeadStart(NamedTuple):
+    """Two strategies with one stage in common, which one of them begins with."""
+
+    stage: str
+    after: str
+    scratch: str
+
+
+def head_starts(asked: Asked) -> list[HeadStart]:
+    """Every strategy that comes to a stage against one that begins with it (the baseline, where it does)."""
+    known = strategies(asked.results)
+    found = []
+    for stage in dict.fromkeys(stage.name for strategy in known for stage in strategy.stages):
+        having = [(strategy, at) for strategy in known if (at := strategy.stage(stage))]
+        begin = sorted((s for s, at in having if at.position == 0), key=lambda s: not s.baseline)
+        found += [HeadStart(stage, s.name, begin[0].name) for s, at in having if begin and at.position > 0]
+    if not found:
+        raise Refused("no stage that one strategy begins with and another comes to later, so there is no head start")
+    return found
+
+
+def crossed(rows: Sequence[Row]) -> tuple[tuple[str, str], str | None]:
+    """The two sources whose doses at the end are fully crossed, and the one that fills up the rest."""
+    ends = [row for row in rows if row["final"]]
+    names = sorted({key.removeprefix(DOSE) for row in ends for key in row if key.startswith(DOSE)})
+    varied = [name for name in names if len({row[DOSE + name] for row in ends}) > 1]
+    for pair in combinations(varied, 2):
+        cells = {tuple(row[DOSE + name] for name in pair) for row in ends}
+        if len(cells) == len({a for a, _ in cells}) * len({b for _, b in cells}):
+            rest = [name for name in varied if name not in pair]
+            return pair, rest[0] if rest else None
+    raise Refused(
+        "no two sources whose doses are crossed (each dose of the one with each of the other); "
+        "curricle design factorial proposes such a study"
+    )
+
+
+def transfer_of_crossed(asked: Asked) -> list[Finding]:
+    sources, filler = crossed(asked.rows)
+    of = [row for group in asked.groups for row in group]
+    return transfers(of, sources=sources, filler=filler)
+
+
+def answered(attempts: Iterator[Any]) -> list[Finding]:
+    """What could be answered; the first refusal where nothing could."""
+    made: list[Finding] = []
+    why: Refused | None = None
+    for attempt in attempts:
+        try:
+            found = attempt()
+        except Refused as refusal:
+            why = why or refusal
+        else:
+            made += [found] if isinstance(found, Finding) else list(found)
+    if why is not None and not made:
+        raise why
+    return made
+
+
+def losses(asked: Asked) -> list[list[Row]]:
+    """The groups that are losses."""
+    return [group for group in asked.groups if group[0]["measure"] == BITS_PER_BYTE]
+
+
+def transferred_of_head_starts(asked: Asked) -> list[Finding]:
+    return answered(
+        lambda g=group, h=start: transferred(g, h.after, h.scratch, stage=h.stage)
+        for start in head_starts(asked)
+        for group in losses(asked)
+    )
+
+
+def bounds_of_head_starts(asked: Asked) -> list[Finding]:
+    """The bounds on code lengths, then those on the last loss of each benchmark."""
+    steps = steps_of(asked.results)
+    pairs = head_starts(asked)
+
+    def attempts() -> Iterator[Any]:
+        for h in pairs:
+            yield lambda h=h: bounds(steps, h.after, h.scratch, h.stage)
+        for h in pairs:
+            for group in losses(asked):
+                name, own = group[0]["benchmark"], [r for r in group if r["strategy"] in (h.after, h.scratch)]
+                # A stage that both end with, and points enough for its floor to be seen.
+                ends = {row["stage"] for row in own if row["final"]} == {h.stage}
+                points = {row["stage_tokens"] for row in own if row["strategy"] == h.scratch}
+                if ends and len(points) >= POINTS_FOR_A_FLOOR:
+                    yield lambda h=h, g=group, name=name: last_loss_bound(g, h.after, h.scratch, name)
+
+    return answered(attempts())
+
+
+def fronts(asked: Asked) -> list[Finding]:
+    """Each target against the held-out text of everything else."""
+    held_out = list(dict.fromkeys(row["benchmark"] for row in asked.rows if row["kind"] == "held-out"))
+
+    def attempts() -> Iterator[Any]:
+        for group in asked.groups:
+            target, measure = group[0]["benchmark"], group[0]["measure"]
+            general = [name for name in held_out if name != target]
+            if general:
+                yield lambda t=target, g=general, m=measure: front(asked.rows, t, g, measure=m)
+
+    made = answered(attempts())
+    if not made:
+        raise Refused("a front sets a target against held-out text of other sources, and there is none")
+    return made
+
+
+def orders(asked: Asked) -> list[Finding]:
+    found = answered(lambda g=group: phases(g, g[0]["benchmark"], g[0]["measure"]) for group in asked.groups)
+    return decided(found)
+
+
+def laws_of_orders(asked: Asked) -> list[Finding]:
+    return decided(answered(lambda g=group: phase_law(g, g[0]["benchmark"]) for group in losses(asked)))
+
+
+def decided(found: list[Finding]) -> list[Finding]:
+    """The findings, unless none of them could be estimated: then these rows are no such design, for the first's
+    reason."""
+    if found and all(f.estimate is None for f in found):
+        raise Refused(str(found[0].undefined))
+    return found
+
+
+def by_strategy(group: Sequence[Row]) -> list[list[Row]]:
+    names = dict.fromkeys(row["strategy"] for row in group)
+    return [[row for row in group if row["strategy"] == name] for name in names]
+
+
+def saturations(asked: Asked) -> list[Finding]:
+    """Each strategy along its last stage."""
+
+    def attempts() -> Iterator[Any]:
+        for group in losses(asked):
+            for rows in by_strategy(group):
+                last = max(row["position"] for row in rows)
+                yield lambda r=[row for row in rows if row["position"] == last]: saturation(r)
+
+    return answered(attempts())
+
+
+def predictions(asked: Asked) -> list[Finding]:
+    """The loss of each strategy of one stage at twice what it took, by the curve of its points."""
+
+    def attempts() -> Iterator[Any]:
+        for group in losses(asked):
+            for rows in by_strategy(group):
+                spent = [row for row in rows if row["flops"]]
+                if spent and not any(row["position"] for row in rows):
+                    yield lambda r=spent: predict_loss(r, 2 * max(row["flops"] for row in r))
+
+    made = answered(attempts())
+    if not made:
+        raise Refused("no strategy of one stage alone, scored on its way; the curve of several stages is no one law")
+    return made
