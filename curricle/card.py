@@ -95,7 +95,7 @@ def licences_of(entry: Mapping[str, Any] | None) -> dict[str, int | None]:
     details = entry["details"]
     if counted := details.get("documents_by_licence"):
         return dict(counted)
-    if entry["kind"] == "generated":
+    if entry["kind"] in ("generated", "procedural"):
         return {"generated here": None}
     stated = [details["licence"]] if details.get("licence") else sorted(set(details.get("licences", {}).values()))
     return dict.fromkeys(stated)

@@ -28,7 +28,7 @@ from curricle.leakage import Watch
 from curricle.planning import Catalogue, Node, Plan, Supplied, compile_plan, rows_in_epoch
 from curricle.shapes import PRESETS
 from curricle.store import Store, fingerprint, is_complete
-from curricle.study import Declared, Generated, Hub, Refused, Study
+from curricle.study import Counterfactual, Declared, Generated, Hub, Refused, Study
 from curricle.training import origin as origins
 from curricle.training.origin import Origin
 
@@ -167,7 +167,10 @@ class Prepared:
 def prepare(study: Study, store: Store, watch: Watch = lambda _name, documents: documents) -> Prepared:
     """Read, clean, count and tokenise what the study names. Raises `Refused` before anything expensive."""
     sources = {n: s for n, s in study.sources.items() if any(n in stage.sources for stage in study.stages.values())}
-    if any(isinstance(s, Hub) for s in sources.values()):
+    derived = {name: s for name, s in sources.items() if isinstance(s, Counterfactual)}
+    originals = {s.counterfactual: study.sources[s.counterfactual] for s in derived.values()}
+    read = {name: source for name, source in {**originals, **sources}.items() if name not in derived}
+    if any(isinstance(s, Hub) for s in read.values()):
         _require("datasets", "a hub source", "hub")
     declared = [name for name, source in sources.items() if isinstance(source, Declared)]
     benchmarks = tuple(benchmark_files.load(n, spec, study.resolve) for n, spec in study.benchmarks.items())
@@ -185,7 +188,7 @@ def prepare(study: Study, store: Store, watch: Watch = lambda _name, documents: 
                 held_out_share=study.held_out.share,
             ),
         )
-        for name, source in sources.items()
+        for name, source in read.items()
     }
     origin = origins.find(study, store, bool(declared))
     own_tokenizer = origin.tokenizer if origin else None
@@ -203,9 +206,25 @@ def prepare(study: Study, store: Store, watch: Watch = lambda _name, documents: 
             held_out_share=study.held_out.share,
             watch=lambda documents, name=name: watch(f"reading {name}", documents),  # type: ignore[misc]
         )
-        for name, source in sources.items()
+        for name, source in read.items()
     }
+    for name, spec in derived.items():
+        made_from = spec.counterfactual
+        folders[name] = store.folder(
+            "corpora", corpora.derived_key(name, spec, entries[made_from], contamination_key=contamination_key)
+        )
+        entries[name] = corpora.derive(
+            name,
+            spec,
+            folders[made_from],
+            folders[name],
+            contamination=contamination,
+            contamination_key=contamination_key,
+            watch=lambda documents, name=name: watch(f"transforming {name}", documents),  # type: ignore[misc]
+        )
     kept = list(folders.values())
+    # An original that no stage reads has served.
+    folders, entries = {name: folders[name] for name in sources}, {name: entries[name] for name in sources}
     for name, entry in entries.items():
         if entry.endless and of_streams is not None:
             kept.append(store.folder("corpora", f"{leakage.file_name(name)}-stream-{fingerprint(folders[name].name)}"))

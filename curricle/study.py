@@ -23,6 +23,7 @@ from curricle.supplies import (
     BENCHMARK_KINDS,
     SOURCE_KINDS,
     Benchmark,
+    Counterfactual,
     Declared,
     FileBenchmark,
     Files,
@@ -30,6 +31,7 @@ from curricle.supplies import (
     GeneratedBenchmark,
     Hub,
     Installed,
+    Procedural,
     Rows,
     Source,
 )
@@ -43,6 +45,7 @@ __all__ = [
     "Average",
     "Benchmark",
     "Count",
+    "Counterfactual",
     "Declared",
     "FileBenchmark",
     "Files",
@@ -55,6 +58,7 @@ __all__ = [
     "Model",
     "Names",
     "Phase",
+    "Procedural",
     "Recipe",
     "Refused",
     "Rows",
@@ -307,6 +311,9 @@ class Study(Frozen):
                 raise ValueError(
                     f"{name!r}: a name starts with a letter or digit and holds letters, digits, ' ', '_', '.', '+', '-'"
                 )
+        for name, spec in self.sources.items():
+            if isinstance(spec, Counterfactual):
+                self._has_code(name, spec)
         for name, stage in self.stages.items():
             for source in stage.sources:
                 if source not in self.sources:
@@ -362,12 +369,26 @@ class Study(Frozen):
             raise ValueError("tokenizer: missing; a preset has no tokenizer of its own, write for example {bpe: 512}")
         return self
 
+    def _has_code(self, name: str, source: Counterfactual) -> None:
+        """What is transformed has documents of its own, and is one text, not questions with answers."""
+        field, of = f"sources.{name}.counterfactual", source.counterfactual
+        if of not in self.sources:
+            raise ValueError(f"{field}: unknown source {of!r}; {nearest(of, self.sources)}")
+        spec = self.sources[of]
+        if not isinstance(spec, Files | Hub | Installed) or (isinstance(spec, Files | Hub) and spec.conversation):
+            raise ValueError(
+                f"{field}: {of!r} is no code to take something from; name a source of files, of the hub, or of "
+                f"installed packages, whose rows are texts without prompts"
+            )
+
     def _has_answers(self, name: str, stage: Stage) -> None:
         """An instruct stage learns from answers to prompts; what it replays may be any text."""
         written = [stage.mixture or {}, *(phase.mixture for phase in stage.phases)]
         for source in dict.fromkeys(n for mixture in written for n, weight in mixture.items() if weight > 0):
             spec = self.sources[source]
-            if isinstance(spec, Installed) or (isinstance(spec, Files | Hub) and not (spec.prompt or spec.messages)):
+            if isinstance(spec, Installed | Procedural | Counterfactual) or (
+                isinstance(spec, Files | Hub) and not (spec.prompt or spec.messages)
+            ):
                 raise ValueError(
                     f"stages.{name}: kind: instruct puts the loss on answers, and source {source!r} has no prompts; "
                     f"name the field that holds them (sources.{source}.prompt), or train on it by a pretrain stage or "

@@ -99,6 +99,27 @@ class Generated(Frozen):
     """Write the solution out step by step; otherwise only the answer."""
 
 
+class Procedural(Frozen):
+    """Exercises without human text: nested brackets, names bound to values, lists rewritten by rules. The control of a
+    code stage that tells nothing about mathematics."""
+
+    procedural: Names = ("brackets", "binding", "rewriting")
+    documents: Count = 20_000
+    """How many there are, some 500 bytes each."""
+
+
+class Counterfactual(Frozen):
+    """Another source of the study, with one property of its code taken away from every document."""
+
+    counterfactual: str
+    """The source that is transformed; it need not be in any mixture itself. The split into training and held-out text
+    is that source's own."""
+    take: Literal["meaning", "binding", "nesting", "order", "syntax", "code"]
+    """`meaning`: names become invented ones, each the same throughout its document. `binding`: those invented names
+    stand anywhere. `nesting`: brackets, keywords and indents are shuffled, each among themselves. `order`: lines are
+    shuffled. `syntax`: tokens are shuffled, and only their counts stay. `code`: only comments stay."""
+
+
 class Declared(Frozen):
     """A source that is only described. It can be planned and not run."""
 
@@ -113,6 +134,8 @@ SOURCE_KINDS: dict[str, type[Frozen]] = {
     "hub": Hub,
     "installed": Installed,
     "generated": Generated,
+    "procedural": Procedural,
+    "counterfactual": Counterfactual,
     "declared": Declared,
 }
 
@@ -138,6 +161,8 @@ Source = Annotated[
     | Annotated[Hub, Tag("kind:hub")]
     | Annotated[Installed, Tag("kind:installed")]
     | Annotated[Generated, Tag("kind:generated")]
+    | Annotated[Procedural, Tag("kind:procedural")]
+    | Annotated[Counterfactual, Tag("kind:counterfactual")]
     | Annotated[Declared, Tag("kind:declared")],
     _kind_by_key(SOURCE_KINDS, "source"),
 ]

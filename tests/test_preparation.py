@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from tiny_study import tiny, write_study
 
+from curricle.corpus import catalogue as corpora
 from curricle.preparation import make_plan, prepare, stock
 from curricle.store import Store
 from curricle.study import Refused
@@ -165,3 +166,67 @@ def test_a_hub_id_is_read_at_the_commit_that_was_seen_wherever_it_is_read(study,
     stock(found, SimpleNamespace(nodes={}))
     work._initial(found, SimpleNamespace(parent=None), 0)
     assert asked == [("tokenizer", "org/name", "abc"), ("weights", "org/name", "abc")]
+
+
+def test_a_counterfactual_source_is_split_and_cleaned_as_the_source_that_it_is_made_of(tmp_path):
+    """The original is in no mixture; a source beside it repeats its documents."""
+    written = fields(
+        plain={"counterfactual": "code", "take": "meaning"},
+        lines={"counterfactual": "code", "take": "order"},
+        copy={"files": "code.jsonl", "group": "path"},
+    )
+    written["sources"]["code"] = {"files": "code.jsonl"}
+    prepared = prepare(load_study(write_study(tmp_path, written)), Store(tmp_path / "store"))
+    assert set(prepared.entries) == {"plain", "lines", "copy"} == set(prepared.catalogue.sources)
+    assert prepared.entries["plain"].kind == "counterfactual" and prepared.entries["plain"].groups == 8
+
+    found = {
+        n: {p: list(corpora.documents(prepared.corpora[n], p)) for p in ("train", "held_out")}
+        for n in written["sources"]
+        if n != "code"
+    }
+    held_out = {name: {d.group for d in found[name]["held_out"]} for name in ("plain", "lines")}
+    assert held_out["plain"] == held_out["lines"]
+    assert not held_out["plain"] & {d.group for name in held_out for d in found[name]["train"]}
+    # What either holds out, as it was written, trains through no transformation, and the other way round.
+    originals = {name: {d.meta["original"] for d in found[name]["train"]} for name in held_out}
+    own = {corpora._said(d).hex() for d in found["copy"]["held_out"]}
+    assert own and not own & (originals["plain"] | originals["lines"])
+    kept = {d.meta["original"] for d in found["plain"]["held_out"]}
+    assert kept and not kept & {corpora._said(d).hex() for d in found["copy"]["train"]}
+    text = "".join(d.text for d in found["plain"]["train"])
+    assert "def " in text and "return" in text and "x * " not in text
+
+
+def test_what_a_counterfactual_source_is_called_and_made_of_decides_nothing_but_its_content_does(tmp_path):
+    def run(take: str, name: str = "code") -> str:
+        written = fields(variant={"counterfactual": name, "take": take})
+        written["sources"][name] = {"files": "code.jsonl"}
+        return next(iter(make_plan(load_study(write_study(tmp_path, written)), Store(tmp_path / "store")).nodes))
+
+    assert run("nesting") == run("nesting", "programs") != run("binding")
+
+
+def test_a_transformation_that_leaves_nothing_is_refused(tmp_path):
+    written = fields(comments={"counterfactual": "code", "take": "code"})
+    written["sources"]["code"] = {"files": "code.jsonl"}
+    with pytest.raises(Refused, match=r"sources\.comments\.take: without code, nothing of code is left to train on"):
+        prepare(load_study(write_study(tmp_path, written)), Store(tmp_path / "store"))
+
+
+def test_test_text_that_a_source_repeats_is_in_no_transformation_of_it(tmp_path):
+    question = "how many apples does the old farmer sell on a rainy market day"
+    written = fields(lines={"counterfactual": "code", "take": "order"})
+    written["sources"]["code"] = {"files": "code.jsonl"}
+    written["benchmarks"] = gsm8k(tmp_path, [question])
+    file = write_study(tmp_path, written)
+    with open(tmp_path / "code.jsonl", "a") as lines:
+        lines.write(json.dumps({"text": f"first = 1\n# {question}\nlast = 2\n", "repo": "r"}) + "\n")
+    entry = prepare(load_study(file), Store(tmp_path / "store")).entries["lines"]
+    assert entry.removed == {"words": 1} and entry.removed_examples[0]["id"] == "code.jsonl:97"
+
+
+def test_the_procedural_control_is_a_source_like_any_other(tmp_path):
+    written = fields(control={"procedural": "binding", "documents": 200})
+    entry = prepare(load_study(write_study(tmp_path, written)), Store(tmp_path / "store")).entries["control"]
+    assert (entry.documents + entry.held_out_documents, entry.split_by) == (200, "document")

@@ -51,6 +51,17 @@ BAD = [
         {"algebra": -1, "code": 2},
         "stages.math.mixture.algebra: input should be greater than or equal to 0 (got -1)",
     ),
+    (
+        ["sources", "code"],
+        {"counterfactual": "cod", "take": "order"},
+        "sources.code.counterfactual: unknown source 'cod'; did you mean 'code'?",
+    ),
+    (
+        ["sources", "code"],
+        {"counterfactual": "algebra", "take": "order"},
+        "sources.code.counterfactual: 'algebra' is no code to take something from",
+    ),
+    (["sources", "code"], {"counterfactual": "algebra", "take": "names"}, "sources.code.take: input should be"),
     (["stages", "math", "budget_tokens"], "3x", "stages.math.budget_tokens: '3x' is not a count"),
     (
         ["stages", "math", "budget_tokens"],
@@ -256,6 +267,8 @@ def test_the_schema_is_json_and_knows_every_field():
         ({"installed": "prose"}, False),
         ({"hub": "org/name"}, False),
         ({"files": "a.jsonl"}, False),
+        ({"procedural": "binding"}, False),
+        ({"counterfactual": "code", "take": "order"}, False),
         ({"files": "a.jsonl", "prompt": "question"}, True),
         ({"hub": "org/name", "prompt": "question"}, True),
     ],

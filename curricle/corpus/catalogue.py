@@ -23,17 +23,19 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, Self
 
-from curricle.corpus import files, hub, installed, problems
+from curricle.corpus import files, hub, installed, problems, procedural
+from curricle.corpus.counterfactual import COUNTERFACTUAL_VERSION, counterfactual
 from curricle.corpus.decontamination import Contamination
 from curricle.corpus.documents import SHOWN, Document, Resolve, Tally
 from curricle.store import fingerprint, is_complete, read_json, whole_folder, write_json
-from curricle.study import Declared, Files, Generated, Hub, Installed, Refused, Source
+from curricle.study import Counterfactual, Declared, Files, Generated, Hub, Installed, Procedural, Refused, Source
 
 CATALOGUE_VERSION = 3  # raised by hand when what is written changes
 HELD_OUT_PROBLEMS = 400
 LICENCES = 100  # that are counted apart; a field that says something else in every row fills no entry
 COPIES = "held-out text"  # documents that repeat a held-out one word for word are removed under this name
 COPIES_OF = "held-out text of {source}"
+ORIGINAL = "original"  # in a transformed document's meta: the digest of what it was made from
 DOCUMENTS, SPOOL = "{part}.jsonl.zst", "spool"
 
 Watch = Callable[[Iterable[Document]], Iterable[Document]]
@@ -108,6 +110,9 @@ def _inputs(name: str, source: Source, resolve: Resolve) -> object:
     if isinstance(source, Generated):
         problems.known(source.generated, f"sources.{name}.generated")
         return problems.identity(source.generated)
+    if isinstance(source, Procedural):
+        procedural.known(source.procedural, f"sources.{name}.procedural")
+        return procedural.PROCEDURAL_VERSION
     if isinstance(source, Hub) and (folder := resolve(source.hub)).is_dir():
         found = sorted(f for f in folder.rglob("*") if f.is_file())
         return [[f.relative_to(folder).as_posix(), f.stat().st_size, f.stat().st_mtime_ns] for f in found]
@@ -148,6 +153,80 @@ def build(
     return entry
 
 
+def derived_key(name: str, source: Counterfactual, original: Entry, *, contamination_key: str) -> str:
+    """The name of a transformed source's folder: the transformation, and the content that it is applied to."""
+    identity = {
+        "version": [CATALOGUE_VERSION, COUNTERFACTUAL_VERSION],
+        "name": name,
+        "take": source.take,
+        "original": [original.fingerprint, original.held_out_fingerprint],
+        "contamination": contamination_key,
+    }
+    return f"{name.replace(' ', '_')}-{fingerprint(identity)}"
+
+
+def derive(
+    name: str,
+    source: Counterfactual,
+    original: Path,
+    folder: Path,
+    *,
+    contamination: Contamination | None,
+    contamination_key: str,
+    watch: Watch = lambda documents: documents,
+) -> Entry:
+    """Transform the documents of a built entry, `original`: what it trains on is trained on, what it holds out is held
+    out. Documents of which nothing is left are left out."""
+    if is_complete(folder):
+        return load(folder)
+    of = load(original)
+    with whole_folder(folder) as temporary:
+        shutil.copyfile(original / "removed.jsonl", temporary / "removed.jsonl")
+        removed = Removed(temporary / "removed.jsonl")
+        train, held_out = (Part(temporary / DOCUMENTS.format(part=part)) for part in ("train", "held_out"))
+        copies: set[bytes] = set()
+        licences: Counter[str] = Counter()
+        with removed.writing():
+            with held_out.writing():
+                for document in _clean(_without(source.take, name, original, "held_out"), contamination, removed):
+                    held_out.add(document)
+                    copies.add(_digest(document.whole))
+            with train.writing():
+                found = watch(_without(source.take, name, original, "train"))
+                _train_on(_clean(found, contamination, removed), copies, train, removed, licences)
+        if not train.documents or not held_out.documents:
+            part = "train on" if not train.documents else "hold out"
+            raise Refused(f"sources.{name}.take: without {source.take}, nothing of {of.name} is left to {part}")
+        made = {"take": source.take, "of": of.fingerprint, "contamination": contamination_key}
+        entry = Entry(
+            name,
+            "counterfactual",
+            documents=train.documents,
+            bytes=train.bytes,
+            fingerprint=train.fingerprint,
+            held_out_documents=held_out.documents,
+            held_out_bytes=held_out.bytes,
+            held_out_fingerprint=held_out.fingerprint,
+            groups=of.groups,
+            split_by=of.split_by,
+            removed=dict(sorted((Counter(of.removed) + removed.by_benchmark).items())),
+            removed_examples=(*of.removed_examples, *removed.examples)[:SHOWN],
+            bad_lines=of.bad_lines,
+            bad_examples=of.bad_examples,
+            details={**of.details, **_by_licence(licences), **made},
+        )
+        write_json(temporary / "entry.json", entry.to_dict())
+    return entry
+
+
+def _without(take: str, name: str, original: Path, part: str) -> Iterator[Document]:
+    for document in documents(original, part):
+        text = counterfactual(document.text, take)
+        if text.strip():
+            meta = {**document.meta, ORIGINAL: _said(document).hex()}
+            yield dataclasses.replace(document, text=text, source=name, meta=meta)
+
+
 def load(folder: Path) -> Entry:
     return Entry.from_dict(read_json(folder / "entry.json"))
 
@@ -162,6 +241,8 @@ def _read(name: str, source: Source, resolve: Resolve, tally: Tally) -> Iterator
         return files.file_documents(source, name, resolve, tally)
     if isinstance(source, Hub):
         return hub.hub_documents(source, name, resolve, tally)
+    if isinstance(source, Procedural):
+        return procedural.procedural_documents(source, name)
     assert isinstance(source, Installed), source
     return installed.installed_documents(source, name)
 
@@ -209,13 +290,9 @@ def _split(
     group_bytes: Counter[str] = Counter()
     with removed.writing():
         with spool.writing():
-            for document in found:
-                hits = contamination.find(document.whole) if contamination else []
-                for hit in hits:
-                    removed.add(document, hit.benchmark, hit.evidence)
-                if not hits:
-                    spool.add(document)
-                    group_bytes[document.group] += size(document)
+            for document in _clean(found, contamination, removed):
+                spool.add(document)
+                group_bytes[document.group] += size(document)
         if spool.documents < 2:
             lost = f", after {removed.documents:,} that overlap benchmarks" if removed.documents else ""
             raise Refused(f"sources.{name}: documents left{lost}: {spool.documents}; it needs two, one to be held out")
@@ -235,14 +312,8 @@ def _split(
                     held_out.add(document)
                     copies.add(_digest(document.whole))
         with train.writing():
-            for document in _documents_in(spool.path):
-                if unit(document) in chosen:
-                    continue
-                if _digest(document.whole) in copies:
-                    removed.add(document, COPIES, " ".join(document.whole[:200].split()))
-                else:
-                    train.add(document)
-                    licences[document.meta.get("licence", "not stated")] += 1
+            rest = (document for document in _documents_in(spool.path) if unit(document) not in chosen)
+            _train_on(rest, copies, train, removed, licences)
     spool.path.unlink()
     if not train.documents:
         raise Refused(f"sources.{name}: all documents repeat the held-out ones; nothing is left to train on")
@@ -263,6 +334,28 @@ def _split(
     )
 
 
+def _clean(found: Iterable[Document], contamination: Contamination | None, removed: Removed) -> Iterator[Document]:
+    """The documents that overlap no benchmark; the others are listed."""
+    for document in found:
+        hits = contamination.find(document.whole) if contamination else []
+        for hit in hits:
+            removed.add(document, hit.benchmark, hit.evidence)
+        if not hits:
+            yield document
+
+
+def _train_on(
+    found: Iterable[Document], copies: set[bytes], train: Part, removed: Removed, licences: Counter[str]
+) -> None:
+    """Write down what is trained on, but for copies of what is held out."""
+    for document in found:
+        if _digest(document.whole) in copies:
+            removed.add(document, COPIES, " ".join(document.whole[:200].split()))
+        else:
+            train.add(document)
+            licences[document.meta.get("licence", "not stated")] += 1
+
+
 def _by_licence(licences: Counter[str]) -> dict[str, Any]:
     return {"documents_by_licence": _counted(licences)} if set(licences) != {"not stated"} else {}
 
@@ -277,16 +370,17 @@ def _counted(licences: Counter[str]) -> dict[str, int]:
 def set_apart(
     name: str, folders: Mapping[str, Path], into: Path, *, watch: Watch = lambda documents: documents
 ) -> tuple[Entry, Path]:
-    """The source without training documents that another source of the study holds out, word for word: its entry and
-    its folder, which stays as it is where it holds none. `folders` are those of all the study's sources; the search is
-    remembered in `into`."""
+    """The source without training documents that another source of the study holds out, word for word or transformed:
+    its entry and its folder, which stays as it is where it holds none. `folders` are those of all the study's sources;
+    the search is remembered in `into`."""
     original = load(folders[name])
     if not is_complete(into):
         held_out = {
-            _said(document): other
+            mark: other
             for other in sorted(folders, reverse=True)  # the first in alphabetical order is the one that is named
             if other != name
             for document in (documents(folders[other], "held_out") if _has_text(folders[other]) else ())
+            for mark in _marks(document)
         }
         with whole_folder(into) as temporary:
             shutil.copyfile(folders[name] / "removed.jsonl", temporary / "removed.jsonl")
@@ -294,7 +388,7 @@ def set_apart(
             licences: Counter[str] = Counter()
             with removed.writing(), train.writing():
                 for document in watch(documents(folders[name])):
-                    other = held_out.get(_said(document))
+                    other = next((held_out[mark] for mark in _marks(document) if mark in held_out), None)
                     if other is None:
                         train.add(document)
                         licences[document.meta.get("licence", "not stated")] += 1
@@ -352,6 +446,12 @@ def size(document: Document) -> int:
 def _said(document: Document) -> bytes:
     """Digest of what was written in it, whether or not a template lays it out."""
     return _digest("".join(document.texts))
+
+
+def _marks(document: Document) -> list[bytes]:
+    """By what it is told from other documents: what it says, and what was said before it was transformed."""
+    original = document.meta.get(ORIGINAL)
+    return [_said(document), *([bytes.fromhex(original)] if original else [])]
 
 
 def _content(document: Document) -> str:
