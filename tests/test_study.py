@@ -85,7 +85,8 @@ BAD = [
     (
         ["sources", "code"],
         {"fils": "x"},
-        "sources.code: a source has exactly one of the fields files, hub, installed, generated, declared",
+        "sources.code: a source has exactly one of the fields files, hub, installed, generated, procedural, "
+        "counterfactual, declared",
     ),
     (
         ["sources", "code"],

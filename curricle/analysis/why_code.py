@@ -1,0 +1,224 @@
+"""Why code helps: how much of its help goes when one of its properties is taken away (docs/theory.md, 4).
+
+Each arm is a strategy that differs in one source only: the code itself, a filler in its place, the code without a
+property, or text that no person wrote. What is estimated are contrasts of the arms' means over shared seeds, with the
+seeds' variance pooled over all arms. Shares of the help are given only where that help is told from 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from curricle.analysis.finding import BITS, BITS_PER_BYTE, POINTS, THESE_PROBLEMS, Finding, Interval, Part, join
+from curricle.analysis.intervals import holm, student
+from curricle.study import Refused, nearest
+
+Row = Mapping[str, Any]
+PROPERTIES = ("meaning", "binding", "nesting", "order")  # that are taken away one at a time
+REMAINDERS = ("syntax", "code")  # so much is taken that what is left is compared with the filler
+LEFT = {"syntax": "token counts alone", "code": "comments alone"}
+NEEDED = ("strategy", "seed", "benchmark", "measure", "score")
+
+
+class Table(NamedTuple):
+    """Scores of every arm in every seed, the larger the better: S seeds, A arms."""
+
+    y_SA: np.ndarray
+    arms: tuple[str, ...]
+    seeds: tuple[Any, ...]
+    note: str
+
+    @property
+    def variance(self) -> float | None:
+        """Of one score around what its arm and its seed say, pooled over arms; None for one seed."""
+        s, a = self.y_SA.shape
+        if s < 2:
+            return None
+        rest = self.y_SA - self.y_SA.mean(0) - self.y_SA.mean(1)[:, None] + self.y_SA.mean()
+        return float((rest**2).sum() / ((s - 1) * (a - 1)))
+
+    @property
+    def df(self) -> int:
+        s, a = self.y_SA.shape
+        return (s - 1) * (a - 1)
+
+
+def why_code(
+    rows: Iterable[Row],
+    *,
+    whole: str,
+    filler: str,
+    taken: Mapping[str, str],
+    control: str | None = None,
+    benchmark: str | None = None,
+    measure: str | None = None,
+    level: float = 0.95,
+) -> list[Finding]:
+    """What each property of code gives, from the strategies that lack it.
+
+    `whole` and `filler` name the strategies with the code and with the filler in its place; `taken` says which strategy
+    lacks which property (`{"meaning": "no meaning first", …}`; keys as in `take`), `control` the one with procedural
+    text. Rows are outcomes; those that are not `final` are passed over. The first finding is what code gives over the
+    filler, with the whole account in its table; then one for each property, corrected among themselves by Holm.
+    `binding` is read against `meaning`, where that was run. Raises `Refused` for missing columns, an unknown strategy
+    or property, several benchmarks, and seeds that no two arms share.
+    """
+    for name in taken:
+        if name not in (*PROPERTIES, *REMAINDERS):
+            raise Refused(f"taken.{name}: unknown property; {nearest(name, (*PROPERTIES, *REMAINDERS))}")
+    arms = {"whole": whole, "filler": filler, **taken, **({"control": control} if control else {})}
+    found, on, by = _chosen(list(rows), arms, benchmark, measure)
+    table = _table(found, arms, larger_is_better=by != BITS_PER_BYTE)
+    unit = BITS if by == BITS_PER_BYTE else POINTS
+    contrasts = _contrasts(table)
+    lines = [_line(table, name, kind, c_A, level) for name, kind, c_A in contrasts]
+    help_, properties = lines[0], [line for line in lines if line["kind"] == "taken away"]
+    told = bool(help_["low"] is not None and (help_["low"] > 0 or help_["high"] < 0))
+    for line, (_, _, c_A) in zip(lines, contrasts):
+        share = _share(table, c_A, contrasts[0][2], level) if told else (None, None, None)
+        line |= dict(zip(("share", "share_low", "share_high"), share))
+    for line, p in zip(properties, holm([line["p"] for line in properties])):
+        line["p"] = p
+    why_not = "" if told else "Code is not told from the filler, so there is nothing to take shares of."
+    fewer = "Positive where fewer bits are needed." if by == BITS_PER_BYTE else ""
+    note = join([table.note, why_not, fewer])
+    detectable = _detectable(table, level)
+    made = []
+    for line in [help_, *properties]:
+        first = line is help_
+        subject = f"{whole} over {filler}" if first else f"{line['what']}, lost with {taken[line['property']]}"
+        parts: dict[str, Part] = {k: line[k] for k in ("share", "share_low", "share_high")} if not first else {}
+        parts |= {"detectable": detectable, "seed_sd": None if table.variance is None else math.sqrt(table.variance)}
+        test = "t, variance pooled over arms" + ("" if first else f", Holm over {len(properties)}")
+        interval = Interval(line["low"], line["high"], THESE_PROBLEMS, level)
+        finding = Finding(
+            "why-code",
+            subject,
+            by,
+            on,
+            line["effect"],
+            unit,
+            () if line["low"] is None else (interval,),
+            line["p"],
+            test if line["p"] is not None else "",
+            n=_items(found),
+            seeds=len(table.seeds),
+            runs=tuple(sorted({row["run"] for row in found if row.get("run")})),
+            note=note,
+            parts=parts,
+            table=tuple(lines) if first else (),
+        )
+        made.append(finding)
+    return made
+
+
+def _chosen(
+    rows: Sequence[Row], arms: Mapping[str, str], benchmark: str | None, measure: str | None
+) -> tuple[list[Row], str, str]:
+    """The rows of these arms at their ends, on one benchmark in one measure."""
+    if not rows:
+        raise Refused("rows: there are none")
+    for column in NEEDED:
+        if column not in rows[0]:
+            raise Refused(f"rows: no column {column!r}; needed: {', '.join(NEEDED)}")
+    known = {row["strategy"] for row in rows}
+    for arm, strategy in arms.items():
+        if strategy not in known:
+            raise Refused(f"{arm}: no rows of the strategy {strategy!r}; {nearest(strategy, known)}")
+    kept = [row for row in rows if row["strategy"] in set(arms.values()) and row.get("final", True)]
+    chosen = []
+    for column, wanted in (("benchmark", benchmark), ("measure", measure)):
+        there = dict.fromkeys(row[column] for row in kept)
+        if wanted is None and len(there) != 1:
+            raise Refused(f"{column}: rows of {', '.join(map(str, there)) or 'none'}; name one")
+        if wanted is not None and wanted not in there:
+            raise Refused(f"{column}: no rows of {wanted!r}; {nearest(wanted, there)}")
+        chosen.append(next(iter(there)) if wanted is None else wanted)
+        kept = [row for row in kept if row[column] == chosen[-1]]
+    return kept, chosen[0], chosen[1]
+
+
+def _table(rows: Sequence[Row], arms: Mapping[str, str], larger_is_better: bool) -> Table:
+    scores: dict[tuple[str, Any], float] = {}
+    for row in rows:
+        place, score = (row["strategy"], row["seed"]), float(row["score"])
+        if place in scores:
+            raise Refused(f"rows: {place[0]!r}, seed {place[1]}, has two final scores; keep one study")
+        if not math.isfinite(score):
+            raise Refused(f"score: {row['score']} of {place[0]!r}, seed {place[1]}, is no number")
+        scores[place] = score if larger_is_better else -score
+    of_arm = {arm: {seed for name, seed in scores if name == strategy} for arm, strategy in arms.items()}
+    everywhere, anywhere = set.intersection(*of_arm.values()), set.union(*of_arm.values())
+    if not everywhere:
+        raise Refused(
+            f"seed: no seed was run in all arms ({', '.join(f'{a}: {sorted(s)}' for a, s in of_arm.items())})"
+        )
+    seeds = tuple(sorted(everywhere))
+    left_out = ", ".join(map(str, sorted(anywhere - everywhere)))
+    note = f"Left out, since an arm lacks them: seeds {left_out}." if left_out else ""
+    if len(seeds) < 2:
+        note = join([note, "One seed: nothing can be said about another run, so there is no interval."])
+    y_SA = np.array([[scores[strategy, seed] for strategy in arms.values()] for seed in seeds])
+    return Table(y_SA, tuple(arms), seeds, note)
+
+
+def _contrast(table: Table, weights: Mapping[str, float]) -> np.ndarray:
+    return np.array([float(weights.get(arm, 0.0)) for arm in table.arms])
+
+
+def _contrasts(table: Table) -> list[tuple[str, str, np.ndarray]]:
+    """What is told, its kind, and the weights of the arms in it."""
+    helps = _contrast(table, {"whole": 1, "filler": -1})
+    found = [("code", "all", helps)]
+    for name in PROPERTIES:
+        if name in table.arms:
+            against = "meaning" if name == "binding" and "meaning" in table.arms else "whole"
+            found.append((name, "taken away", _contrast(table, {against: 1, name: -1})))
+    if len(found) > 1:
+        found.append(("the rest", "rest", helps - sum(c_A for _, _, c_A in found[1:])))
+    alone = [*((name, LEFT[name]) for name in REMAINDERS), ("control", "procedural text")]
+    return found + [(said, "alone", _contrast(table, {n: 1, "filler": -1})) for n, said in alone if n in table.arms]
+
+
+def _line(table: Table, name: str, kind: str, c_A: np.ndarray, level: float) -> dict[str, Any]:
+    effect = float(table.y_SA.mean(0) @ c_A)
+    line: dict[str, Any] = {"what": name, "kind": kind, "effect": effect, "low": None, "high": None, "p": None}
+    if kind == "taken away":
+        line["property"] = name
+    if table.variance:
+        from scipy.special import stdtr
+
+        error = math.sqrt(table.variance * float(c_A @ c_A) / len(table.seeds))
+        half = float(student(table.df, level)) * error
+        line |= {"low": effect - half, "high": effect + half, "p": float(2 * stdtr(table.df, -abs(effect) / error))}
+    return line
+
+
+def _share(
+    table: Table, c_A: np.ndarray, helps_A: np.ndarray, level: float
+) -> tuple[float, float | None, float | None]:
+    """The contrast as a share of what code gives, with Fieller's limits: all ρ at which e − ρ·h is not told from 0.
+    The help is told from 0 here, so that the limits are finite."""
+    mean_A, scale = table.y_SA.mean(0), float(student(table.df, level)) ** 2 * (table.variance or 0) / len(table.seeds)
+    e, h = float(mean_A @ c_A), float(mean_A @ helps_A)
+    a = h * h - scale * float(helps_A @ helps_A)
+    b = e * h - scale * float(c_A @ helps_A)
+    c = e * e - scale * float(c_A @ c_A)
+    root = math.sqrt(max(b * b - a * c, 0.0))
+    return e / h, (b - root) / a, (b + root) / a
+
+
+def _detectable(table: Table, level: float, power: float = 0.8) -> float | None:
+    """The smallest difference of two arms that this many seeds would show with this power."""
+    if table.variance is None:
+        return None
+    width = float(student(table.df, level) + student(table.df, 2 * power - 1))
+    return width * math.sqrt(2 * table.variance / len(table.seeds))
+
+
+def _items(rows: Sequence[Row]) -> int:
+    return int(min((row["items"] for row in rows if row.get("items")), default=0))
