@@ -77,15 +77,17 @@ def why_code(
     contrasts = _contrasts(table)
     lines = [_line(table, name, kind, c_A, level) for name, kind, c_A in contrasts]
     help_, properties = lines[0], [line for line in lines if line["kind"] == "taken away"]
-    told = bool(help_["low"] is not None and (help_["low"] > 0 or help_["high"] < 0))
+    told = bool(help_["low"] is not None and (help_["low"] > 0 or help_["high"] < 0)) and help_["pooled"]
     for line, (_, _, c_A) in zip(lines, contrasts):
-        share = _share(table, c_A, contrasts[0][2], level) if told else (None, None, None)
+        share = _share(table, c_A, contrasts[0][2], level) if told and line["pooled"] else (None, None, None)
         line |= dict(zip(("share", "share_low", "share_high"), share))
     for line, p in zip(properties, holm([line["p"] for line in properties])):
         line["p"] = p
+    noisy = [line["what"] for line in lines if not line["pooled"]]
+    apart = f"More noise than in the other arms, so on its own variance: {', '.join(noisy)}." if noisy else ""
     why_not = "" if told else "Code is not told from the filler, so there is nothing to take shares of."
     fewer = "Positive where fewer bits are needed." if by == BITS_PER_BYTE else ""
-    note = join([table.note, why_not, fewer])
+    note = join([table.note, why_not, apart, fewer])
     detectable = _detectable(table, level)
     made = []
     for line in [help_, *properties]:
@@ -93,7 +95,9 @@ def why_code(
         subject = f"{whole} over {filler}" if first else f"{line['what']}, lost with {taken[line['property']]}"
         parts: dict[str, Part] = {k: line[k] for k in ("share", "share_low", "share_high")} if not first else {}
         parts |= {"detectable": detectable, "seed_sd": None if table.variance is None else math.sqrt(table.variance)}
-        test = "t, variance pooled over arms" + ("" if first else f", Holm over {len(properties)}")
+        test = f"t, variance {'pooled over arms' if line['pooled'] else 'of this contrast'}" + (
+            "" if first else f", Holm over {len(properties)}"
+        )
         interval = Interval(line["low"], line["high"], THESE_PROBLEMS, level)
         finding = Finding(
             "why-code",
@@ -185,16 +189,23 @@ def _contrasts(table: Table) -> list[tuple[str, str, np.ndarray]]:
 
 
 def _line(table: Table, name: str, kind: str, c_A: np.ndarray, level: float) -> dict[str, Any]:
+    """A contrast with its interval. Where its own seeds vary more than the pooled variance lets expect (F test at .1),
+    it stands on its own: a wider interval, and no share."""
     effect = float(table.y_SA.mean(0) @ c_A)
     line: dict[str, Any] = {"what": name, "kind": kind, "effect": effect, "low": None, "high": None, "p": None}
+    line["pooled"] = True
     if kind == "taken away":
         line["property"] = name
     if table.variance:
-        from scipy.special import stdtr
+        from scipy.special import fdtri, stdtr
 
-        error = math.sqrt(table.variance * float(c_A @ c_A) / len(table.seeds))
-        half = float(student(table.df, level)) * error
-        line |= {"low": effect - half, "high": effect + half, "p": float(2 * stdtr(table.df, -abs(effect) / error))}
+        seeds = len(table.seeds)
+        error, df = math.sqrt(table.variance * float(c_A @ c_A) / seeds), table.df
+        own = float((table.y_SA @ c_A).std(ddof=1)) / math.sqrt(seeds)
+        if own**2 > error**2 * fdtri(seeds - 1, table.df, 0.9):
+            line["pooled"], error, df = False, own, seeds - 1
+        half = float(student(df, level)) * error
+        line |= {"low": effect - half, "high": effect + half, "p": float(2 * stdtr(df, -abs(effect) / error))}
     return line
 
 

@@ -44,7 +44,19 @@ def test_each_property_is_the_difference_of_two_arms_and_the_account_adds_up():
     assert round(account["the rest"]["effect"]) == 10 - 13
     alone = ("token counts alone", "comments alone", "procedural text")
     assert [round(account[what]["effect"]) for what in alone] == [1, 3, 4]
-    assert round(sum(account[w]["share"] for w in ("meaning", "binding", "nesting", "order", "the rest")), 6) == 1
+    told = ("meaning", "binding", "nesting", "order", "the rest")
+    assert sum(account[what]["effect"] for what in told) == pytest.approx(account["code"]["effect"])
+    shares = [row["share"] * account["code"]["effect"] for row in found[0].table if row["share"] is not None]
+    assert shares == pytest.approx([row["effect"] for row in found[0].table if row["share"] is not None])
+
+
+def test_an_arm_that_is_noisier_than_the_others_stands_on_its_own():
+    wild = {"n": [36, 20, 50, 31]}
+    given = [{**row, "score": wild[row["strategy"]][row["seed"]] if row["strategy"] in wild else row["score"]}
+             for row in rows(seeds=4, noise=0.1)]  # fmt: skip
+    found = {f.subject.split(",")[0]: f for f in why_code(given, **NAMED)}
+    assert "nesting" in found["nesting"].note and "of this contrast" in found["nesting"].test
+    assert found["nesting"].parts["share"] is None and found["nesting"].interval().contains(0)
 
 
 def test_fewer_bits_per_byte_are_better():
