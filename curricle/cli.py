@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import typer
 
-from curricle.commands import analysis, design, models, results, store, studies, training
+from curricle.commands import analysis, design, models, results, store, studies, training, value
 
 app = typer.Typer(
     help="A laboratory for pre-training strategy: plan the stages, train, measure with honest error bars.",
@@ -39,6 +39,10 @@ VERBS: dict[str, tuple[Callable[..., None], str]] = {
     ),
     "export": (models.export, "curricle export math/3f9a out/math   or   curricle export model.gguf out/model"),
     "gain": (models.gain, "curricle gain --from 14.3 --to 36.2 --problems 5000   or   curricle gain --published"),
+    "value": (
+        value.value,
+        "curricle value math/3f9a --target gsm8k=test.jsonl --source code='repos/*.jsonl' --source arxiv=arxiv.jsonl",
+    ),
     "schema": (studies.schema, "curricle schema > study.schema.json"),
     "report": (training.report, "curricle report code-first"),
     "analyse": (analysis.analyse, "curricle analyse code-first --question gain   or   curricle analyse FOLDER --json"),

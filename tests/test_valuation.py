@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import math
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 import torch
 from tiny_models import llama, tokenizer  # noqa: F401
 
+from curricle.analysis.value import value
 from curricle.corpus.documents import Document
 from curricle.study import Refused
 from curricle.valuation import (
@@ -73,13 +76,13 @@ def test_forward_passes_tend_to_the_exact_product(measured):
 def test_a_small_step_on_a_source_lowers_the_target_s_loss_by_what_was_predicted(measured, source):
     model, tokenizer, target, sources = measured  # noqa: F811
     rows = [row for row in by_gradients(model, tokenizer, target, sources) if row["source"] == source]
-    value = sum(row["tokens"] * row["dot"] for row in rows) / sum(row["tokens"] for row in rows)
+    predicted = sum(row["tokens"] * row["dot"] for row in rows) / sum(row["tokens"] for row in rows)
     batch, _ = gradient(model, sources[source], 0)
     _, before = gradient(model, target, 0)
     for rate, within in ((1e-3, 0.05), (1e-4, 0.01)):
         with moved(model, batch, -rate):
             _, after = gradient(model, target, 0)
-        assert (before - after) / rate == pytest.approx(value, rel=within)
+        assert (before - after) / rate == pytest.approx(predicted, rel=within)
 
 
 def test_under_adam_s_scale_the_step_that_is_predicted_is_the_scaled_one(measured):
@@ -143,3 +146,62 @@ def test_a_question_s_prompt_carries_no_loss_and_long_text_is_cut(tokenizer):  #
 def test_a_sample_is_the_same_in_whatever_order_documents_come():
     documents = [Document(str(i), f"text {i}", "s") for i in range(50)]
     assert chosen(documents, 5) == chosen(documents[::-1], 5) and len(chosen(documents, 99)) == 50
+
+
+@pytest.fixture
+def place(tmp_path, llama, tokenizer):  # noqa: F811
+    """A checkpoint and corpora in a folder."""
+    llama.float().save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    for name, texts in (SOURCES | {"target": TARGET}).items():
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    answers = [{"question": f"What is {text}?", "answer": f"{text}\n#### 5"} for text in TARGET]
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in answers))
+    return tmp_path
+
+
+def asked(place, *options: str):
+    """What the verb prints, as its JSON, and the code it leaves with."""
+    from typer.testing import CliRunner
+
+    from curricle.cli import app
+
+    corpora = [f"--source={name}={place / name}.jsonl" for name in SOURCES]
+    return CliRunner().invoke(app, ["value", str(place / "model"), *corpora, *options])
+
+
+@pytest.mark.parametrize("method", ["gradient", "forward", "stand-in"])
+def test_the_verb_judges_sources_and_keeps_a_row_for_each_document(place, method):
+    out = place / "rows.csv"
+    shown = asked(place, f"--target=it={place}/target.jsonl", "--method", method, "--out", str(out), "--json")
+    found = json.loads(shown.stdout)["findings"]
+    assert {f["subject"] for f in found} == set(SOURCES) and found[0]["question"] == "value"
+    with open(out) as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 6 and {row["method"] for row in rows} == {method}
+    again = value([{k: v if k in ("source", "document", "method") else float(v) if v else None for k, v in row.items()}
+                   for row in rows])  # fmt: skip
+    assert [f.estimate for f in again] == pytest.approx([f["estimate"] for f in found])
+
+
+def test_the_verb_takes_a_benchmark_s_solutions_as_its_target_and_shows_a_table(place):
+    shown = asked(place, f"--target=gsm8k={place}/test.jsonl", "--out", str(place / "rows.parquet"))
+    assert (
+        shown.exit_code == 0 and "near" in shown.stdout and "100 % is a step on the target's own text" in shown.stdout
+    )
+    assert (place / "rows.parquet").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--target=t=target.jsonl", "--method", "gradients"], "--method gradients: did you mean 'gradient'?"),
+        (["--target=target.jsonl"], "--target target.jsonl: write it as NAME=PATH"),
+        (["--target=t=target.jsonl", "--adam", "--method", "forward"], "--adam: products are under Adam's scale"),
+        (["--target=t=target.jsonl", "--out", "rows.txt"], "--out rows.txt: name a .parquet or a .csv file"),
+        (["--target=t=nothing.jsonl"], "nothing.jsonl"),
+    ],
+)
+def test_the_verb_refuses_what_it_cannot_do(place, options, message):
+    shown = asked(place, *options)
+    assert isinstance(shown.exception, Refused) and message in str(shown.exception)

@@ -9,14 +9,14 @@ runs gained, and `surprise` puts two accounts of a source that disappoints to th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import permutations
 from typing import Any
 
 import numpy as np
 
 from curricle.analysis.finding import PERCENT, THESE_WEIGHTS, Finding, Interval, Part, join
-from curricle.analysis.intervals import Estimate, holm, normal, over_seeds
+from curricle.analysis.intervals import NEGLIGIBLE, Estimate, holm, normal, over_seeds
 from curricle.study import Refused
 
 Row = Mapping[str, Any]
@@ -56,26 +56,27 @@ def value(
     table = tuple({key: line[key] for key in line if key not in ("square", "df")} for line in lines)
     return [
         Finding(
-            "value", str(line["source"]), "value a token", f"in percent of {of}", line["value"], PERCENT,
+            "value", str(line["source"]), "value a token", "the target", line["value"], PERCENT,
             () if line["low"] is None else (Interval(line["low"], line["high"], THESE_WEIGHTS, level),),
             line["p"], f"t over documents, Holm over {len(lines)}" if line["p"] is not None else "",
-            n=line["documents"], note=_noted(line),
-            parts={key: line[key] for key in PARTS if line.get(key) is not None}, table=() if place else table,
+            n=line["documents"], note=join([f"100 % is {of}.", _noted(line)]),
+            parts={"of": of, **{key: line[key] for key in PARTS if line.get(key) is not None}},
+            table=() if place else table,
         )
         for place, line in enumerate(lines)
     ]  # fmt: skip
 
 
 PARTS = (
+    "tokens",
     "per_token",
     "mean_r",
     "mean_c",
     "mean_rc",
     "product_of_means",
     "alignment",
-    "volume",
     "volume_tokens",
-    "tokens",
+    "volume",
 )
 
 
@@ -133,7 +134,7 @@ def _of_source(source: str, columns: tuple[np.ndarray, ...], level: float) -> di
         "square": None if np.isnan(square).any() else float(square.mean()),
     }
     residual = tokens * (worth - per_token) / tokens.mean()
-    if n > 1 and residual.any():
+    if n > 1 and residual.std() > NEGLIGIBLE * np.abs(worth).max():
         over = Estimate(per_token, float(residual.var(ddof=1)) / n, n - 1, THESE_WEIGHTS)
         interval = over.interval(level)
         assert interval is not None
@@ -310,27 +311,16 @@ def surprise(rows: Iterable[Row], *, level: float = 0.95) -> Finding:
 def _decay(c: np.ndarray, x: np.ndarray, gain: np.ndarray) -> tuple[float, float]:
     """k and A of gain = A·x·e^(−k·c) by least squares; A has a closed form for each k, and k is searched from both
     sides of 0, so that its error has no wall to lean on."""
-    spread = float(np.ptp(c))
-
-    def left(k: float) -> float:
-        e = x * np.exp(-k * (c - c.mean()))
-        return float(((gain - e * (gain @ e) / (e @ e)) ** 2).sum())
-
-    grid = np.linspace(-6, 6, 121) / spread
-    k = _lowest(left, grid)
+    low, high = np.array([-6, 6]) / np.ptp(c)
+    for _ in range(6):  # each time thirty times finer
+        k_G = np.linspace(low, high, 61)
+        e_GB = x * np.exp(-k_G[:, None] * (c - c.mean()))
+        explained_G = (e_GB @ gain) ** 2 / (e_GB**2).sum(1)
+        best = int(explained_G.argmax())
+        low, high = k_G[max(0, best - 1)], k_G[min(len(k_G) - 1, best + 1)]
+    k = float((low + high) / 2)
     e = x * np.exp(-k * c)
     return k, float(gain @ e / (e @ e))
-
-
-def _lowest(function: Callable[[float], float], grid: np.ndarray) -> float:
-    """Golden section around the lowest point of a grid."""
-    at = int(np.argmin([function(float(k)) for k in grid]))
-    low, high = float(grid[max(0, at - 1)]), float(grid[min(len(grid) - 1, at + 1)])
-    golden = (math.sqrt(5) - 1) / 2
-    for _ in range(40):
-        a, b = high - golden * (high - low), low + golden * (high - low)
-        low, high = (low, b) if function(a) <= function(b) else (a, high)
-    return (low + high) / 2
 
 
 def _mean(numbers: Sequence[float]) -> float:

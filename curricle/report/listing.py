@@ -1,5 +1,5 @@
 """What the store and a study's progress look like in a terminal: the views of `status`, `list`, `diff`, `clean`,
-`explain` and `calibrate`."""
+`explain`, `calibrate` and `value`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from curricle.analysis import Finding
 from curricle.difference import Difference
 from curricle.planning import Plan
 from curricle.report import words
@@ -132,3 +133,15 @@ def _first_words(text: str) -> str:
 
 def _value(value: object) -> str:
     return "–" if value is None else str(value)
+
+
+def value_view(findings: Sequence[Finding]) -> RenderableType:
+    """One line for each source, the most valuable first: the value of a token with its interval, and its factors."""
+    table = plain_table(
+        "source", ">documents", ">value of a token", "95 %, documents vary", ">r", ">c", ">E[rc]/E[r]E[c]"
+    )
+    for finding in findings:
+        factors = [finding.parts.get(name) for name in ("mean_r", "mean_c", "alignment")]
+        shown = ["–" if x is None else f"{x:.3g}" for x in factors]
+        add_row(table, finding.subject, f"{finding.n:,}", words.estimate(finding), words.interval(finding), *shown)
+    return Group(table, Text(f"\n100 % is {findings[0].parts['of']}"))

@@ -1,0 +1,124 @@
+"""`value`: what documents of some sources are worth to a target, at the weights of one model.
+
+Rows go to a Parquet or CSV file, one a document; the table on the screen has one line a source. The arithmetic is
+`curricle.valuation`'s, the sums `curricle.analysis.value`'s.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from curricle.commands.common import STORE, Json, StoreOption, make_console, print_json
+
+if TYPE_CHECKING:
+    from curricle.corpus.documents import Document
+
+METHODS = ("gradient", "forward", "stand-in")
+
+
+def value(
+    model: Annotated[
+        str, typer.Argument(help="A folder in the Hugging Face format, a hub id, a .gguf file, or a run.")
+    ],
+    target: Annotated[
+        typer.Option(metavar="NAME=PATH", help="What is to be learnt: gsm8k=FILE, math=FILE (solutions), or a corpus."),
+    ],
+    source: Annotated[
+        list[str], typer.Option(metavar="NAME=PATH", help="A corpus to judge: JSON lines, Parquet or text; repeatable.")
+    ],
+    method: Annotated[str, typer.Option(help="gradient (exact), forward (two passes) or stand-in.")] = "gradient",
+    documents: Annotated[int, typer.Option(min=2, help="Documents of each source, and of the target.")] = 64,
+    context: Annotated[int, typer.Option(min=8, help="Tokens of a document that are read.")] = 256,
+    adam: Annotated[bool, typer.Option("--adam", help="With gradient: under Adam's scale, held still.")] = False,
+    better: Annotated[str | None, typer.Option(help="With stand-in: a better model, whose loss is subtracted.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Keep a row for each document: .parquet or .csv.")] = None,
+    store: StoreOption = STORE,
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """Judge sources before training on them: how much a token of each lowers the target's loss, to first order."""
+    from curricle import upkeep
+    from curricle.analysis.value import value as summed
+    from curricle.progress import Reading
+    from curricle.store import Store
+    from curricle.study import Refused, nearest
+
+    if method not in METHODS:
+        raise Refused(f"--method {method}: {nearest(method, METHODS)}")
+    if adam and method != "gradient":
+        raise Refused(f"--adam: products are under Adam's scale with --method gradient only, not {method}")
+    if better is not None and method != "stand-in":
+        raise Refused(f"--better: only --method stand-in takes a better model, not {method}")
+    if out is not None and out.suffix not in (".parquet", ".csv"):
+        raise Refused(f"--out {out}: name a .parquet or a .csv file")
+    if out is not None and not out.resolve().parent.is_dir():
+        raise Refused(f"--out {out}: {out.resolve().parent} is no folder")
+    console = make_console(quiet=as_json)
+    watch = Reading(console)
+    _, aim = _read("--target", target, documents)
+    named: dict[str, list[Document]] = {}
+    for text in source:
+        name, found = _read("--source", text, documents)
+        if name in named:
+            raise Refused(f"--source {text}: {name} is given twice")
+        named[name] = found
+
+    from curricle import valuation
+    from curricle.training.model import load
+
+    loaded, tokenizer = load(upkeep.model_of(Store(store), model))
+    pieces = {name: valuation.pieces(found, tokenizer, context) for name, found in named.items()}
+    towards = valuation.pieces(aim, tokenizer, context)
+    if method == "gradient":
+        rows = valuation.by_gradients(loaded, tokenizer, towards, pieces, adam=adam, watch=watch)
+    elif method == "forward":
+        rows = valuation.by_forward_passes(loaded, tokenizer, towards, pieces, watch=watch)
+    else:
+        other = load(upkeep.model_of(Store(store), better)) if better else None
+        rows = valuation.by_stand_ins(loaded, tokenizer, towards, pieces, better=other, watch=watch)
+    if out is not None:
+        _write(out, rows)
+    findings = summed(rows)
+    if as_json:
+        print_json({"model": model, "target": target, "findings": [finding.to_json() for finding in findings]})
+    else:
+        from curricle.report.listing import value_view
+
+        console.print(value_view(findings))
+
+
+def _read(option: str, text: str, count: int) -> tuple[str, list[Document]]:
+    """The name, and a sample of the documents that stand behind it."""
+    from curricle.corpus.documents import Document
+    from curricle.corpus.files import file_documents
+    from curricle.evaluation import benchmarks
+    from curricle.study import Files, Refused
+    from curricle.studyfile import parse_benchmark
+    from curricle.valuation import chosen
+
+    name, equals, path = text.partition("=")
+    if not equals or not path or not name:
+        raise Refused(f"{option} {text}: write it as NAME=PATH, for example code='repos/*.jsonl.zst'")
+    if option == "--target" and name in ("gsm8k", "math"):
+        items = benchmarks.load(name, parse_benchmark(text, None, 0, 1)[1]).items
+        return name, chosen((Document(item.id, item.reference, name, item.prompt) for item in items), count)
+    spec = Files(files=tuple(path.split(",")))
+    return name, chosen(file_documents(spec, name, lambda path: Path(path).expanduser()), count)
+
+
+def _write(out: Path, rows: list[dict[str, Any]]) -> None:
+    from curricle.results import write_rows
+    from curricle.store import whole_file
+    from curricle.valuation import VALUES
+
+    if out.suffix == ".parquet":
+        write_rows(out, rows, VALUES)
+        return
+    import csv
+
+    with whole_file(out, "w") as file:
+        table = csv.DictWriter(file, VALUES.names)
+        table.writeheader()
+        table.writerows(rows)
