@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from curricle.analysis.finding import PERCENT, THESE_WEIGHTS, Finding, Interval, Part, join
-from curricle.analysis.intervals import NEGLIGIBLE, Estimate, holm, normal, over_seeds
+from curricle.analysis.intervals import NEGLIGIBLE, Estimate, holm, over_seeds, student
 from curricle.study import Refused
 
 Row = Mapping[str, Any]
@@ -118,7 +118,7 @@ def _documents(rows: Sequence[Row]) -> dict[str, tuple[np.ndarray, ...]]:
 
 
 def _of_source(source: str, columns: tuple[np.ndarray, ...], level: float) -> dict[str, Any]:
-    """The ratio Σ tokens·value / Σ tokens, which varies over documents as its linearised items do (Cochran, 2.11)."""
+    """The ratio Σ tokens·value / Σ tokens, its variance by the jackknife over documents, and its factors."""
     tokens, worth, r, c, square = columns
     n, weight = len(tokens), tokens / tokens.sum()
     per_token = float(weight @ worth)
@@ -133,9 +133,12 @@ def _of_source(source: str, columns: tuple[np.ndarray, ...], level: float) -> di
         "p": None,
         "square": None if np.isnan(square).any() else float(square.mean()),
     }
-    residual = tokens * (worth - per_token) / tokens.mean()
-    if n > 1 and residual.std() > NEGLIGIBLE * np.abs(worth).max():
-        over = Estimate(per_token, float(residual.var(ddof=1)) / n, n - 1, THESE_WEIGHTS)
+    if n > 1 and np.ptp(worth) > NEGLIGIBLE * np.abs(worth).max():
+        # By leaving one out, since a few long documents may carry the sum; as many degrees of freedom as weights allow.
+        without = (per_token - weight * worth) / (1 - weight)
+        variance = (n - 1) / n * float(((without - without.mean()) ** 2).sum())
+        free = float((weight**2).sum() ** 2 / (weight**4).sum()) - 1
+        over = Estimate(per_token, variance, max(1.0, free), THESE_WEIGHTS)
         interval = over.interval(level)
         assert interval is not None
         line |= {"low": interval.low, "high": interval.high, "p": over.p_value}
@@ -166,10 +169,10 @@ def validate(
     """Whether values order sources as measured gains of single-source runs do: Spearman's rank correlation.
 
     `gains` are rows with `source, gain` (positive is better) and, of several seeds, one row each. The interval is
-    Bonett and Wright's (2000) and speaks about other sources; the p-value is exact, over all orders of the sources (up
-    to eight; beyond, over 20,000 drawn ones). The parts say what choosing by value would cost: the gain of the best
-    source less that of the one that value puts first. Fewer than 3 common sources are refused; fewer than 5 have no
-    interval.
+    Bonett and Wright's (2000) with Student's quantile, since sources are few, and speaks about other sources. The
+    p-value is exact, over all orders of the sources (up to eight; beyond, over 20,000 drawn ones). The parts say what
+    choosing by value would cost: the gain of the best source less that of the one that value puts first. Fewer than 3
+    common sources are refused; fewer than 5 have no interval.
     """
     if not isinstance(values, Mapping):
         values = {f.subject: f.estimate for f in values if f.question == "value" and f.estimate is not None}
@@ -202,9 +205,11 @@ def validate(
         if len(names) < FEWEST:
             note = f"{len(names)} sources: too few for an interval (at least {FEWEST})."
         else:
-            half = normal(level) * math.sqrt((1 + rho**2 / 2) / (len(names) - 3))
-            z = math.atanh(min(max(rho, -1 + 1e-9), 1 - 1e-9))
-            intervals = (Interval(math.tanh(z - half), math.tanh(z + half), OTHER_SOURCES, level),)
+            half = float(student(len(names) - 2, level)) * math.sqrt((1 + rho**2 / 2) / (len(names) - 3))
+            most = 1 - 6 / (len(names) ** 3 - len(names))  # half way to the next that ranks can have: 1 is no certainty
+            z = math.atanh(min(max(rho, -most), most))
+            low, high = math.tanh(z - half), math.tanh(z + half)
+            intervals = (Interval(min(low, rho), max(high, rho), OTHER_SOURCES, level),)
     return Finding(
         "value-validation",
         method,

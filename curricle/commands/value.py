@@ -24,6 +24,7 @@ def value(
         str, typer.Argument(help="A folder in the Hugging Face format, a hub id, a .gguf file, or a run.")
     ],
     target: Annotated[
+        str,
         typer.Option(metavar="NAME=PATH", help="What is to be learnt: gsm8k=FILE, math=FILE (solutions), or a corpus."),
     ],
     source: Annotated[
