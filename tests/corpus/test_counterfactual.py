@@ -8,12 +8,14 @@ import tokenize
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curricle.corpus.counterfactual import LANGUAGES, PYTHON, TAKEN, counterfactual, language_of, lexemes, names
+from curricle.study import Counterfactual
 
 CODE = '''
 import os
@@ -206,3 +208,7 @@ def test_languages_are_told_apart_and_their_traps_are_known():
     assert {CODE[a:b] for a, b in names(CODE)} >= {"item", "amount", "total", "limit", "print"}
     made = counterfactual(SCRIPT, "meaning")
     assert "${" in made and "${found" not in made
+
+
+def test_what_a_study_may_take_is_what_there_is_to_take():
+    assert set(get_args(Counterfactual.model_fields["take"].annotation)) == set(TAKEN)
