@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import typer
 
-from curricle.commands import analysis, design, models, results, store, studies, training, value
+from curricle.commands import analysis, design, mixture, models, results, store, studies, training, value
 
 app = typer.Typer(
     help="A laboratory for pre-training strategy: plan the stages, train, measure with honest error bars.",
@@ -42,6 +42,10 @@ VERBS: dict[str, tuple[Callable[..., None], str]] = {
     "value": (
         value.value,
         "curricle value math/3f9a --target gsm8k=test.jsonl --source code='repos/*.jsonl' --source arxiv=arxiv.jsonl",
+    ),
+    "mixture": (
+        mixture.mixture,
+        "curricle mixture --ratios ratios.csv --metrics metrics.csv --available tokens.csv --budget-tokens 100B",
     ),
     "schema": (studies.schema, "curricle schema > study.schema.json"),
     "report": (training.report, "curricle report code-first"),

@@ -14,7 +14,7 @@ from tiny_study import tiny, write_study
 from curricle.results import SCHEMAS
 
 VERBS = ["new", "run", "plan", "status", "list", "diff", "clean", "evaluate", "export", "gain", "schema", "report"]
-VERBS += ["explain", "calibrate", "analyse", "value"]
+VERBS += ["explain", "calibrate", "analyse", "value", "mixture", "design", "results"]
 
 
 def curricle(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

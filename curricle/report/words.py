@@ -109,3 +109,20 @@ def cell(value: Part) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     return f"{value:.4g}" if isinstance(value, float) else value
+
+
+def short_names(names: Sequence[str]) -> dict[str, str]:
+    """Each name without what all begin and end with, cut at `_`, `/`, `.` or `:`, so that columns stay narrow."""
+    if len(names) < 2:
+        return {name: name for name in names}
+    first, shortest = names[0], min(map(len, names))
+    start = end = 0
+    for i in range(1, shortest):
+        if any(name[:i] != first[:i] for name in names):
+            break
+        start = i if first[i - 1] in "_/.:" else start
+    for i in range(1, shortest - start):
+        if any(name[-i:] != first[-i:] for name in names):
+            break
+        end = i if first[-i] in "_/.:" else end
+    return {name: name[start : len(name) - end] for name in names}

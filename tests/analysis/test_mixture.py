@@ -1,0 +1,375 @@
+"""Mixtures: what the laws, the optimiser and the answer promise, on swarms with known truth and on a real one."""
+
+from __future__ import annotations
+
+import csv
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import swarms
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from curricle.analysis.finding import Finding
+from curricle.analysis.foldwise import cv_plus, foldwise
+from curricle.analysis.members import fit_member
+from curricle.analysis.mixing_laws import FORMS, VALUES, Features, Law, fit_law
+from curricle.analysis.mixture import mixture, predictions
+from curricle.analysis.mixture_findings import rank_correlation
+from curricle.analysis.recalibration import recalibrate
+from curricle.analysis.simplex import Limit, best_on_simplex, divergence, repeated
+from curricle.analysis.swarm import read_swarm
+from curricle.study import Refused
+
+REGMIX = Path(os.environ.get("CURRICLE_DATA", "nowhere")) / "swarms" / "regmix"
+
+
+def swarm(
+    truth: str = "its own law", runs: int = 40, sources: int = 5, targets: int = 3, noise: float = 0.02, seed: int = 0
+):
+    random = np.random.default_rng(seed)
+    f = swarms.TRUTHS[truth](sources, targets, random)
+    p = swarms.proportions(runs, sources, random)
+    return p, f(p) + random.normal(0, noise, (runs, targets)), f
+
+
+def some_law(form: str, j: int, seed: int, replicates: int = 1) -> Law:
+    random = np.random.default_rng(seed)
+    q = j + {"linear": 0, "exponential": 1, "efftokens": j + 4}.get(form, 4)
+    return Law(form, random.normal(0, 0.5, (replicates, 1, q)), np.array([[3.0, 1.5]]), np.ones(1), 0.0)
+
+
+def shares(found: list[Finding], key: str = "recommended") -> dict[str, float]:
+    return {str(row["source"]): float(row[key]) for row in found[0].table}  # type: ignore[arg-type]
+
+
+# ---- laws ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", FORMS)
+@given(seed=st.integers(0, 10**6))
+@settings(max_examples=20, deadline=None)
+def test_gradients_and_hessians_are_those_of_the_values(form, seed):
+    law, p = some_law(form, 4, seed), np.random.default_rng(seed).dirichlet(np.ones(4))
+    p = (p + 0.02) / 1.08
+    value, gradient, hessian = law.derivatives(p)
+    assert value[0, 0] == pytest.approx(law.predict(p[None])[0, 0, 0])
+    for j, step in enumerate(1e-5 * np.eye(4)):
+        up, down = law.derivatives(p + step), law.derivatives(p - step)
+        assert (up[0] - down[0]) / 2e-5 == pytest.approx(gradient[..., j], rel=1e-4, abs=1e-6)
+        assert (up[1] - down[1])[0, 0] / 2e-5 == pytest.approx(hessian[0, 0, j], rel=1e-3, abs=1e-4)
+    theta, f = law.theta_RTQ[:, 0], Features(np.array([[0.0, 0.2, 0.3, 0.5], p]))
+    slope = VALUES[form](theta, f, law.anchor_T2, True)[1]
+    for i, step in enumerate(1e-6 * np.eye(theta.shape[1])):
+        up, down = (VALUES[form](theta + s, f, law.anchor_T2, False)[0] for s in (step, -step))
+        assert (up - down)[0] / 2e-6 == pytest.approx(slope[0, :, i], rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@given(seed=st.integers(0, 10**6), way=st.floats(0, 1))
+@settings(max_examples=20, deadline=None)
+def test_every_law_is_convex_on_the_simplex(form, seed, way):
+    law, random = some_law(form, 5, seed), np.random.default_rng(seed)
+    a, b = random.dirichlet(np.full(5, 0.3), 2)
+    between, at_a, at_b = law.predict(np.stack([way * a + (1 - way) * b, a, b]))[0, :, 0]
+    assert between <= way * at_a + (1 - way) * at_b + 1e-9
+
+
+def test_a_law_finds_its_own_truth_and_its_starts_agree():
+    p, loss, f = swarm(noise=0.005, runs=60)
+    law = fit_law("efftokens", p, loss)
+    assert law.starts_agree < 1e-4
+    fresh = swarms.proportions(200, 5, np.random.default_rng(9))
+    error = law.predict(fresh)[0] - f(fresh)
+    assert np.sqrt((error**2).mean(0)).max() < 0.15 * f(fresh).std(0).min()
+
+
+@given(seed=st.integers(0, 100), scale=st.floats(0.1, 50), shift=st.floats(-5, 5))
+@settings(max_examples=8, deadline=None)
+def test_predictions_follow_the_unit_of_the_losses(seed, scale, shift):
+    p, loss, _ = swarm(runs=25, targets=2, seed=seed)
+    plain = fit_law("efftokens", p, loss, starts=0).predict(p)[0]
+    moved = fit_law("efftokens", p, shift + scale * loss, starts=0).predict(p)[0]
+    assert moved == pytest.approx(shift + scale * plain, abs=2e-3 * scale)
+
+
+def test_order_of_runs_and_sources_does_not_matter():
+    p, loss, _ = swarm(runs=30)
+    rows, columns = np.random.default_rng(1).permutation(30), np.random.default_rng(2).permutation(5)
+    plain = fit_law("efftokens", p, loss).predict(p)[0]
+    turned = fit_law("efftokens", p[rows][:, columns], loss[rows]).predict(p[:, columns])[0]
+    assert turned == pytest.approx(plain, abs=2e-3)
+
+
+def test_weights_are_counts_of_runs():
+    p, loss, _ = swarm(runs=30)
+    whole = fit_law("efftokens", p, loss)
+    weights = np.ones((1, 30))
+    weights[0, :4] = 0
+    weights[0, 5] = 2
+    index = [*range(4, 30), 5]
+    by_weight = fit_law("efftokens", p, loss, weights, whole).predict(p)[0]
+    by_rows = fit_law("efftokens", p[index], loss[index], np.ones((1, 27)), whole).predict(p)[0]
+    assert by_weight == pytest.approx(by_rows, abs=2e-3)
+
+
+# ---- the simplex ---------------------------------------------------------------------------------------------------
+
+
+@given(seed=st.integers(0, 10**6))
+@settings(max_examples=30, deadline=None)
+def test_the_optimum_keeps_every_limit_and_no_other_mixture_is_better(seed):
+    random = np.random.default_rng(seed)
+    law, natural = some_law("efftokens", 5, seed), random.dirichlet(np.ones(5))
+
+    def loss(p):
+        return tuple(x[0, 0] for x in law.derivatives(p))
+
+    most = np.where(random.random(5) < 0.5, random.uniform(0.25, 0.6, 5), 1.0)
+    radius = 0.3
+    limits = [Limit(divergence(natural), radius, "KL")]
+    try:
+        found = best_on_simplex(loss, most, limits)
+    except Refused:
+        assert most.sum() < 1 or (np.maximum(natural - most, 0).sum() > 0.01)
+        return
+    p = found.p_J
+    assert p.sum() == pytest.approx(1) and p.min() >= 0 and (p <= most + 1e-9).all()
+    assert divergence(natural)(np.maximum(p, 1e-12))[0] <= radius + 1e-6
+    others = random.dirichlet(np.full(5, 1.0), 400)
+    others = np.concatenate([others, 0.95 * p + 0.05 * others, 0.999 * p + 0.001 * others])
+    allowed = (others <= most).all(1) & np.array([divergence(natural)(q)[0] <= radius for q in others])
+    if allowed.any():
+        assert law.predict(others[allowed])[0, :, 0].min() >= found.value - 1e-6
+
+
+@given(seed=st.integers(0, 10**6))
+@settings(max_examples=15, deadline=None)
+def test_every_start_ends_in_the_same_mixture(seed):
+    random = np.random.default_rng(seed)
+    law = some_law("efftokens", 6, seed)
+
+    def loss(p):
+        return tuple(x[0, 0] for x in law.derivatives(p))
+
+    found = [best_on_simplex(loss, np.ones(6), start_J=random.dirichlet(np.full(6, 0.2))).p_J for _ in range(4)]
+    assert max(np.abs(p - found[0]).sum() / 2 for p in found) < 1e-4
+
+
+def test_the_split_of_a_budget_is_that_of_the_formula():
+    """S = Σ k p^r has its greatest value at p_j ∝ k_j^{1/(1−r)}."""
+    k, r = np.array([1.0, 2.0, 0.5]), 0.6
+    theta = np.array([*np.log(k), -30.0, np.log(r / (1 - r)), np.log(0.3), 0.0, 0.0, 0.0, 0.0])
+    law = Law("efftokens", theta[None, None], np.array([[2.0, 1.0]]), np.ones(1), 0.0)
+    found = best_on_simplex(lambda p: tuple(x[0, 0] for x in law.derivatives(p)), np.ones(3))
+    assert found.p_J == pytest.approx(k ** (1 / (1 - r)) / (k ** (1 / (1 - r))).sum(), abs=1e-5)
+
+
+def test_limits_that_nothing_keeps_are_refused_with_the_least_violation():
+    with pytest.raises(Refused, match=r"the tokens at hand make only 70\.0%"):
+        best_on_simplex(divergence(np.ones(2) / 2), np.array([0.3, 0.4]))
+    with pytest.raises(Refused, match="the least that is possible is"):
+        best_on_simplex(
+            divergence(np.ones(2) / 2), np.array([0.1, 1.0]), [Limit(divergence(np.ones(2) / 2), 0.1, "KL")]
+        )
+
+
+def test_repeats_wear_out_by_the_published_law():
+    felt, slope, bend = repeated(np.array([0.1, 0.2, 0.8]), np.array([np.inf, 0.2, 0.2]))
+    assert felt[:2] == pytest.approx([0.1, 0.2]) and slope[:2] == pytest.approx([1, 1])
+    assert felt[2] == pytest.approx(0.2 + 0.2 * 15.39 * (1 - np.exp(-3 / 15.39)))
+    assert slope[2] == pytest.approx(np.exp(-3 / 15.39)) and bend[2] < 0
+
+
+# ---- intervals -----------------------------------------------------------------------------------------------------
+
+
+def test_cv_plus_is_the_published_formula():
+    random = np.random.default_rng(0)
+    by_fold, residual, fold = random.normal(size=(3, 4)), random.normal(size=19), np.arange(19) % 3
+    low, high = cv_plus(by_fold, residual, fold, 0.9)
+    for m in range(4):
+        assert low[m] == np.sort(by_fold[fold, m] - np.abs(residual))[2 - 1]
+        assert high[m] == np.sort(by_fold[fold, m] + np.abs(residual))[18 - 1]
+
+
+@pytest.mark.parametrize("truth", ["its own law", "another law"])
+def test_intervals_hold_nine_of_ten_new_runs_also_under_another_law(truth):
+    inside = []
+    for seed in range(5):
+        p, loss, f = swarm(truth, runs=48, noise=0.03, seed=seed)
+        random = np.random.default_rng(100 + seed)
+        q = swarms.proportions(100, 5, random)
+        actual = f(q) + random.normal(0, 0.03, (100, 3))
+        others = swarms.tables(q, actual, 1000)[0]
+        rows = predictions(*swarms.tables(p, loss), others)
+        for t in range(3):
+            inside.append(np.mean([row[f"m{t}_low"] <= a <= row[f"m{t}_high"] for row, a in zip(rows, actual[:, t])]))
+    assert 0.85 <= np.mean(inside) <= 0.97
+
+
+def test_folds_do_not_depend_on_the_order_of_the_rows():
+    p, loss, _ = swarm(runs=30)
+    turn = np.random.default_rng(3).permutation(30)
+    a = foldwise("linear", p, loss, fit_member("linear", p, loss))
+    b = foldwise("linear", p[turn], loss[turn], fit_member("linear", p[turn], loss[turn]))
+    assert (a.fold_N[turn] == b.fold_N).all()
+    assert a.outside_NT[turn] == pytest.approx(b.outside_NT, abs=1e-6)
+
+
+# ---- the answer ----------------------------------------------------------------------------------------------------
+
+
+def test_the_recommended_mixture_is_near_the_truths_best_and_its_gain_is_told_with_its_optimism():
+    p, loss, f = swarm(noise=0.02, runs=60)
+    found = mixture(*swarms.tables(p, loss))
+    main, natural = found[0], next(f for f in found if f.subject == "recommended over natural")
+    best = np.array([shares(found)[f"s{j}"] for j in range(5)])
+    assert best.sum() == pytest.approx(1, abs=1e-4)
+    fresh = np.random.default_rng(5).dirichlet(np.ones(5), 4000)
+    assert f(best[None]).mean() <= f(fresh).mean(1).min() + 0.01
+    assert natural.estimate is not None and natural.estimate < natural.parts["uncorrected"]  # type: ignore[operator]
+    true = float(f(p.mean(0)[None]).mean() - f(best[None]).mean())
+    interval = natural.interval()
+    assert interval is not None and interval.contains(true) and interval.level == 0.9
+    assert main.parts["optimiser_starts_agree"] < 1e-4 and main.parts["fit_starts_agree"] < 1e-4  # type: ignore[operator]
+    assert {f.question for f in found} == {"mixture", "mixture-gain", "mixture-fit", "mixture-next"}
+    assert found[0] == Finding.from_json(found[0].to_json())
+
+
+def test_where_all_mixtures_are_alike_natural_is_recommended_and_no_gain_is_claimed():
+    claimed, away = [], []
+    for seed in range(4):
+        p, loss, _ = swarm("nothing", runs=30, targets=1, seed=seed)
+        found = mixture(*swarms.tables(p, loss), resamples=24)
+        gain = next(f for f in found if f.subject == "recommended over natural")
+        claimed.append(gain.interval().low > 0)  # type: ignore[union-attr, operator]
+        away.append(abs(gain.estimate))  # type: ignore[arg-type]
+    assert not any(claimed) and np.median(away) < 0.01
+
+
+def test_caps_follow_tokens_times_epochs_over_the_budget():
+    p, loss, _ = swarm(runs=40)
+    available = {"s0": 5e9, "s1": 100e9, "s2": 100e9, "s3": 100e9, "s4": 0.0}
+    found = mixture(*swarms.tables(p, loss), available=available, budget_tokens=100e9, max_epochs=2, resamples=8)
+    made = shares(found)
+    assert made["s0"] <= 0.1 + 1e-6 and made["s4"] == 0 and sum(made.values()) == pytest.approx(1, abs=1e-4)
+    assert "in proportion to the tokens available" in str(found[0].parts["natural"])
+
+
+def test_a_bound_on_a_metric_is_kept_and_an_impossible_one_refused():
+    p, loss, _ = swarm(runs=40, noise=0.01)
+    tables = swarms.tables(p, loss)
+    free = mixture(*tables, targets=["m0"], resamples=8)
+    bound = mixture(*tables, targets=["m0"], bounds={"m1": "natural+0.0"}, resamples=8)
+    law = fit_law("efftokens", p, loss)
+
+    def m1(found: list[Finding]) -> float:
+        return float(law.predict(np.array([[shares(found)[f"s{j}"] for j in range(5)]]))[0, 0, 1])
+
+    natural = float(law.predict(p.mean(0)[None])[0, 0, 1])
+    assert m1(free) > natural and m1(bound) <= natural + 1e-3
+    with pytest.raises(Refused, match=r"bound: m1: no mixture keeps it below 0\.5"):
+        mixture(*tables, bounds={"m1": 0.5}, resamples=8)
+
+
+def test_a_method_without_gradients_keeps_caps_and_says_that_its_refits_vary_too_little():
+    p, loss, _ = swarm(runs=40, targets=1)
+    available = {"s0": 10.0, **{f"s{j}": 100.0 for j in range(1, 5)}}
+    found = mixture(*swarms.tables(p, loss), method="gp", available=available, budget_tokens=100, max_epochs=2)
+    made = shares(found)
+    assert made["s0"] <= 0.2 + 1e-6 and sum(made.values()) == pytest.approx(1, abs=1e-3)
+    assert "vary less than new swarms would" in found[0].note
+
+
+def test_a_source_that_no_run_read_gets_no_share_and_is_named():
+    p, loss, _ = swarm(runs=40)
+    p = np.insert(p, 2, 0.0, axis=1)
+    found = mixture(*swarms.tables(p, loss), resamples=8)
+    assert shares(found)["s2"] == 0 and "No run read s2" in found[0].note
+
+
+def test_runs_at_the_target_size_stretch_and_shift():
+    random = np.random.default_rng(0)
+    small = random.normal(4, 0.5, (6, 3))
+    made = recalibrate(small, np.array([1.0, 0.5, 0.2]) + 0.7 * small)
+    assert made.slope_T == pytest.approx(0.7, abs=1e-6)
+    p, loss, f = swarm(runs=40)
+    q = swarms.proportions(5, 5, random)
+    larger = swarms.tables(q, 0.5 + 0.8 * f(q))
+    rows = predictions(*swarms.tables(p, loss), swarms.tables(p, loss)[0], larger=larger)
+    actual = 0.5 + 0.8 * f(p)
+    assert np.abs(np.array([row["m0"] for row in rows]) - actual[:, 0]).mean() < 0.05
+    found = mixture(*swarms.tables(p, loss), larger=larger, resamples=8)
+    assert found[0].parts["runs_at_target_size"] == 5
+    assert found[0].estimate == pytest.approx(0.5 + 0.8 * f(p).mean(1).min(), abs=0.1)
+
+
+# ---- the door ------------------------------------------------------------------------------------------------------
+
+
+def broken(change) -> str:
+    p, loss, _ = swarm(runs=14)
+    ratios, metrics = swarms.tables(p, loss)
+    change(ratios, metrics)
+    with pytest.raises(Refused) as refusal:
+        read_swarm(ratios, metrics)
+    return str(refusal.value)
+
+
+def test_what_cannot_be_joined_or_is_no_number_is_refused_by_table_row_and_column():
+    assert "run r3 stands twice, in rows 4 and 15" in broken(lambda r, m: r.append(dict(r[3])))
+    assert "ratios: run r5 has no row in metrics" in broken(lambda r, m: m.pop(5))
+    assert "metrics: run r5 has no row in ratios" in broken(lambda r, m: r.pop(5))
+    assert "metrics: run r2, m1: 'nan' is not a finite number" in broken(lambda r, m: m[2].update(m1="nan"))
+    assert "metrics: run r2, m1: is empty" in broken(lambda r, m: m[2].update(m1=""))
+    assert "ratios: run r1: proportions sum to 2" in broken(
+        lambda r, m: r[1].update({s: r[1][s] * 2 for s in r[1] if s != "run"})
+    )
+    assert "ratios: run r1, s0: -0.1 is negative" in broken(lambda r, m: r[1].update(s0=-0.1))
+
+
+def test_unknown_names_are_refused_with_the_nearest():
+    p, loss, _ = swarm(runs=14)
+    ratios, metrics = swarms.tables(p, loss)
+    with pytest.raises(Refused, match="target: unknown metric 'm11'; did you mean"):
+        mixture(ratios, metrics, targets=["m11"])
+    with pytest.raises(Refused, match="--method efftoken"):
+        mixture(ratios, metrics, method="efftoken")
+    with pytest.raises(Refused, match="predict: unknown source 'sx'"):
+        predictions(ratios, metrics, [{"run": 1, "s0": 0.5, "s1": 0.5, "s2": 0, "s3": 0, "sx": 0}])
+    with pytest.raises(Refused, match="4 runs; a mixture needs 12 or more"):
+        mixture(ratios[:4], metrics[:4])
+
+
+def test_keys_are_run_or_index_or_the_first_column_and_names_are_no_data():
+    p, loss, _ = swarm(runs=14)
+    ratios, metrics = swarms.tables(p, loss)
+    plain = read_swarm(ratios, metrics)
+    olmix = [
+        [{"run": r["run"], "name": "x", "index": i, **r} for i, r in enumerate(t)] for t in (ratios, metrics[::-1])
+    ]
+    assert np.array_equal(read_swarm(*olmix).loss_NT, plain.loss_NT)
+    first = [[{"mix": r["run"], **{k: v for k, v in r.items() if k != "run"}} for r in t] for t in (ratios, metrics)]
+    assert read_swarm(*first).sources == plain.sources
+
+
+# ---- a real swarm --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not REGMIX.is_dir(), reason="needs $CURRICLE_DATA/swarms/regmix")
+def test_64_of_regmix_runs_rank_the_256_unseen_mixtures():
+    tables = {}
+    for part in ("train", "test"):
+        rows = [list(csv.DictReader((REGMIX / f"{part}_{name}_1m.csv").open())) for name in ("mixture", "pile_loss")]
+        tables[part] = read_swarm(*rows)
+    train, test = tables["train"], tables["test"]
+    assert (len(train.keys), len(test.keys), len(train.sources), len(train.metrics)) == (512, 256, 17, 13)
+    part = train.subset(np.random.default_rng(1000).choice(512, 64, replace=False))
+    law = fit_law("efftokens", part.p_NJ, part.loss_NT)
+    said = law.predict(test.p_NJ)[0]
+    assert law.starts_agree < 1e-3
+    assert rank_correlation(said.mean(1), test.loss_NT.mean(1)) > 0.985
+    assert rank_correlation(said[:, 8], test.loss_NT[:, 8]) > 0.98

@@ -1,0 +1,87 @@
+"""`curricle mixture`: files as RegMix and olmix write them, tables, JSON, predictions, refusals in a line."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+
+def curricle(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "curricle", "mixture", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=os.environ | {"COLUMNS": "100"})
+
+
+def write(path: Path, head: list[str], rows: list[list[object]]) -> None:
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([head, *rows])
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("mixture")
+    random = np.random.default_rng(0)
+    p = random.dirichlet(np.full(3, 0.7), 24).round(3)
+    loss = np.stack([3 - 0.8 * np.sqrt(p[:, j]) - 0.2 * np.sqrt(p[:, (j + 1) % 3]) for j in range(2)], 1)
+    loss += random.normal(0, 0.01, loss.shape)
+    sources, metrics = ["web", "code", "math"], ["metric/web_loss", "metric/code_loss"]
+    write(folder / "ratios.csv", ["index", *sources], [[i, *q] for i, q in enumerate(p.tolist(), 1)])
+    write(folder / "metrics.csv", ["index", *metrics], [[i, *y] for i, y in enumerate(loss.tolist(), 1)])
+    write(folder / "others.csv", ["index", "math", "web", "code"], [["a", 0.2, 0.5, 0.3], ["b", 0, 0, 1]])
+    write(folder / "tokens.csv", ["source", "tokens"], [["web", 5e11], ["code", 1e10], ["math", 1e11]])
+    return folder
+
+
+FILES = ("--ratios", "ratios.csv", "--metrics", "metrics.csv")
+
+
+def test_a_mixture_as_tables_and_as_one_object(place):
+    shown = curricle(*FILES, "--available", "tokens.csv", "--budget-tokens", "100B", "--max-epochs", "2", cwd=place)
+    assert shown.returncode == 0, shown.stderr
+    assert all(
+        word in shown.stdout for word in ("recommended mixture", "lower than natural by", "optimism", "next runs")
+    )
+    as_json = curricle(*FILES, "--target", "metric/code_loss", "--json", cwd=place)
+    found = json.loads(as_json.stdout)["findings"]
+    assert as_json.stderr == "" and [f["question"] for f in found][:2] == ["mixture", "mixture-gain"]
+    assert found[0]["measure"] == "metric/code_loss" and found[0]["table"][0]["source"] == "code"
+
+
+def test_predictions_have_the_same_key_and_each_metric_with_its_limits(place):
+    done = curricle(*FILES, "--predict", "others.csv", "--out", "said.csv", cwd=place)
+    assert done.returncode == 0, done.stderr
+    rows = list(csv.DictReader((place / "said.csv").open()))
+    assert [row["index"] for row in rows] == ["a", "b"]
+    for metric in ("metric/web_loss", "metric/code_loss"):
+        assert all(float(r[f"{metric}_low"]) <= float(r[metric]) <= float(r[f"{metric}_high"]) for r in rows)
+    assert float(rows[1]["metric/code_loss"]) < float(rows[0]["metric/code_loss"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--target", "metric/web_los"), "target: unknown metric 'metric/web_los'; did you mean"),
+        (("--method", "gpp"), "--method gpp: unknown"),
+        (("--predict", "others.csv"), "--predict and --out go together"),
+        (("--budget-tokens", "100B"), "available: goes together with budget_tokens"),
+        (("--bound", "metric/web_loss"), "write METRIC=VALUE"),
+        (("--natural", "nowhere.csv"), "--natural nowhere.csv"),
+    ],
+)
+def test_what_is_refused_is_said_in_a_line(place, arguments, said):
+    shown = curricle(*FILES, *arguments, cwd=place)
+    assert shown.returncode == 2 and shown.stdout == "" and said in shown.stderr and "Traceback" not in shown.stderr
+
+
+def test_a_row_of_the_wrong_length_and_a_column_twice_are_refused(place):
+    (place / "short.csv").write_text("index,web,code,math\n1,0.5,0.5\n")
+    (place / "twice.csv").write_text("index,web,web\n1,0.5,0.5\n")
+    for name, said in (("short.csv", "line 2 has not 4 fields"), ("twice.csv", "column 'web' stands twice")):
+        shown = curricle("--ratios", name, "--metrics", "metrics.csv", cwd=place)
+        assert shown.returncode == 2 and said in shown.stderr
