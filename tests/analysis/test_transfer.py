@@ -168,7 +168,7 @@ def test_an_order_of_cells_that_no_sum_has_is_found_and_four_cells_cannot_have_o
 
 
 def test_with_a_crossover_even_t_violates_double_cancellation() -> None:
-    """So a violation rejects T only where no effect changes its sign (docs/parts/03-transfer.md)."""
+    """So a violation rejects T only where no effect changes its sign (docs/theory.md, 3)."""
     u, v = np.array([-1.0, 0.0, 1.0]), np.array([-1.0, 0.5, 1.0])
     assert double_cancellation(np.outer(u + 0.01, v), np.full((3, 3), 1e-8), 18) < 0.01
 
