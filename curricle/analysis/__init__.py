@@ -13,13 +13,33 @@ from typing import TYPE_CHECKING
 
 # Bound here at once: some functions carry their file's name, and a file imported later would take that name's place.
 # It costs little, since what is slow (scipy, DuckDB) is imported inside the functions that need it.
+from curricle.analysis.allocation import best_split, split
 from curricle.analysis.answer import answer
+from curricle.analysis.bound import bounds, head_start_bound, information_bound, regret_bound
+from curricle.analysis.bound_score import accuracy_bound, accuracy_from_loss, last_loss_bound
+from curricle.analysis.chain import chain, shapley
+from curricle.analysis.critical import critical_share, published_continual
 from curricle.analysis.curve import common_stages, curve
+from curricle.analysis.efficiency import efficiency, marginal, transfer_law, transferred
+from curricle.analysis.factorial import factorial_design, smallest_gamma
 from curricle.analysis.finding import Finding, Interval
 from curricle.analysis.forgetting import forgetting
+from curricle.analysis.front import front
 from curricle.analysis.gain import Comparison, compare_scores, contrast, contrasts, gain, scores, stage_gains
+from curricle.analysis.mediation import mediation
+from curricle.analysis.mixture import mixture, predictions
+from curricle.analysis.outcomes import outcomes, steps_of
+from curricle.analysis.phase_law import best_order, phase_law
+from curricle.analysis.phases import phases
 from curricle.analysis.published import published
 from curricle.analysis.questions import FIRST, QUESTIONS, Answer, Asked, Question, ask, listed, refuse_unknown
+from curricle.analysis.repetition import effective_tokens, muennighoff2023, repetition
+from curricle.analysis.saturation import floors, saturation, why_saturated
+from curricle.analysis.scaling import predict_loss, ranks
+from curricle.analysis.synergy import synergy
+from curricle.analysis.transfer import transfer, transfer_published, transfers
+from curricle.analysis.value import saturating, surprise, validate, value
+from curricle.analysis.why_code import why_code
 from curricle.study import Refused
 
 if TYPE_CHECKING:
@@ -33,19 +53,64 @@ __all__ = [
     "Finding",
     "Interval",
     "Question",
+    "accuracy_bound",
+    "accuracy_from_loss",
     "analyse",
     "answer",
     "ask",
+    "best_order",
+    "best_split",
+    "bounds",
+    "chain",
     "common_stages",
     "compare_scores",
     "contrast",
     "contrasts",
+    "critical_share",
     "curve",
+    "effective_tokens",
+    "efficiency",
+    "factorial_design",
+    "floors",
     "forgetting",
+    "front",
     "gain",
+    "head_start_bound",
+    "information_bound",
+    "last_loss_bound",
+    "marginal",
+    "mediation",
+    "mixture",
+    "muennighoff2023",
+    "outcomes",
+    "phase_law",
+    "phases",
+    "predict_loss",
+    "predictions",
     "published",
+    "published_continual",
+    "ranks",
+    "regret_bound",
+    "repetition",
+    "saturating",
+    "saturation",
     "scores",
+    "shapley",
+    "smallest_gamma",
+    "split",
     "stage_gains",
+    "steps_of",
+    "surprise",
+    "synergy",
+    "transfer",
+    "transfer_law",
+    "transfer_published",
+    "transferred",
+    "transfers",
+    "validate",
+    "value",
+    "why_code",
+    "why_saturated",
 ]
 
 

@@ -15,6 +15,7 @@ from curricle.analysis.bound_score import last_loss_bound
 from curricle.analysis.efficiency import transferred
 from curricle.analysis.finding import BITS_PER_BYTE, Finding
 from curricle.analysis.front import front
+from curricle.analysis.mixture import mixture
 from curricle.analysis.outcomes import DOSE, steps_of
 from curricle.analysis.phase_law import phase_law
 from curricle.analysis.phases import phases
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 Row = Mapping[str, Any]
 POINTS_FOR_A_FLOOR = 6
+LEAST_SWARM = 16
 
 
 class HeadStart(NamedTuple):
@@ -155,6 +157,28 @@ def decided(found: list[Finding]) -> list[Finding]:
     if found and all(f.estimate is None for f in found):
         raise Refused(str(found[0].undefined))
     return found
+
+
+def swarm(asked: Asked) -> list[Finding]:
+    """The best mixture, from strategies of one stage that differ in nothing but their mixture; of the loss on each
+    benchmark asked about, all alike. What there is of each source says which mixture is natural."""
+    rows = [row for group in losses(asked) for row in group if row["final"] and row["position"] == 0]
+    names = sorted({key.removeprefix(DOSE) for row in rows for key in row if key.startswith(DOSE)})
+    mixtures: dict[str, dict[str, Any]] = {}
+    scored: dict[str, dict[str, list[float]]] = {}
+    for row in rows:
+        run = row["strategy"]
+        mixtures[run] = {"run": run} | {name: row[DOSE + name] / row["tokens"] for name in names}
+        scored.setdefault(run, {}).setdefault(row["benchmark"], []).append(row["score"])
+    different = {tuple(mixture[name] for name in names) for mixture in mixtures.values()}
+    if len(names) < 2 or len(different) < LEAST_SWARM:
+        raise Refused(
+            f"{len(different)} different mixtures in one stage; a law of mixtures takes {LEAST_SWARM} or more"
+        )
+    there = asked.results.sql("SELECT source, max(available_tokens) AS tokens FROM mixtures GROUP BY source")
+    natural = {row["source"]: row["tokens"] for row in there if row["tokens"] and row["source"] in names}
+    metrics = [{"run": run, **{name: sum(v) / len(v) for name, v in of.items()}} for run, of in scored.items()]
+    return mixture(list(mixtures.values()), metrics, natural=natural if len(natural) == len(names) else None)
 
 
 def by_strategy(group: Sequence[Row]) -> list[list[Row]]:

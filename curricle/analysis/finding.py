@@ -37,6 +37,7 @@ LEVELS = {
     *("score", "curve", "held-out", "held-out-curve"),
     *("multiplier", "transfer-law", "split", "predicted-loss", "ranks", "decision-accuracy"),
     *("saturation", "floor", "repetition", "data-constrained"),
+    *("mixture", "mixture-fit", "mixture-next"),
 }
 
 Part = float | int | str | bool | None

@@ -149,6 +149,7 @@ QUESTIONS |= {
     "efficiency": Question("What a stage gave per token and per FLOP", whole(efficiency)),
     "transferred": Question("How many tokens a head start is worth", designs.transferred_of_head_starts),
     "transfer": Question("Whether two sources help each other", designs.transfer_of_crossed),
+    "mixture": Question("The mixture to train next", designs.swarm),
     "saturation": Question("Where more tokens stop paying", designs.saturations),
     "prediction": Question("The loss at twice the budget", designs.predictions),
     "front": Question("The target against everything else", designs.fronts),

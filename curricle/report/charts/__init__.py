@@ -30,6 +30,8 @@ CHARTS: dict[str, Chart] = {
     "efficiency": Chart("Per token and per FLOP", f"{ROOM}.efficiency:chart"),
     "transferred": Chart("What a head start is worth in tokens", f"{ROOM}.efficiency:chart"),
     "transfer": Chart("Whether two sources help each other", f"{ROOM}.transfer:chart"),
+    "mixture": Chart("The mixture to train next", f"{ROOM}.mixture:chart"),
+    "why-code": Chart("What code gives", f"{ROOM}.why_code:chart"),
     "saturation": Chart("Where more tokens stop paying", f"{ROOM}.saturation:chart"),
     "predicted-loss": Chart("The loss at twice the budget", f"{ROOM}.scaling:chart"),
     "front": Chart("The target against everything else", f"{ROOM}.front:chart"),
