@@ -64,5 +64,6 @@ def test_a_word_that_is_no_command_goes_to_the_default_once_there_is_one() -> No
     assert "factorial" in runner.invoke(group, ["--help"]).output
 
 
-def test_without_a_default_an_unknown_word_is_an_error() -> None:
-    assert runner.invoke(app, ["design", "code-first"]).exit_code == 2
+def test_a_word_that_is_no_command_is_a_study(tmp_path) -> None:
+    said = runner.invoke(app, ["design", str(tmp_path / "none.yaml"), "--budget-hours", "1"]).exception
+    assert isinstance(said, Refused) and "no such file, and no shipped study" in str(said)

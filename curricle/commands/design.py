@@ -1,4 +1,5 @@
-"""`design`: what to run next. `design factorial` proposes the runs of a transfer study and says what they can tell.
+"""`design`: what to run next. `design STUDY` prices what a study leaves open; `design factorial` proposes the runs of a
+transfer study and says what they can tell.
 
 `curricle design WORD …` is the command WORD where there is one, and otherwise the command named by `DEFAULT`, which
 then takes WORD as its first argument: `curricle design STUDY --budget-hours 8` needs no word between.
@@ -12,9 +13,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from curricle.commands.common import Json, make_console, print_json
+from curricle.commands.common import STORE, Json, Set, StoreOption, make_console, print_json
 
-DEFAULT = "study"  # the command that takes a study's name, once it is there
+DEFAULT = "study"  # the command that takes a study's name
 
 
 class WithDefault(TyperGroup):
@@ -28,12 +29,46 @@ class WithDefault(TyperGroup):
 
 app = typer.Typer(
     cls=WithDefault,
-    help="What to run next: a factorial that can tell transfer.",
-    epilog="Example: curricle design factorial --dose code=0,200k,400k --dose math=0,100k,200k --filler prose",
+    help="What to run next: what a study leaves open, priced; or a factorial that can tell transfer.",
+    epilog="Example: curricle design code-first --budget-hours 1   or   curricle design factorial --out transfer.yaml",
     no_args_is_help=True,
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+@app.command(epilog="Example: curricle design code-first --budget-hours 1 --figures figures")
+def study(
+    of: Annotated[str, typer.Argument(metavar="STUDY|FOLDER", help="A study, or a folder of result rows.")],
+    budget_tokens: Annotated[str | None, typer.Option(help="To spend, such as 20M.")] = None,
+    budget_flops: Annotated[float | None, typer.Option(help="To spend, such as 1e15.")] = None,
+    budget_hours: Annotated[float | None, typer.Option(help="On the machine that trained the runs so far.")] = None,
+    target: Annotated[str | None, typer.Option(help="A benchmark; the study's own by default.")] = None,
+    figures: Annotated[Path | None, typer.Option(metavar="DIR", help="Draw the front there, as SVG and PNG.")] = None,
+    as_json: Json = False,
+    store: StoreOption = STORE,
+    set: Set = None,
+) -> None:
+    """Say which question is open at what cost, what the budget buys, and what strategies trade for the target."""
+    from curricle.analysis.next_runs import next_runs
+    from curricle.commands.analysis import found
+    from curricle.report.proposals import next_runs_view
+
+    console = make_console(quiet=as_json)
+    results, own = found(of, store, set or [], console)
+    design = next_runs(
+        results, target=target or own, tokens=_count("--budget-tokens", budget_tokens), flops=budget_flops,
+        hours=budget_hours,
+    )  # fmt: skip
+    if figures is not None and design.front is not None:
+        from curricle.report.charts import save_all
+
+        figures.mkdir(parents=True, exist_ok=True)
+        save_all([design.front], results, figures)
+    if as_json:
+        print_json(design.to_json())
+    else:
+        console.print(next_runs_view(design))
 
 
 @app.command(

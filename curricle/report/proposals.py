@@ -5,7 +5,9 @@ from __future__ import annotations
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from curricle.analysis import next_runs
 from curricle.analysis.factorial import Design
+from curricle.analysis.finding import ACCURACY, BITS, POINTS, number
 from curricle.report import words
 from curricle.report.terminal import SPACE, add_row, plain_table
 
@@ -47,3 +49,25 @@ def factorial_view(design: Design) -> RenderableType:
     if not design.tells_kappa:
         said.append(Text("Too few cells for κ, the synergy on the scale of effective tokens.", style="dim"))
     return Group(Text(head, style="bold"), SPACE, table, SPACE, *said)
+
+
+def next_runs_view(design: next_runs.Design) -> RenderableType:
+    """What is open, one a row, what the budget buys marked; then why each is open and how it is run, and the front."""
+    unit = POINTS if design.measure == ACCURACY else BITS
+    table = plain_table("question", "runs", ">tokens", ">FLOPs", ">regret saved", "budget")
+    for p in design.proposals:
+        saved = "not priced" if p.regret_saved is None else number(p.regret_saved, unit, signed=False)
+        bought = "✓" if p.fits else "over"
+        add_row(table, p.question, p.runs, words.count(p.tokens), words.flops(p.flops), saved, bought)
+    head = (
+        f"{words.flops(design.flops)} FLOPs to spend, {words.flops(design.spent)} spent so far; target "
+        f"{design.target} ({design.measure})"
+    )
+    told: list[RenderableType] = []
+    for p in design.proposals:
+        told += [Text.assemble((p.question, "bold"), f": {p.why}"), Text(f"  {p.how}", style="dim"), SPACE]
+    if not design.proposals:
+        told = [Text("Nothing is open that more of these runs would tell."), SPACE]
+    front = [Text(design.front.sentence())] if design.front else [Text("No front: no other text was held out.")]
+    rows: list[RenderableType] = [table, SPACE] if design.proposals else []
+    return Group(Text(head, style="bold"), SPACE, *rows, *told, *front)

@@ -197,7 +197,7 @@ def test_what_is_missing_is_left_out(rows: Rows, write: Write) -> None:
     made = rows(arms={"from scratch": (None, 0.0)})
     made["evaluations"] = [e for e in made["evaluations"] if e["kind"] == "held-out"]
     found = analyse(write(made))
-    assert {f.question for f in found} == {"score", "held-out", "forgetting"}
+    assert {f.question for f in found} == {"score", "held-out", "forgetting", "efficiency"}
     assert "Not answered yet" in answer(found, "Q?", "code text")
 
 

@@ -1,0 +1,67 @@
+"""What to run next: more seeds have the price that theory gives them, and a budget is never overspent."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from curricle.analysis.next_runs import next_runs, value_of_seeds
+from curricle.results import Results
+from curricle.study import Refused
+
+
+def closed_form(gap: float, sigma: float, had: int, more: int) -> float:
+    """Two strategies: s·φ(z) − gap·Φ(−z) with s the spread that the difference of means will move by (Raiffa and
+    Schlaifer 1961)."""
+    s = math.sqrt(2 * (sigma**2 / had - sigma**2 / (had + more)))
+    z = gap / s
+    return s * math.exp(-z * z / 2) / math.sqrt(2 * math.pi) - gap * 0.5 * math.erfc(z / math.sqrt(2))
+
+
+@given(st.floats(0, 3), st.floats(0.2, 3), st.integers(2, 8), st.integers(1, 8))
+@settings(max_examples=30, deadline=None)
+def test_two_strategies_are_priced_as_the_normal_formula_prices_them(gap, sigma, had, more):
+    found = value_of_seeds(np.array([gap, 0.0]), sigma, had, more, draws=100_000)
+    assert found == pytest.approx(closed_form(gap, sigma, had, more), abs=0.02 * sigma)
+
+
+@given(st.lists(st.floats(-5, 5), min_size=2, max_size=6), st.floats(0.1, 3))
+@settings(max_examples=30, deadline=None)
+def test_more_seeds_are_never_worth_less_and_none_are_worth_anything_without_noise(means, sigma):
+    y = np.array(means)
+    values = [value_of_seeds(y, sigma, 3, more) for more in (1, 2, 4, 8)]
+    assert all(b >= a - 1e-9 for a, b in pairwise(values)) and values[0] >= -1e-9
+    assert value_of_seeds(y, 0.0, 3, 4) == pytest.approx(0.0, abs=1e-12)
+
+
+def test_strategies_that_are_close_are_worth_more_seeds_and_a_clear_winner_is_not(rows: Callable, write: Callable):
+    close = next_runs(write(rows(seed_sd=0.5)), tokens=1e6)
+    priced = [p for p in close.proposals if p.regret_saved is not None]
+    assert priced and priced[0] is close.proposals[0] and priced[0].how.startswith("--set seeds=[0, 1, 2, 3")
+    clear = {"code first": ("code", 40.0), "from scratch": (None, 0.0)}
+    assert not [p for p in next_runs(write(rows(arms=clear)), tokens=1e6).proposals if p.regret_saved is not None]
+
+
+@pytest.mark.parametrize("tokens", [1.0, 2_000.0, 20_000.0, 1e9])
+def test_what_is_bought_fits_the_budget_and_all_is_plain_json(study: Results, tokens: float):
+    design = next_runs(study, tokens=tokens)
+    assert sum(p.flops for p in design.proposals if p.fits) <= design.flops * (1 + 1e-9)
+    assert {p.question for p in design.proposals} >= {"gain", "phases"}
+    json.dumps(design.to_json(), allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("budget", "said"),
+    [({}, "give one of"), ({"tokens": 1.0, "flops": 1.0}, "give one of"), ({"hours": -1.0}, "a number above 0"),
+     ({"tokens": 1.0, "target": "algebre"}, "algebre")],
+)  # fmt: skip
+def test_a_budget_or_a_target_that_is_none_is_refused(study: Results, budget: dict, said: str):
+    with pytest.raises(Refused, match=said):
+        next_runs(study, **budget)
