@@ -9,8 +9,14 @@ import typer
 
 from curricle.commands.common import Json, make_console, print_json
 
-app = typer.Typer(help="Result rows: bring in others' runs, see what a folder holds.", no_args_is_help=True)
 EXAMPLE = "Example: curricle results import runs.csv lm-eval-output --out runs/theirs --baseline llama-1b"
+app = typer.Typer(
+    help="Result rows: bring in others' runs, see what a folder holds.",
+    epilog=EXAMPLE,
+    no_args_is_help=True,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 
 
 @app.command("import", epilog=EXAMPLE)

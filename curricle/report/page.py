@@ -32,7 +32,8 @@ from curricle.store import whole_file
 from curricle.study import Study
 
 MEASURES = (ACCURACY, BITS_PER_BYTE)
-MOST_DRAWN = 8  # findings of one question that the page draws
+MOST_ROWS = 24  # of a finding's table; `findings.json` has all
+MOST_DRAWN = 1  # figures of one question; the rest are counted, and drawn by `analyse --figures`
 LONGEST_TEXT = 1500  # characters of a prompt or an output that the page shows
 Row = dict[str, Any]
 Item = TypeVar("Item")
@@ -73,7 +74,10 @@ def write(
         **the_answer(study, findings, target),
         style=style,
         flow=flow_svg(layout, findings, target, {arm: style[of] for arm, of in plan.arms.items()}, rates),
-        groups=[*chart_groups(study, plan, layout, results, findings, style), *question_groups(findings)],
+        groups=[
+            *chart_groups(study, plan, layout, results, findings, style),
+            *question_groups(findings, study.answer_target),
+        ],
         changes=[f for among in by(changes, lambda f: f.subject).values() for f in among],
         tables=tables(findings, target),
         kinds=[(kind, KIND_MEANS[kind]) for kind in KINDS],
@@ -145,13 +149,22 @@ def json_in_script(value: object) -> Markup:
 
 def chart(name: str, title: str, drawn: alt.TopLevelMixin, described: str) -> Row:
     """What the template needs of one chart. Ids inside the SVG are made the chart's own."""
-    spec = drawn.to_dict(validate=False)  # its parts were validated when they were made
+    spec = without_empty(drawn.to_dict(validate=False))  # its parts were validated when they were made
     picture = re.sub(r'(id="|url\(#|href="#)', rf"\g<1>{name}-", figures.svg(spec))
     hidden = picture.replace("<svg ", '<svg aria-hidden="true" ', 1)
     return {
         "name": name, "title": title, "svg": Markup(hidden), "spec": json_in_script(spec),
         "described": described, "width": None,
     }  # fmt: skip
+
+
+def without_empty(spec: Row) -> Row:
+    """The chart without layers that have no data, of which Vega complains."""
+    made = dict(spec)
+    for parts in ("layer", "hconcat", "vconcat"):
+        if parts in made:
+            made[parts] = [without_empty(p) for p in made[parts] if p.get("data", {}).get("values") != []]
+    return made
 
 
 def group(title: str, about: str, charts: list[Row], rows: Sequence[Finding] = ()) -> Row:
@@ -238,15 +251,19 @@ def chart_groups(
     return [g for g in groups if g["charts"]]
 
 
-def question_groups(findings: Sequence[Finding]) -> list[Row]:
-    """A section for each question with a figure of its own (`charts.CHARTS`): for each of its first findings the
-    sentence, the figure and the table that it was drawn from."""
+def question_groups(findings: Sequence[Finding], target: str) -> list[Row]:
+    """A section for each question with a figure of its own (`charts.CHARTS`): for its first findings on the target (or
+    on what no benchmark scores, such as a stage's own text) the sentence, the figure and the table it was drawn from.
+    """
     groups = []
     asked = by((f for f in findings if f.question in charts.CHARTS), lambda f: f.question)
+    scored = {f.benchmark for f in findings if f.question in {"score", "held-out"}}
     for n, (question, here) in enumerate(asked.items()):
-        shown = [asked_about(f, f"asked{n}-{i}") for i, f in enumerate(here[:MOST_DRAWN])]
+        about = [f for f in here if f.benchmark == target or f.benchmark not in scored]
+        shown = [asked_about(f, f"asked{n}-{i}") for i, f in enumerate(about[:MOST_DRAWN])]
         more = len(here) - len(shown)
-        groups.append({**group(charts.CHARTS[question].title, "", [], here), "asked": shown, "more": more})
+        if shown:
+            groups.append({**group(charts.CHARTS[question].title, "", [], here), "asked": shown, "more": more})
     return groups
 
 
@@ -255,9 +272,10 @@ def asked_about(f: Finding, name: str) -> Row:
     made = None if drawn is None else chart(name, f"{f.measure} on {f.benchmark}", drawn, told([f]))
     if made and (width := re.search(r'width="(\d+)', made["svg"])):
         made["width"] = width[1]  # a figure that stands alone is never larger than it was drawn
-    columns = dict.fromkeys(name for row in f.table for name in row)
-    numeric = {c: all(isinstance(row.get(c), int | float | None) for row in f.table) for c in columns}
-    return {"finding": f, "chart": made, "columns": numeric}
+    rows = f.table[:MOST_ROWS]
+    columns = dict.fromkeys(name for row in rows for name in row)
+    numeric = {c: all(isinstance(row.get(c), int | float | None) for row in rows) for c in columns}
+    return {"finding": f, "chart": made, "columns": numeric, "rows": rows, "left": len(f.table) - len(rows)}
 
 
 def by(items: Iterable[Item], key: Callable[[Item], str]) -> dict[str, list[Item]]:

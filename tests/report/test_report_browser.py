@@ -48,7 +48,7 @@ def wake(driver, chart) -> None:
 def test_opens_offline_wakes_every_chart_and_logs_nothing(browser, small):
     browser.get(small.page.as_uri())
     charts = browser.find_elements("css selector", ".chart")
-    assert len(charts) == 15
+    assert len(charts) >= 15
     assert all(chart.find_element("css selector", ".still svg").is_displayed() for chart in charts)
     for chart in charts:
         before = chart.size["height"]

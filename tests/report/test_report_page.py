@@ -51,8 +51,10 @@ def test_hostile_names_and_outputs_stay_text(made, hostile, tmp_path):
     assert "<img" not in text and "<script>alert" not in text
     assert text.count("</script>") == text.count("<script") == 1 + len(re.findall('class="chart"', text))
     assert html.escape(hostile).replace("&#x27;", "&#39;").replace("&quot;", "&#34;") in text
-    for spec in re.findall(r'<script type="application/json">(.*?)</script>', text, flags=re.DOTALL):
-        assert hostile in json.loads(spec)["layer"][0]["encoding"]["color"]["scale"]["domain"]
+    specs = re.findall(r'<script type="application/json">(.*?)</script>', text, flags=re.DOTALL)
+    colored = [first["encoding"]["color"] for s in specs if "color" in (first := json.loads(s)["layer"][0])["encoding"]]
+    domains = [color["scale"]["domain"] for color in colored if "domain" in color.get("scale", {})]
+    assert len([domain for domain in domains if hostile in domain]) >= 5
 
 
 def test_scores_on_the_page_equal_a_query_on_the_results(small):
@@ -208,6 +210,7 @@ def asked(hostile: str = "one source") -> list[Finding]:
 
 
 def test_a_question_with_a_figure_has_a_section_with_its_sentence_and_its_table(small, written, tmp_path, monkeypatch):
+    monkeypatch.setattr(page, "MOST_DRAWN", 2)
     monkeypatch.setitem(charts.CHARTS, "luck", charts.Chart("How much is luck", f"{__name__}:luck"))
     findings = [*small.findings, *asked()]
     text = text_of(written(tmp_path, small.study, small.plan, small.results, findings=findings))

@@ -26,12 +26,9 @@ def chart(finding: Finding) -> alt.LayerChart:
         if float(row["tokens"] or 0) > 0
     ]
     domain, colors = ["saved", "at most"], [GAIN, LIMIT]
-    color = alt.Color(
-        "kind:N",
-        scale=alt.Scale(domain=domain, range=colors),
-        legend=alt.Legend(orient="top", title=None, symbolOpacity=1),
-    )
-    dash = alt.StrokeDash("kind:N", scale=alt.Scale(domain=domain, range=[[1, 0], [6, 3]]), legend=None)
+    legend = alt.Legend(orient="top", title=None, symbolOpacity=1)  # one for both, or Vega sees a conflict
+    color = alt.Color("kind:N", scale=alt.Scale(domain=domain, range=colors), legend=legend)
+    dash = alt.StrokeDash("kind:N", scale=alt.Scale(domain=domain, range=[[1, 0], [6, 3]]), legend=legend)
     title = "bits, from the stage's beginning"
     x = alt.X(
         "tokens:Q", title=f"tokens of {finding.benchmark}", axis=alt.Axis(format="~s", tickCount=5, grid=False),

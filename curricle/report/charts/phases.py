@@ -46,12 +46,9 @@ def law_chart(finding: Finding) -> alt.LayerChart:
     rows = [{**row, "seen": "predicted, not seen"} for row in finding.table]
     both = [*rows, *({**row, "predicted": row["measured"], "seen": "measured"} for row in finding.table)]
     domain, colors = ["measured", "predicted, not seen"], [BASELINE_COLOR, COLORS[0]]
-    color = alt.Color(
-        "seen:N",
-        scale=alt.Scale(domain=domain, range=colors),
-        legend=alt.Legend(orient="top", title=None, symbolOpacity=1),
-    )
-    shape = alt.Shape("seen:N", scale=alt.Scale(domain=domain, range=["circle", "diamond"]), legend=None)
+    legend = alt.Legend(orient="top", title=None, symbolOpacity=1)  # one for both, or Vega sees a conflict
+    color = alt.Color("seen:N", scale=alt.Scale(domain=domain, range=colors), legend=legend)
+    shape = alt.Shape("seen:N", scale=alt.Scale(domain=domain, range=["circle", "diamond"]), legend=legend)
     order = [str(row["order"]) for row in sorted(rows, key=lambda row: int(row["rank"] or 0))]
     y = alt.Y(
         "order:N", title=None, sort=order, axis=alt.Axis(ticks=False, domain=False, labelLimit=260, labelPadding=8)

@@ -67,7 +67,7 @@ def _decay(finding: Finding) -> alt.LayerChart:
     y = alt.Y("made:Q", title="what the model makes of r·c, f")
     dots = alt.Chart(alt.Data(values=points)).mark_point(filled=True, size=30, opacity=0.5)
     shape = alt.Shape("size:N", scale=alt.Scale(**scale, range=list(SHAPES[:2])), legend=_legend())
-    dash = alt.StrokeDash("size:N", scale=alt.Scale(**scale, range=DASHES[:2]), legend=None)
+    dash = alt.StrokeDash("size:N", scale=alt.Scale(**scale, range=DASHES[:2]), legend=_legend())
     curves = alt.Chart(alt.Data(values=lines)).mark_line(strokeWidth=2)
     return _finished(
         _zero("y")
