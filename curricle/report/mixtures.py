@@ -96,8 +96,9 @@ def value(number: float | None, signed: bool) -> str:
 
 def fits(findings: Sequence[Finding]) -> RenderableType:
     table = plain_table("runs left out", ">rank correlation", ">R²", ">error")
+    each = {f.measure: f for f in findings}.values()  # with one target the aggregate is that metric
     names = words.short_names([f.measure for f in findings[1:]])
-    for f in findings:
+    for f in each:
         r2, error = f.parts.get("r2"), f.parts.get("rmse")
         add_row(
             table, names.get(f.measure, f.measure), "–" if f.estimate is None else f"{f.estimate:.3f}",
