@@ -170,7 +170,9 @@ def test_branches_share_their_prefix_and_an_added_phase_trains_only_itself(tmp_p
     assert steps == list(range(1, 11))
 
 
-@pytest.mark.parametrize("averaged", ["the donor", "the adopter", "both"])
+@pytest.mark.parametrize(
+    "averaged", ["the donor", *(pytest.param(w, marks=pytest.mark.slow) for w in ("the adopter", "both"))]
+)
 def test_a_mean_of_states_is_never_taken_for_a_state(tmp_path, averaged):
     mean = {"average": {"last": 3, "every_tokens": 512}}
     donor = {"mixture": {"algebra": 1}, "budget_tokens": 2048, "recipe": mean if averaged != "the adopter" else {}}
