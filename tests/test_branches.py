@@ -170,9 +170,8 @@ def test_branches_share_their_prefix_and_an_added_phase_trains_only_itself(tmp_p
     assert steps == list(range(1, 11))
 
 
-@pytest.mark.parametrize(
-    "averaged", ["the donor", *(pytest.param(w, marks=pytest.mark.slow) for w in ("the adopter", "both"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("averaged", ["the donor", "the adopter", "both"])
 def test_a_mean_of_states_is_never_taken_for_a_state(tmp_path, averaged):
     mean = {"average": {"last": 3, "every_tokens": 512}}
     donor = {"mixture": {"algebra": 1}, "budget_tokens": 2048, "recipe": mean if averaged != "the adopter" else {}}
@@ -216,6 +215,7 @@ def page_of(file: Path, store: Path) -> str:
     return (out / "report.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_every_strategy_is_judged_by_its_best_learning_rate(tmp_path):
     fields = tiny(stages={"math": {**WHOLE, "sweep": [1e-5, 4e-3]}, "code": {**WHOLE, "mixture": {"code": 1}}},
                   strategies={"maths": ["math"], "code": ["code"]}, baseline="code", max_epochs=99)  # fmt: skip

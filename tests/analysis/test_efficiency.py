@@ -91,6 +91,7 @@ def test_past_what_scratch_reached_there_is_a_limit_and_no_number() -> None:
     assert interval.low == pytest.approx(X[-1] - X[0], rel=0.2)
 
 
+@pytest.mark.slow
 def test_no_transfer_is_claimed_at_its_nominal_rate() -> None:
     claims, studies = 0, 20
     for k in range(studies):

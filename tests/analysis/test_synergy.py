@@ -105,6 +105,7 @@ def test_the_finding_is_plain_json_with_its_profile_as_a_table() -> None:
     assert min(row["excess"] for row in f.table) == 0.0 and f.unit == "κ"
 
 
+@pytest.mark.slow
 def test_complementarity_is_falsely_claimed_no_more_often_than_said() -> None:
     for null in (scenario(0.0), sim.Scenario("", sim.separate, sigma=0.005)):
         held = sim.kappas(null, 12, seed=21)

@@ -84,7 +84,8 @@ def test_from_two_ranks_to_one_and_back_goes_on_with_the_same_batches(alone, tmp
     assert not list((tmp_path / "checkpoints").glob(".*"))
 
 
-@pytest.mark.parametrize("size", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [2, 4])
 def test_copies_of_a_sharded_model_end_where_one_rank_does(alone, tmp_path, size):
     """Hybrid sharding: 2 copies, each cut over 1 or 2 ranks."""
     optimizer, one = alone
@@ -93,6 +94,7 @@ def test_copies_of_a_sharded_model_end_where_one_rank_does(alone, tmp_path, size
     assert apart(weights(tmp_path), weights(one)) < 2e-5
 
 
+@pytest.mark.slow
 def test_where_one_rank_fails_all_fail_and_what_was_saved_stays_whole(alone, tmp_path):
     optimizer, one = alone
     finish(tmp_path, 2, 12, optimizer, "--stop-after", 4)
