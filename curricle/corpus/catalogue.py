@@ -10,13 +10,9 @@ cover content only, never a path or a date.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import io
-import json
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from operator import attrgetter
@@ -27,6 +23,7 @@ from curricle.corpus import files, hub, installed, problems, procedural
 from curricle.corpus.counterfactual import COUNTERFACTUAL_VERSION, counterfactual
 from curricle.corpus.decontamination import Contamination
 from curricle.corpus.documents import SHOWN, Document, Resolve, Tally
+from curricle.corpus.parts import Part, Removed, digest, read_documents, size
 from curricle.store import fingerprint, is_complete, read_json, whole_folder, write_json
 from curricle.study import Counterfactual, Declared, Files, Generated, Hub, Installed, Procedural, Refused, Source
 
@@ -190,7 +187,7 @@ def derive(
             with held_out.writing():
                 for document in _clean(_without(source.take, name, original, "held_out"), contamination, removed):
                     held_out.add(document)
-                    copies.add(_digest(document.whole))
+                    copies.add(digest(document.whole))
             with train.writing():
                 found = watch(_without(source.take, name, original, "train"))
                 _train_on(_clean(found, contamination, removed), copies, train, removed, licences)
@@ -233,7 +230,7 @@ def load(folder: Path) -> Entry:
 
 def documents(folder: Path, part: str = "train") -> Iterator[Document]:
     """The documents of a built entry, `train` or `held_out`, in order."""
-    return _documents_in(folder / DOCUMENTS.format(part=part))
+    return read_documents(folder / DOCUMENTS.format(part=part))
 
 
 def _read(name: str, source: Source, resolve: Resolve, tally: Tally) -> Iterator[Document]:
@@ -301,18 +298,18 @@ def _split(
         # By content, not by id: a renamed file is split as it was.
         unit = _content if by_document else attrgetter("group")
         weights: Counter[str] = Counter() if by_document else group_bytes
-        for document in _documents_in(spool.path) if by_document else ():
+        for document in read_documents(spool.path) if by_document else ():
             weights[_content(document)] += size(document)
         chosen = held_out_units(weights, held_out_share)
         copies: set[bytes] = set()
         licences: Counter[str] = Counter()
         with held_out.writing():
-            for document in _documents_in(spool.path):
+            for document in read_documents(spool.path):
                 if unit(document) in chosen:
                     held_out.add(document)
-                    copies.add(_digest(document.whole))
+                    copies.add(digest(document.whole))
         with train.writing():
-            rest = (document for document in _documents_in(spool.path) if unit(document) not in chosen)
+            rest = (document for document in read_documents(spool.path) if unit(document) not in chosen)
             _train_on(rest, copies, train, removed, licences)
     spool.path.unlink()
     if not train.documents:
@@ -349,7 +346,7 @@ def _train_on(
 ) -> None:
     """Write down what is trained on, but for copies of what is held out."""
     for document in found:
-        if _digest(document.whole) in copies:
+        if digest(document.whole) in copies:
             removed.add(document, COPIES, " ".join(document.whole[:200].split()))
         else:
             train.add(document)
@@ -429,23 +426,18 @@ def held_out_units(weights: dict[str, int], share: float) -> set[str]:
     wanted = share * sum(weights.values())
     chosen: set[str] = set()
     taken = 0
-    for unit in sorted(weights, key=_digest):
+    for unit in sorted(weights, key=digest):
         if taken >= wanted or len(chosen) == len(weights) - 1:
             break
         if taken + weights[unit] <= 3 * wanted:
             chosen.add(unit)
             taken += weights[unit]
-    return chosen or {min(weights, key=lambda unit: (weights[unit], _digest(unit)))}
-
-
-def size(document: Document) -> int:
-    """Bytes of its text in UTF-8, prompt included."""
-    return len(document.whole.encode())
+    return chosen or {min(weights, key=lambda unit: (weights[unit], digest(unit)))}
 
 
 def _said(document: Document) -> bytes:
     """Digest of what was written in it, whether or not a template lays it out."""
-    return _digest("".join(document.texts))
+    return digest("".join(document.texts))
 
 
 def _marks(document: Document) -> list[bytes]:
@@ -455,76 +447,4 @@ def _marks(document: Document) -> list[bytes]:
 
 
 def _content(document: Document) -> str:
-    return _digest(document.whole).hex()
-
-
-def _digest(text: str) -> bytes:
-    return hashlib.blake2b(text.encode(), digest_size=16).digest()
-
-
-class Part:
-    """A file of documents as it is written: one JSON line each, compressed, counted and fingerprinted on the way."""
-
-    def __init__(self, path: Path):
-        self.path = path
-        self.documents = 0
-        self.bytes = 0
-        self._hash = hashlib.sha256()
-
-    @contextmanager
-    def writing(self) -> Iterator[None]:
-        import zstandard
-
-        with self.path.open("wb") as file:
-            self._out = zstandard.ZstdCompressor(level=3).stream_writer(file, closefd=False)
-            try:
-                yield
-            finally:
-                self._out.close()
-
-    def add(self, document: Document) -> None:
-        self._out.write(document.to_json().encode() + b"\n")
-        self.documents += 1
-        self.bytes += size(document)
-        turns = (text for turn in document.conversation for text in turn)
-        # Not the id: a renamed file is the same text.
-        for text in (document.template, *turns) if document.template else (document.prompt, document.text):
-            content = text.encode()
-            self._hash.update(len(content).to_bytes(8) + content)  # the length, so that no border can move unseen
-
-    @property
-    def fingerprint(self) -> str:
-        return self._hash.hexdigest()[:16]
-
-
-class Removed:
-    """The list of removed documents as it is written: the document, what it overlapped, and the words they share."""
-
-    def __init__(self, path: Path):
-        self.path = path
-        self.by_benchmark: Counter[str] = Counter()
-        self.examples: list[dict[str, str]] = []
-        self.documents = 0
-        self._last = ""
-
-    @contextmanager
-    def writing(self) -> Iterator[None]:
-        with self.path.open("a", encoding="utf-8") as self._out:
-            yield
-
-    def add(self, document: Document, benchmark: str, evidence: str) -> None:
-        row = {"id": document.id, "benchmark": benchmark, "evidence": evidence}
-        self._out.write(json.dumps(row, ensure_ascii=False) + "\n")
-        self.by_benchmark[benchmark] += 1
-        self.documents += document.id != self._last
-        self._last = document.id
-        if len(self.examples) < SHOWN:
-            self.examples.append(row)
-
-
-def _documents_in(path: Path) -> Iterator[Document]:
-    import zstandard
-
-    with path.open("rb") as file:
-        for line in io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(file), 2**20):
-            yield Document.from_json(line)
+    return digest(document.whole).hex()
