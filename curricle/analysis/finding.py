@@ -177,9 +177,9 @@ def digits(value: float, unit: str, signed: bool = True) -> str:
 
 
 def significant(value: float, signed: bool = True) -> str:
-    """Three significant digits; from ten thousand on by its suffix: 12.3k, 4.56B; past 999T as a power of ten."""
+    """Three significant digits; from a thousand on by its suffix: 1.79k, 4.56B; past 999T as a power of ten."""
     sign, size = "+" if signed and value > 0 else "-" if value < 0 else "", abs(value)
-    if 1e4 <= size < 999.5e12:
+    if 999.5 <= size < 999.5e12:
         power = next(p for p in (3, 6, 9, 12) if size < 999.5 * 10**p)
         return f"{sign}{size / 10**power:.3g}{'kMBT'[power // 3 - 1]}"
     return f"{sign}{size:.3g}"
