@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -82,13 +83,8 @@ SUPPLIED = {
 def draft_factorial(design: Design, model: str, sources: list[str]) -> str:
     """The YAML of a proposed factorial, what it can tell at its head. Sources that are not given as `NAME=PATH` are
     what comes with the package, by the names `code`, `prose` and `math`. Raises `Refused` for any other."""
-    named = SUPPLIED | _named(sources)
     used = [*design.sources, *([design.filler] if design.filler else [])]
-    for name in used:
-        if name not in named:
-            raise Refused(
-                f"--source: none given for {name!r}; write --source {name}=PATH, or use {', '.join(SUPPLIED)}"
-            )
+    named = _supplied(used, sources)
     stages = {stage for arm in design.arms for stage in arm.stages}
     names = {arm.strategy: [f"{source} {shortened(tokens)}" for source, tokens in arm.stages] for arm in design.arms}
     baseline = design.arms[0].strategy
@@ -119,6 +115,49 @@ def draft_factorial(design: Design, model: str, sources: list[str]) -> str:
         "         schedule: constant}",
     ]  # fmt: skip
     return "\n".join(lines) + "\n"
+
+
+def draft_swarm(mixtures: Mapping[str, Mapping[str, float]], tokens: int, model: str, sources: list[str]) -> str:
+    """The YAML of a swarm: one stage and one strategy for each mixture. Sources as in `draft_factorial`."""
+    used = list(dict.fromkeys(source for mixture in mixtures.values() for source in mixture))
+    named = _supplied(used, sources)
+    width = max(len(name) for name in mixtures) + 1
+    lines = [
+        f"# A swarm: {len(mixtures)} mixtures of {len(used)} sources, {shortened(tokens)} tokens each. Then:",
+        "#   curricle analyse THIS_FILE --question mixture",
+        "question: Which mixture should a larger run read?",
+        "",
+        *_model(model, model in PRESETS),
+        "",
+        "sources:",
+        *(f"  {name}: {named[name]}" for name in used),
+        "",
+        "stages:",
+        *(f"  {name + ':':<{width}} {{budget_tokens: {shortened(tokens)}, mixture: "
+          f"{{{', '.join(f'{source}: {share:g}' for source, share in mixture.items())}}}}}"
+          for name, mixture in mixtures.items()),
+        "",
+        "strategies:",
+        *(f"  {name}: [{name}]" for name in mixtures),
+        f"baseline: {next(iter(mixtures))}",
+        "# The mixture is chosen for this one's loss; a benchmark's reference solutions can stand here too.",
+        f"target: {used[-1]}",
+        "seeds: [0]  # more mixtures say more than more seeds",
+        *([] if model in PRESETS
+          else ["recipe: {optimizer: adamw, learning_rate: 1.0e-4, batch_tokens: 16384, precision: bf16}"]),
+    ]  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def _supplied(used: Iterable[str], sources: list[str]) -> dict[str, str]:
+    """The YAML of each source that is used: as given, or what comes with the package."""
+    named = SUPPLIED | _named(sources)
+    for name in used:
+        if name not in named:
+            raise Refused(
+                f"--source: none given for {name!r}; write --source {name}=PATH, or use {', '.join(SUPPLIED)}"
+            )
+    return named
 
 
 def _named(sources: list[str]) -> dict[str, str]:

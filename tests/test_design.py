@@ -35,6 +35,23 @@ def test_json_is_one_object_with_the_study() -> None:
     assert len(made["runs"]) == 12 and made["study"]["baseline"] in made["study"]["strategies"]
 
 
+def test_a_swarm_is_drawn_and_can_be_planned(tmp_path) -> None:
+    out = tmp_path / "swarm.yaml"
+    words = ["design", "swarm", "--natural", "code=3M,prose=1M,math=500k", "--runs", "20", "--out", str(out)]
+    shown = runner.invoke(app, words)
+    assert shown.exit_code == 0, shown.output
+    assert "20 mixtures" in shown.output and "66.7" in shown.output
+    study = load_study(out)
+    assert len(study.strategies) == 20 and study.baseline == "natural"
+    assert study.stages["natural"].mixture == pytest.approx({"code": 0.667, "prose": 0.222, "math": 0.111})
+
+
+@pytest.mark.parametrize("natural", ["code", "code=x,prose=1,math=1", "cod=1", "code=1,prose=1"])
+def test_a_size_that_cannot_be_read_is_refused(natural: str) -> None:
+    shown = runner.invoke(app, ["design", "swarm", "--natural", natural])
+    assert isinstance(shown.exception, Refused) and "--natural" in str(shown.exception)
+
+
 @pytest.mark.parametrize("dose", ["code", "code=0,x", "=1", "code=0.5,2"])
 def test_a_dose_that_cannot_be_read_is_refused(dose: str) -> None:
     shown = runner.invoke(app, ["design", "factorial", "--dose", dose, "--filler", "prose"])

@@ -210,8 +210,7 @@ def designs(asked: Asked, ends: Sequence[Row], results: Results, rate: float) ->
         tokens = SWARM * max(row["tokens"] for row in ends) / 4
         made.append(
             Proposal("mixture", f"{SWARM} mixtures of {len(sources)} sources at a quarter of the tokens", tokens,
-                     tokens * rate, open_["mixture"], f"a strategy of one stage for each of {SWARM} mixtures drawn "
-                     "around the natural one (a Dirichlet), then curricle analyse --question mixture")
+                     tokens * rate, open_["mixture"], f"curricle design swarm --runs {SWARM} --out swarm.yaml")
         )  # fmt: skip
     ladder = results.sql(
         "SELECT stage, max(budget_tokens) AS tokens FROM runs WHERE kind = 'pretrain' GROUP BY stage "

@@ -1,5 +1,5 @@
 """`design`: what to run next. `design STUDY` prices what a study leaves open; `design factorial` proposes the runs of a
-transfer study and says what they can tell.
+transfer study and says what they can tell; `design swarm` draws the mixtures of a mixture study.
 
 `curricle design WORD …` is the command WORD where there is one, and otherwise the command named by `DEFAULT`, which
 then takes WORD as its first argument: `curricle design STUDY --budget-hours 8` needs no word between.
@@ -29,7 +29,7 @@ class WithDefault(TyperGroup):
 
 app = typer.Typer(
     cls=WithDefault,
-    help="What to run next: what a study leaves open, priced; or a factorial that can tell transfer.",
+    help="What to run next: what a study leaves open, priced; a factorial that can tell transfer; a swarm of mixtures.",
     epilog="Example: curricle design code-first --budget-hours 1   or   curricle design factorial --out transfer.yaml",
     no_args_is_help=True,
     add_completion=False,
@@ -100,7 +100,6 @@ def factorial(
     """Propose the runs of a factorial of two sources, and the smallest γ that they can tell."""
     from curricle.analysis.factorial import factorial_design
     from curricle.drafting import draft_factorial
-    from curricle.study import Refused
     from curricle.studyfile import parse_study
 
     if dose is None and filler is None:
@@ -114,13 +113,7 @@ def factorial(
     )  # fmt: skip
     text = draft_factorial(design, model, source or [])
     study = parse_study(text, out or Path("factorial.yaml"))
-    if out is not None:
-        from curricle.store import whole_file
-
-        if out.exists():
-            raise Refused(f"{out}: is there already; name another file")
-        with whole_file(out, "w") as file:
-            file.write(text)
+    _write(out, text)
     if as_json:
         print_json({**design.to_json(), "study": study.model_dump(mode="json", exclude_unset=True)})
         return
@@ -128,10 +121,85 @@ def factorial(
 
     console = make_console()
     console.print(factorial_view(design))
+    _say_where(console, out)
+
+
+@app.command(
+    epilog="Example: curricle design swarm --source web='web/*.jsonl' --source math='math/*.jsonl' "
+    "--natural web=60B,math=2B --budget-tokens 1M --out swarm.yaml",
+)
+def swarm(
+    source: Annotated[list[str] | None, typer.Option(metavar="NAME=PATH", help="A corpus: files or a glob.")] = None,
+    natural: Annotated[
+        str | None, typer.Option(metavar="NAME=SIZE,…", help="What there is of each source; all alike by default.")
+    ] = None,
+    runs: Annotated[int, typer.Option(help="Different mixtures, the natural and the uniform one among them.")] = 36,
+    budget_tokens: Annotated[str, typer.Option(help="Of each run.")] = "250k",
+    model: Annotated[str, typer.Option(help="A preset (0.5m … 7b), or a checkpoint's folder or hub id.")] = "1m",
+    seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Write the study here.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Draw the mixtures of a swarm of small runs, from which a law of mixtures is then fitted."""
+    from curricle.analysis.swarm_design import swarm_design
+    from curricle.drafting import SUPPLIED, draft_swarm
+    from curricle.studyfile import parse_study
+
+    names = [text.partition("=")[0] for text in source or []] or list(SUPPLIED)
+    mixtures = swarm_design(_sizes(natural, names), runs, seed)
+    text = draft_swarm(mixtures, int(_tokens("--budget-tokens", budget_tokens)), model, source or [])
+    study = parse_study(text, out or Path("swarm.yaml"))
+    _write(out, text)
+    if as_json:
+        print_json({"mixtures": mixtures, "study": study.model_dump(mode="json", exclude_unset=True)})
+        return
+    from curricle.report.proposals import swarm_view
+
+    console = make_console()
+    console.print(swarm_view(mixtures, sum(study.stages[name].budget_tokens for name in mixtures)))
+    _say_where(console, out)
+
+
+def _write(out: Path | None, text: str) -> None:
+    from curricle.store import whole_file
+    from curricle.study import Refused
+
+    if out is None:
+        return
+    if out.exists():
+        raise Refused(f"{out}: is there already; name another file")
+    with whole_file(out, "w") as file:
+        file.write(text)
+
+
+def _say_where(console: Any, out: Path | None) -> None:
     if out is None:
         console.print("With --out FILE the study is written.", style="dim")
     else:
         console.print(f"Wrote {out}. Look at it, then: curricle plan {out}", markup=False)
+
+
+def _sizes(text: str | None, names: list[str]) -> dict[str, float]:
+    """`NAME=SIZE,…` for every source by name; all alike where nothing was said."""
+    from curricle.study import Refused, nearest
+
+    if text is None:
+        return dict.fromkeys(names, 1.0)
+    made: dict[str, float] = {}
+    for part in text.split(","):
+        name, equals, size = part.partition("=")
+        if not equals:
+            raise Refused(f"--natural {part}: write it as NAME=SIZE, for example web=60B")
+        if name not in names:
+            raise Refused(f"--natural {part}: unknown source {name!r}; {nearest(name, names)}")
+        try:
+            made[name] = float(size)
+        except ValueError:
+            made[name] = _tokens(f"--natural {name}", size)
+    for name in names:
+        if name not in made:
+            raise Refused(f"--natural: no size for {name!r}; give one for each source")
+    return made
 
 
 def _doses(texts: list[str]) -> dict[str, list[float]]:

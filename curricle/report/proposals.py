@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from rich.console import Group, RenderableType
 from rich.text import Text
 
@@ -49,6 +51,16 @@ def factorial_view(design: Design) -> RenderableType:
     if not design.tells_kappa:
         said.append(Text("Too few cells for κ, the synergy on the scale of effective tokens.", style="dim"))
     return Group(Text(head, style="bold"), SPACE, table, SPACE, *said)
+
+
+def swarm_view(mixtures: Mapping[str, Mapping[str, float]], tokens: int) -> RenderableType:
+    """The mixtures, one a row, as shares of each source in percent; then what they take."""
+    sources = list(dict.fromkeys(source for mixture in mixtures.values() for source in mixture))
+    table = plain_table("mixture", *(f">{source}" for source in sources))
+    for name, mixture in mixtures.items():
+        add_row(table, name, *(f"{100 * mixture[s]:.1f}" if s in mixture else "0" for s in sources))
+    head = f"{len(mixtures)} mixtures   {words.count(tokens)} tokens in all   shares in %"
+    return Group(Text(head, style="bold"), SPACE, table)
 
 
 def next_runs_view(design: next_runs.Design) -> RenderableType:
