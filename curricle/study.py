@@ -358,7 +358,8 @@ class Study(Frozen):
         if len(set(folders)) < len(folders):
             raise ValueError(f"stages: two of {', '.join(self.stages)} differ only in ' ' and '_'")
         for name, benchmark in self.benchmarks.items():
-            if self.model.checkpoint is None and benchmark.max_new_tokens + 2 > self.model.context:
+            asks = not isinstance(benchmark, FileBenchmark) or benchmark.answers
+            if asks and self.model.checkpoint is None and benchmark.max_new_tokens + 2 > self.model.context:
                 raise ValueError(
                     f"benchmarks.{name}.max_new_tokens: {benchmark.max_new_tokens} leaves no room for a prompt in "
                     f"model.context = {self.model.context}"

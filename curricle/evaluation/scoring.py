@@ -106,9 +106,10 @@ def fitted_prompts(tokenizer: PreTrainedTokenizerBase, benchmark: Benchmark, con
     """Each item's prompt after as many exemplars as leave room for an answer; the first exemplars go first.
 
     The answer's room is `max_new_tokens`, or the reference solution's tokens where these are more. Raises `Refused`
-    where `max_new_tokens` alone fills the context.
+    where `max_new_tokens` alone fills the context; a benchmark that asks for no answers needs none.
     """
-    if benchmark.max_new_tokens + 2 > context:
+    longest = benchmark.max_new_tokens if benchmark.answers else 0
+    if longest + 2 > context:
         raise Refused(
             f"benchmarks.{benchmark.name}.max_new_tokens: {benchmark.max_new_tokens} leaves no room for a prompt in a "
             f"context of {context} tokens"
@@ -122,7 +123,7 @@ def fitted_prompts(tokenizer: PreTrainedTokenizerBase, benchmark: Benchmark, con
     def fitted(item: Item) -> str:
         room = context - 1 - tokens(item.prompt)  # 1: the token that opens a document
         if shots:
-            room -= max(benchmark.max_new_tokens, tokens(item.reference) + 1)
+            room -= max(longest, tokens(item.reference) + 1)
         drop = 0
         while drop < len(shots) and sum(shots[drop:]) > room:
             drop += 1

@@ -91,6 +91,7 @@ def test_the_first_exemplars_go_first_when_the_context_is_short(tokenizer):
     assert shots_fitted(benchmark, list(prompts.values())) == (0, 3)
     with pytest.raises(Refused, match=r"benchmarks\.b\.max_new_tokens: 20 leaves no room"):
         fitted_prompts(tokenizer, benchmark, 21)
+    assert fitted_prompts(tokenizer, replace(benchmark, answers=False), 21) == ["P" * 10]  # nothing will be written
 
 
 def test_jobs_pass_through_the_watcher_by_name(llama, tokenizer, sums):

@@ -160,6 +160,7 @@ def test_metrics_that_a_power_cut_damaged_are_cut_there(tmp_path, damage):
     assert list(lines_until(file, 5)) == whole[:5] and list(lines_until(file, 99)) == whole
 
 
+@pytest.mark.slow  # builds kernels: half a minute on two cores
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_flex_attention_keeps_documents_apart_as_the_mask_does(precision):
     from curricle.training import attention
