@@ -137,8 +137,7 @@ def draft_swarm(mixtures: Mapping[str, Mapping[str, float]], tokens: int, model:
           f"{{{', '.join(f'{source}: {share:g}' for source, share in mixture.items())}}}}}"
           for name, mixture in mixtures.items()),
         "",
-        "strategies:",
-        *(f"  {name}: [{name}]" for name in mixtures),
+        "# No strategies: each stage is one by itself.",
         f"baseline: {next(iter(mixtures))}",
         "# The mixture is chosen for this one's loss; a benchmark's reference solutions can stand here too.",
         f"target: {used[-1]}",

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import pydantic
 import yaml
@@ -231,8 +231,9 @@ class Study(Frozen):
     """May be left out where the model is a checkpoint: then it is the checkpoint's own."""
     sources: dict[str, Source] = Field(min_length=1)
     stages: dict[str, Stage] = Field(min_length=1)
-    strategies: dict[str, Names] = Field(min_length=1)
-    """Ordered lists of stage names, each starting from the model."""
+    strategies: dict[str, Names] = Field(default={})
+    """Ordered lists of stage names, each starting from the model. Left out, each stage is one by itself, as in a swarm
+    of mixtures."""
     baseline: str
     """The strategy that the others are measured against."""
     benchmarks: dict[str, Benchmark] = Field(default={})
@@ -303,6 +304,13 @@ class Study(Frozen):
             or next(iter(self.benchmarks), None)
             or self.stages[self.strategies[self.baseline][-1]].sources[0]
         )
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _each_stage_alone(cls, given: Any) -> Any:
+        if isinstance(given, dict) and not given.get("strategies") and isinstance(given.get("stages"), dict):
+            return {**given, "strategies": {name: (name,) for name in given["stages"]}}
+        return given
 
     @pydantic.model_validator(mode="after")
     def _names_resolve(self) -> Self:

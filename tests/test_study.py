@@ -242,6 +242,12 @@ def test_a_study_survives_a_round_trip_through_yaml(study, tmp_path):
     assert load_study(again).model_dump() == study.model_dump()
 
 
+def test_without_strategies_each_stage_is_one_by_itself(study, tmp_path):
+    alone = {key: value for key, value in tiny().items() if key not in ("strategies", "compare")}
+    found = load_study(write_study(tmp_path, alone | {"baseline": "code"}))
+    assert found.strategies == {name: (name,) for name in study.stages}
+
+
 def test_constructors_and_yaml_give_the_same_study(study):
     assert Study(**tiny()).model_dump() == study.model_dump()
 

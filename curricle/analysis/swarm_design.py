@@ -19,7 +19,8 @@ from curricle.study import Refused
 
 FLATTEN = 0.5  # a natural mixture of .9 and .1 is drawn round .75 and .25: rare sources must be seen to be judged
 WEAK, STRONG = 1.0, 2.0  # of all sources together, and of each: a draw's strength lies between, log-uniformly
-STEP = 0.001  # shares are multiples of it, and what is left of a smaller one goes to the largest
+STEP = 0.001  # shares are multiples of it
+LEAST = 0.01  # a smaller share of a small run is a handful of rows: it goes to the largest
 
 
 def swarm_design(natural: Mapping[str, float], runs: int = 36, seed: int = 0) -> dict[str, dict[str, float]]:
@@ -54,7 +55,7 @@ def swarm_design(natural: Mapping[str, float], runs: int = 36, seed: int = 0) ->
 
 
 def _rounded(share: np.ndarray) -> list[int]:
-    """Shares as whole numbers of `STEP`, the largest taking up what rounding leaves."""
-    steps = np.rint(share / STEP).astype(int)
+    """Shares as whole numbers of `STEP`, the largest taking up what rounding and `LEAST` leave."""
+    steps = np.where(share < LEAST, 0, np.rint(share / STEP)).astype(int)
     steps[int(share.argmax())] += round(1 / STEP) - int(steps.sum())
     return [int(n) for n in steps]
