@@ -262,9 +262,12 @@ class Study(Frozen):
         return self._path
 
     def resolve(self, path: str) -> Path:
+        """The path with variables and `~` filled in. Raises `Refused` for a variable that is not set."""
         import os
 
         expanded = Path(os.path.expandvars(path)).expanduser()
+        if (unset := re.search(r"\$\{?([A-Za-z_]\w*)", str(expanded))) and not expanded.exists():
+            raise Refused(f"{path}: the variable {unset[1]} is not set; set it to the folder that is meant")
         # A study that ships lies among our files; the user's are where the user is.
         if expanded.is_absolute() or self._path is None or self._path.parent == Path(__file__).parent / "studies":
             return expanded

@@ -248,6 +248,14 @@ def test_without_strategies_each_stage_is_one_by_itself(study, tmp_path):
     assert found.strategies == {name: (name,) for name in study.stages}
 
 
+def test_a_variable_that_is_not_set_is_named(study, monkeypatch, tmp_path):
+    monkeypatch.delenv("NO_CORPORA", raising=False)
+    with pytest.raises(Refused, match="the variable NO_CORPORA is not set"):
+        study.resolve("$NO_CORPORA/web-*.jsonl")
+    monkeypatch.setenv("NO_CORPORA", str(tmp_path))
+    assert study.resolve("${NO_CORPORA}/web-*.jsonl") == tmp_path / "web-*.jsonl"
+
+
 def test_constructors_and_yaml_give_the_same_study(study):
     assert Study(**tiny()).model_dump() == study.model_dump()
 
