@@ -6,9 +6,13 @@ says how often it stays there.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import altair as alt
 
-from curricle.analysis.finding import ACCURACY, Finding
+from curricle.analysis.finding import ACCURACY, Finding, Part
+from curricle.report import words
+from curricle.report.charts import labels
 from curricle.report.figures import BASELINE_COLOR, COLORS, WIDTH, _finished
 
 ON, OFF, BOUND = COLORS[0], BASELINE_COLOR, COLORS[1]
@@ -19,16 +23,21 @@ def chart(finding: Finding) -> alt.LayerChart:
     its knee ringed."""
     target = str(finding.parts["target"])
     better = "higher" if finding.parts["target_measure"] == ACCURACY else "lower"
+    short = words.short_names([str(row["strategy"]) for row in finding.table])
     rows = [
-        {**row, "name": _name(row), "certain": row["p_front"] if row["p_front"] is not None else 1.0,
+        {**row, "name": _name(row, short), "certain": row["p_front"] if row["p_front"] is not None else 1.0,
          "often": "unknown" if row["p_front"] is None else f"{row['p_front']:.0%}"}
         for row in finding.table
     ]  # fmt: skip
     on, off = [r for r in rows if r["on_front"]], [r for r in rows if not r["on_front"]]
     x_title = f"general: {finding.parts['general']}, bits per byte (lower is better)"
     y_title = f"{target}, {finding.measure} ({better} is better)"
-    x = alt.X("general:Q", title=x_title, scale=alt.Scale(zero=False, padding=24))
-    y = alt.Y("target:Q", title=y_title, scale=alt.Scale(zero=False, padding=24))
+    across, along = (
+        labels.axis((r[name + end] for r in rows for end in ("", "_low", "_high")), pixels, down)
+        for name, pixels, down in (("general", labels.ACROSS, False), ("target", labels.DOWN, True))
+    )
+    x = alt.X("general:Q", title=x_title, scale=across.scale, axis=alt.Axis(tickCount=6))
+    y = alt.Y("target:Q", title=y_title, scale=along.scale)
     tips = [
         alt.Tooltip("strategy:N"),
         alt.Tooltip("target:Q", format=".4f"),
@@ -36,10 +45,10 @@ def chart(finding: Finding) -> alt.LayerChart:
         alt.Tooltip("often:N", title="on the front"),
     ]
     every = alt.Chart(alt.Data(values=rows))
-    across = every.mark_rule(strokeWidth=1.5, opacity=0.35, color=OFF).encode(
+    sideways = every.mark_rule(strokeWidth=1.5, opacity=0.35, color=OFF).encode(
         y=y, x=alt.X("general_low:Q", title=x_title), x2="general_high:Q"
     )
-    along = every.mark_rule(strokeWidth=1.5, opacity=0.35, color=OFF).encode(
+    upright = every.mark_rule(strokeWidth=1.5, opacity=0.35, color=OFF).encode(
         x=x, y=alt.Y("target_low:Q", title=y_title), y2="target_high:Q"
     )
     front = alt.Chart(alt.Data(values=on))
@@ -60,10 +69,9 @@ def chart(finding: Finding) -> alt.LayerChart:
         .mark_point(filled=False, size=300, strokeWidth=1.5, color=BOUND)
         .encode(x=x, y=y)
     )
-    label = every.mark_text(align="left", dx=10, dy=-9, fontSize=12, color="currentColor").encode(
-        x=x, y=y, text="name:N"
-    )
-    return _finished(across + along + line + hollow + dots + ring + label)
+    first = sorted(rows, key=lambda r: (not r["knee"], not r["on_front"]))
+    names, left = labels.named(first, across, along, of=("general", "target"), titles=(x_title, y_title))
+    return _finished(alt.layer(sideways, upright, line, hollow, dots, ring, *names, title=left))
 
 
 def critical_chart(finding: Finding) -> alt.LayerChart:
@@ -111,6 +119,6 @@ def critical_chart(finding: Finding) -> alt.LayerChart:
     return _finished(layers, 230, WIDTH)
 
 
-def _name(row: object) -> str:
-    share = row["share"]  # type: ignore[index]
-    return str(row["strategy"]) if share is None else f"{100 * share:.3g} %"  # type: ignore[index]
+def _name(row: Mapping[str, Part], short: Mapping[str, str]) -> str:
+    share = row["share"]
+    return short[str(row["strategy"])] if share is None else f"{100 * float(share):.3g} %"

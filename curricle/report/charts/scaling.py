@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import altair as alt
 
-from curricle.analysis.finding import Finding
+from curricle.analysis.finding import Finding, short
+from curricle.report import words
+from curricle.report.charts import labels
 from curricle.report.charts.laws import finished, log_x, title_of
 from curricle.report.figures import BASELINE_COLOR, COLORS
 
@@ -29,7 +31,7 @@ def predicted(finding: Finding) -> alt.LayerChart:
     said = alt.Chart(alt.Data(values=of["predicted"])).encode(x=x, color=alt.value(COLORS[1]))
     limits = said.mark_rule(strokeWidth=2).encode(y=alt.Y("low:Q", title=title), y2="high:Q")
     mark = said.mark_point(filled=True, shape="diamond", size=110, opacity=1).encode(y=y)
-    label = said.mark_text(align="right", dx=-9, fontSize=12, fontWeight=600).encode(
+    label = said.mark_text(align="right", dx=-8, dy=12, fontSize=12, fontWeight=600).encode(
         y=y, text=alt.Text("score:Q", format=".3f")
     )
     layers = [band, line, seen.encode(x=x, y=y), limits, mark, label]
@@ -45,14 +47,18 @@ def predicted(finding: Finding) -> alt.LayerChart:
 
 def ranked(finding: Finding) -> alt.LayerChart:
     small, large = finding.parts["small"], finding.parts["large"]
-    base = alt.Chart(alt.Data(values=[dict(row) for row in finding.table])).encode(
-        x=alt.X("small:Q", title=f"{finding.measure} at {small}", scale=alt.Scale(zero=False, padding=14)),
-        y=alt.Y("large:Q", title=f"{finding.measure} at {large}", scale=alt.Scale(zero=False, padding=14)),
+    short_of = words.short_names([str(row["candidate"]) for row in finding.table])
+    rows = [{**row, "name": short_of[str(row["candidate"])]} for row in finding.table]
+    sizes = [short(size) if isinstance(size, float | int) else str(size) for size in (small, large)]
+    titles = (f"{finding.measure} at {sizes[0]}", f"{finding.measure} at {sizes[1]}")
+    across = labels.axis((row["small"] for row in rows), labels.ACROSS)
+    along = labels.axis((row["large"] for row in rows), labels.DOWN, down=True)
+    base = alt.Chart(alt.Data(values=rows)).encode(
+        x=alt.X("small:Q", title=titles[0], scale=across.scale, axis=alt.Axis(tickCount=6)),
+        y=alt.Y("large:Q", title=titles[1], scale=along.scale),
     )
     dots = base.mark_point(filled=True, size=70, opacity=0.9, color=COLORS[0]).encode(
         tooltip=["candidate:N", alt.Tooltip("small:Q", format=".3f"), alt.Tooltip("large:Q", format=".3f")]
     )
-    names = base.mark_text(align="left", dx=8, fontSize=11, color="currentColor", opacity=0.8).encode(
-        text="candidate:N"
-    )
-    return finished(dots + names)
+    names, left = labels.named(rows, across, along, of=("small", "large"), titles=titles)
+    return finished(alt.layer(dots, *names, title=left))

@@ -8,6 +8,7 @@ import math
 import altair as alt
 
 from curricle.analysis import Finding
+from curricle.report.charts import labels
 from curricle.report.figures import COLORS, DASHES, SHAPES, _finished, _legend
 
 
@@ -40,14 +41,16 @@ def _sources(finding: Finding) -> alt.LayerChart:
 
 def _against_gains(finding: Finding) -> alt.LayerChart:
     rows = [dict(row) for row in finding.table]
-    x = alt.X("value:Q", title=finding.subject, scale=alt.Scale(zero=False, padding=24))
-    y = alt.Y("gain:Q", title="measured gain", scale=alt.Scale(zero=False, padding=20))
-    base = alt.Chart(alt.Data(values=rows)).encode(x=x, y=y, color=alt.value(COLORS[0]))
-    dots = base.mark_point(filled=True, size=90, opacity=1).encode(
+    titles = (finding.subject, "measured gain")
+    across = labels.axis((row["value"] for row in rows), labels.ACROSS)
+    along = labels.axis((row["gain"] for row in rows), labels.DOWN, down=True)
+    x = alt.X("value:Q", title=titles[0], scale=across.scale, axis=alt.Axis(tickCount=6))
+    base = alt.Chart(alt.Data(values=rows)).encode(x=x, y=alt.Y("gain:Q", title=titles[1], scale=along.scale))
+    dots = base.mark_point(filled=True, size=90, opacity=1, color=COLORS[0]).encode(
         tooltip=["source:N", alt.Tooltip("value:Q", format=".3~g"), alt.Tooltip("gain:Q", format=".3~g"), "seeds:Q"]
     )
-    names = base.mark_text(dy=-13, fontSize=12).encode(text="source:N", color=alt.value("currentColor"))
-    return _finished(dots + names)
+    names, left = labels.named(rows, across, along, of=("value", "gain"), titles=titles, name="source")
+    return _finished(alt.layer(dots, *names, title=left))
 
 
 def _decay(finding: Finding) -> alt.LayerChart:
@@ -84,5 +87,5 @@ def _count(number: float) -> str:
 
 
 def _zero(axis: str) -> alt.Chart:
-    rule = alt.Chart(alt.Data(values=[{"at": 0}])).mark_rule(opacity=0.5, strokeDash=[3, 3])
+    rule = alt.Chart(alt.Data(values=[{"at": 0}])).mark_rule(opacity=0.5, strokeDash=[3, 3], color="currentColor")
     return rule.encode(x="at:Q") if axis == "x" else rule.encode(y="at:Q")
