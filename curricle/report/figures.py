@@ -29,6 +29,8 @@ DASHES = ([1, 0], [7, 2], [3, 2], [7, 2, 2, 2], [1, 2], [10, 3], [5, 5], [2, 4])
 BASELINE_DASH = [4, 3]
 WIDTH, HEIGHT = 430, 270
 SMALL = 320  # the width of a chart that stands in a row of three
+# Of an axis across: the page's face may be wider than the one that labels were measured in.
+LABELS = {"labelSeparation": 8, "labelFlush": False}
 VEGA_LITE = "_".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])  # as vl-convert names it
 TITLES = {ACCURACY: "accuracy, % correct", BITS_PER_BYTE: "bits per byte (lower is better)"}
 COLUMN = {ACCURACY: "accuracy", BITS_PER_BYTE: "bits_per_byte"}  # of queries.seed_scores
@@ -240,7 +242,8 @@ def _finished(chart: alt.LayerChart, height: int = HEIGHT, width: int = WIDTH) -
         .configure(background="transparent", font="system-ui, sans-serif", padding=4)
         .configure_view(stroke=None)
         .configure_axis(**text, **faint, **thin, **soft)
-        .configure_legend(labelColor="currentColor", labelFontSize=12)
+        .configure_axisX(**LABELS)
+        .configure_legend(labelColor="currentColor", labelFontSize=12, columnPadding=20)
     )
 
 

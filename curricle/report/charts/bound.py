@@ -10,6 +10,7 @@ from curricle.analysis.finding import Finding
 from curricle.report.figures import COLORS, _finished
 
 GAIN, LIMIT = COLORS[0], COLORS[1]
+ZERO = "datum.value ? datum.label : '0'"  # not 0k
 NAMES = {
     "bound-regret": "regret", "bound-head-start": "head start", "bound-information": "information",
     "bound-last-loss": "last loss",
@@ -31,10 +32,10 @@ def chart(finding: Finding) -> alt.LayerChart:
     dash = alt.StrokeDash("kind:N", scale=alt.Scale(domain=domain, range=[[1, 0], [6, 3]]), legend=legend)
     title = "bits, from the stage's beginning"
     x = alt.X(
-        "tokens:Q", title=f"tokens of {finding.benchmark}", axis=alt.Axis(format="~s", tickCount=5, grid=False),
-        scale=alt.Scale(nice=False, padding=8),
+        "tokens:Q", title=f"tokens of {finding.benchmark}", scale=alt.Scale(nice=False, padding=8),
+        axis=alt.Axis(format="~s", tickCount=5, grid=False, labelExpr=ZERO),
     )  # fmt: skip
-    y = alt.Y("bits:Q", title=title, axis=alt.Axis(format="~s", tickCount=5))
+    y = alt.Y("bits:Q", title=title, axis=alt.Axis(format="~s", tickCount=5, labelExpr=ZERO))
     base = alt.Chart(alt.Data(values=rows)).encode(x=x, color=color)
     band = base.mark_area(opacity=0.14, stroke=None).encode(y=alt.Y("low:Q", title=title), y2="high:Q")
     line = base.mark_line(strokeWidth=2).encode(

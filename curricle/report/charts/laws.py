@@ -78,5 +78,5 @@ def rule(x: float, label: str, low: float | None = None, high: float | None = No
 
 def said(label: str) -> alt.Chart:
     """A few words in the upper right corner."""
-    text = alt.Chart(alt.Data(values=[{"label": label}])).mark_text(align="right", baseline="top", fontSize=12)
-    return text.encode(x=alt.value(WIDTH - 6), y=alt.value(4), text="label:N", color=alt.value("currentColor"))
+    text = alt.Chart(alt.Data(values=[{"label": label}])).mark_text(align="right", baseline="top", dx=-4, fontSize=12)
+    return text.encode(x=alt.value("width"), y=alt.value(4), text="label:N", color=alt.value("currentColor"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import altair as alt
 
 from curricle.analysis.finding import Finding
-from curricle.report.figures import BASELINE_COLOR, COLORS, WIDTH, _finished
+from curricle.report.figures import BASELINE_COLOR, COLORS, _finished
 
 KINDS = {"order": COLORS[0], "mixed": COLORS[2], "interaction": COLORS[1], "before": COLORS[3], "alone": BASELINE_COLOR}
 
@@ -19,15 +19,13 @@ def chart(finding: Finding) -> alt.LayerChart:
          "p": "unknown" if row["p_holm"] is None else f"{row['p_holm']:.2g}"}
         for i, row in enumerate(finding.table)
     ]  # fmt: skip
-    names = {str(row["place"]): str(row["name"]) for row in rows}
-    pick = " : ".join(f"datum.value == '{place}' ? {_quoted(name)}" for place, name in names.items()) + " : ''"
-    axis = alt.Axis(ticks=False, domain=False, labelLimit=330, labelPadding=8, labelExpr=pick)
-    y = alt.Y("place:N", title=None, axis=axis)
+    # A contrast's name is long: it stands above its dot, so that the plot keeps the whole width.
+    y = alt.Y("place:N", title=None, axis=None)
     title = f"{finding.benchmark}: difference, {finding.unit}"
     x = alt.X("estimate:Q", title=title, scale=alt.Scale(padding=12), axis=alt.Axis(tickCount=6))
     color = alt.Color(
         "what:N", scale=alt.Scale(domain=list(KINDS), range=list(KINDS.values())),
-        legend=alt.Legend(orient="top", title=None, symbolOpacity=1, symbolType="circle", columns=5),
+        legend=alt.Legend(orient="top", title=None, symbolOpacity=1, symbolType="circle", columns=3),
     )  # fmt: skip
     base = alt.Chart(alt.Data(values=rows)).encode(y=y, color=color)
     tips = ["contrast:N", alt.Tooltip("estimate:Q", format="+.4f"), alt.Tooltip("p:N", title="p, Holm")]
@@ -36,8 +34,11 @@ def chart(finding: Finding) -> alt.LayerChart:
         x=x, tooltip=tips, fillOpacity=alt.condition("datum.resolved", alt.value(1), alt.value(0)), fill=color
     )
     zero = alt.Chart(alt.Data(values=[{"zero": 0}])).mark_rule(color="currentColor", opacity=0.5, strokeWidth=1)
-    layers = zero.encode(x=alt.X("zero:Q", title=title)) + whisker + dots
-    return _finished(layers, 60 + 30 * len(rows), WIDTH + 170)
+    name = base.mark_text(align="left", baseline="bottom", dx=2, dy=-9, fontSize=12).encode(
+        x=alt.value(0), text="name:N", color=alt.value("currentColor")
+    )
+    layers = zero.encode(x=alt.X("zero:Q", title=title)) + whisker + dots + name
+    return _finished(layers, 80 + 42 * len(rows))
 
 
 def law_chart(finding: Finding) -> alt.LayerChart:
@@ -74,7 +75,3 @@ def law_chart(finding: Finding) -> alt.LayerChart:
 
 def _short(name: str) -> str:
     return name.replace("(", "").replace(")", "") if len(name) > 44 else name
-
-
-def _quoted(text: str) -> str:
-    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"

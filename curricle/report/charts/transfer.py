@@ -1,7 +1,7 @@
 """Transfer drawn: cells over the doses of both sources with the fitted surface, and its terms on two scales.
 
 From the finding alone (`analysis.transfer`). An interaction is lines that are not parallel; on which scale they are not
-is what the panels on the right say. Whiskers are 95 % intervals.
+is what the panels below say. Whiskers are 95 % intervals.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ import altair as alt
 from curricle.analysis import Finding
 from curricle.analysis.finding import ACCURACY
 from curricle.report import words
-from curricle.report.figures import BASELINE_COLOR, COLORS, TITLES, Row
+from curricle.report.figures import BASELINE_COLOR, COLORS, LABELS, TITLES, Row
 
-SIDE = 190  # width of the panels of terms
+ACROSS, SIDE = 330, 270  # widths of the surface and of the panels of terms, whose labels are longer
 
 
-def chart(finding: Finding) -> alt.HConcatChart:
-    """Scores over the first source's dose, a colour for each dose of the second; beside it α, β, γ on both scales."""
-    return dressed(alt.hconcat(surface(finding), alt.vconcat(*scales(finding), spacing=18), spacing=34))
+def chart(finding: Finding) -> alt.VConcatChart:
+    """Scores over the first source's dose, a colour for each dose of the second; below it α, β, γ on both scales. One
+    column, so that its letters are still read where the page is as narrow as a telephone."""
+    return dressed(alt.vconcat(surface(finding), *scales(finding), spacing=18))
 
 
 def surface(finding: Finding) -> alt.LayerChart:
@@ -60,7 +61,7 @@ def surface(finding: Finding) -> alt.LayerChart:
             layers.append(dots.encode(y=y, tooltip=tip))
     named = f"filled: {main}; open: the other order" if other else ""
     return alt.layer(*layers).properties(
-        width=330, height=270, title=alt.TitleParams(named, fontSize=11, fontWeight="normal", color="currentColor")
+        width=ACROSS, height=270, title=alt.TitleParams(named, fontSize=11, fontWeight="normal", color="currentColor")
     )
 
 
@@ -119,7 +120,7 @@ def terms(rows: Sequence[Row], title: str) -> alt.LayerChart:
     return alt.layer(zero.encode(x=x), whisker, dots).properties(width=SIDE, height=24 * len(rows) + 12)
 
 
-def dressed(made: alt.HConcatChart) -> alt.HConcatChart:
+def dressed(made: alt.VConcatChart) -> alt.VConcatChart:
     """The page's face, as `figures` gives it to a single chart: text, ticks and grid take the colour around."""
     text = {"labelColor": "currentColor", "titleColor": "currentColor"}
     faint = {"gridColor": "currentColor", "domainColor": "currentColor", "tickColor": "currentColor"}
@@ -129,5 +130,6 @@ def dressed(made: alt.HConcatChart) -> alt.HConcatChart:
         made.configure(background="transparent", font="system-ui, sans-serif", padding=4)
         .configure_view(stroke=None)
         .configure_axis(**text, **faint, **thin, **soft)
-        .configure_legend(labelColor="currentColor", labelFontSize=12)
+        .configure_axisX(**LABELS)
+        .configure_legend(labelColor="currentColor", labelFontSize=12, columnPadding=20)
     )

@@ -42,5 +42,5 @@ def chart(finding: Finding) -> alt.LayerChart:
     tips = [alt.Tooltip("what:N"), *(alt.Tooltip(f"{name}:Q", format=".3f") for name in ("effect", "low", "high"))]
     dots = base.mark_point(filled=True, size=90, opacity=1).encode(shape=shape, tooltip=[*tips, alt.Tooltip("share:N")])
     share = base.mark_text(align="left", dx=8, fontSize=11).encode(x="high:Q", text="share:N")
-    zero = alt.Chart(alt.Data(values=[{"at": 0}])).mark_rule(opacity=0.5, strokeDash=[3, 3]).encode(x="at:Q")
-    return _finished(zero + whisker + dots + share, 60 + 32 * len(rows))
+    zero = alt.Chart(alt.Data(values=[{"at": 0}])).mark_rule(opacity=0.5, strokeDash=[3, 3], color="currentColor")
+    return _finished(zero.encode(x="at:Q") + whisker + dots + share, 60 + 32 * len(rows))
