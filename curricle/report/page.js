@@ -1,20 +1,29 @@
 /* Wakes a chart: when it is touched, hovered or focused, its still picture gives way to the same chart with tooltips.
-   The bundle lies in the page as text and runs only then. Without this script the page loses nothing but tooltips. */
+   The bundle lies in the page as packed text, is unpacked and runs only then. Without this script the page loses nothing but tooltips. */
 "use strict";
 (() => {
   const dark = matchMedia("(prefers-color-scheme: dark)");
 
+  const unpacked = async () => {
+    const packed = atob(document.getElementById("vega").textContent);
+    const bytes = Uint8Array.from(packed, (letter) => letter.charCodeAt(0));
+    return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
+  };
+
+  let bundle;  // one promise for all charts
   const loadVega = () => {
-    if (window.vegaEmbed) return;
-    const script = document.createElement("script");
-    script.textContent = document.getElementById("vega").textContent;
-    document.head.append(script);
+    bundle ??= unpacked().then((text) => {
+      const script = document.createElement("script");
+      script.textContent = text;
+      document.head.append(script);
+    });
+    return bundle;
   };
 
   const wake = async (chart) => {
     if (chart.dataset.state) return;
     chart.dataset.state = "waking";
-    loadVega();
+    await loadVega();
     const live = chart.querySelector(".live");
     const spec = JSON.parse(chart.querySelector("script").textContent);
     await window.vegaEmbed(live, spec, {

@@ -1,13 +1,14 @@
 """The report: one HTML page that holds everything, opens without a network, and needs no script to be read.
 
-Charts stand in it as SVG. One Vega bundle, kept as text until a chart is touched or focused, then draws that chart
-anew with tooltips. The page's own policy forbids every connection and every script but the two whose hashes it names,
-so whatever a model wrote into an output stays text. All names and outputs are escaped by the template.
+Charts stand in it as SVG. One Vega bundle, kept as packed text until a chart is touched or focused, then draws that
+chart anew with tooltips. The page's own policy forbids every connection and every script but the two whose hashes it
+names, so whatever a model wrote into an output stays text. All names and outputs are escaped by the template.
 """
 
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import json
 import re
@@ -92,7 +93,7 @@ def write(
         runs=list(plan.nodes.values()),
         css=Markup(ours("page.css")),
         waker=Markup(waker),
-        bundle=Markup(bundle),
+        bundle=packed(bundle),
         policy=policy(waker, bundle),
     )
     with whole_file(path, "w") as file:
@@ -120,12 +121,17 @@ def ours(name: str) -> str:
 
 @cache
 def vega_bundle() -> str:
-    """Vega, Vega-Lite and Vega-Embed in one script that can stand inside an HTML element."""
+    """Vega, Vega-Lite and Vega-Embed in one script."""
     import vl_convert
 
     snippet = "window.vegaEmbed = vegaEmbed;"
-    bundle = vl_convert.javascript_bundle(snippet, vl_version=figures.VEGA_LITE)
-    return bundle.replace("</script", r"<\/script").replace("<!--", r"\x3c!--")
+    return str(vl_convert.javascript_bundle(snippet, vl_version=figures.VEGA_LITE))
+
+
+def packed(script: str) -> str:
+    """Text that stands anywhere in an HTML element, less than half as long: `page.js` unpacks it. Without a time in it,
+    so that the same page is the same bytes."""
+    return base64.b64encode(gzip.compress(script.encode(), mtime=0)).decode()
 
 
 def policy(*scripts: str) -> str:

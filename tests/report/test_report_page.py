@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import html
 import json
 import re
@@ -33,9 +35,9 @@ def test_the_page_names_no_place_on_the_network(small):
     assert "default-src &#39;none&#39;" in text
 
 
-def test_the_page_is_smaller_than_two_megabytes(small):
-    assert small.page.stat().st_size < 2_000_000
-    assert len(page.vega_bundle()) < 1_000_000
+def test_the_page_is_smaller_than_one_and_a_half_megabytes_and_its_bundle_is_whole(small):
+    assert small.page.stat().st_size < 1_500_000
+    assert gzip.decompress(base64.b64decode(page.packed(page.vega_bundle()))).decode() == page.vega_bundle()
 
 
 def test_hostile_names_and_outputs_stay_text(made, hostile, tmp_path):
