@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from curricle.analysis.compare import both, holm_adjusted, level, one_benchmark
 from curricle.analysis.finding import THESE_WEIGHTS, Finding, Interval, Part
 from curricle.analysis.intervals import binomial_variance, fieller_proportions, normal
+from curricle.analysis.means import difference_of_means, level_of_mean, means_of
 from curricle.analysis.scores import Benchmark, Scores, StageRuns, StrategyRuns, baseline_of, benchmarks, strategies
 from curricle.study import Refused, nearest
 
@@ -27,9 +28,10 @@ def measured(
 ) -> Iterator[tuple[Benchmark, str]]:
     """Each benchmark with each measure that its rows carry; or the one that is asked for."""
     known = benchmarks(results, kind)
-    if benchmark is not None and benchmark not in known:
-        raise Refused(f"benchmark: {benchmark!r} has no rows; {nearest(benchmark, known)}")
-    for name in known if benchmark is None else [benchmark]:
+    alone = [row["benchmark"] for row in results.sql("SELECT DISTINCT benchmark FROM scores")]
+    if benchmark is not None and benchmark not in (*known, *alone):
+        raise Refused(f"benchmark: {benchmark!r} has no rows; {nearest(benchmark, [*known, *alone])}")
+    for name in known if benchmark is None else [benchmark] if benchmark in known else []:
         read = Benchmark(results, name)
         for each in read.measures:
             if measure in (None, each):
@@ -37,12 +39,19 @@ def measured(
 
 
 def scores(results: Results, benchmark: str | None = None, measure: str | None = None) -> list[Finding]:
-    """The score of each strategy at its end."""
-    return [
+    """The score of each strategy at its end, from its items, or from means where those are all there is."""
+    made = [
         level("score", strategy.name, end, {"strategy": strategy.name, "baseline": strategy.baseline})
         for read, each in measured(results, benchmark, measure)
         for strategy in strategies(results)
         if (end := read.final(strategy.stages[-1], each))
+    ]
+    baselines = {strategy.name: strategy.baseline for strategy in strategies(results)}
+    return made + [
+        level_of_mean(name, mean, {"strategy": name, "baseline": baselines[name]})
+        for of in means_of(results, benchmark, measure).values()
+        for name, mean in of.items()
+        if mean.bare
     ]
 
 
@@ -86,6 +95,12 @@ def _contrasts(
             if after and before:
                 parts = {"strategy": a.name, "against": b.name}
                 made += both(question, f"{a.name} over {b.name}", after, before, parts)
+    for of in means_of(results, benchmark, measure).values():
+        for a, b in pairs:
+            after_mean, before_mean = of.get(a.name), of.get(b.name)
+            if after_mean and before_mean and (after_mean.bare or before_mean.bare):
+                parts = {"strategy": a.name, "against": b.name}
+                made += difference_of_means(question, f"{a.name} over {b.name}", after_mean, before_mean, parts)
     return holm_adjusted(made, one_benchmark)
 
 

@@ -229,17 +229,26 @@ def _outermost(excess: Callable[[np.ndarray], np.ndarray], inside: float, end: f
 def fieller_proportions(p1: float, n1: int, p2: float, n2: int, level: float = 0.95) -> Ratio:
     """The same for two published proportions (0 to 1), taken as independent binomials with the normal quantile: the
     ρ ≥ 0 that solve (p₂ − ρp₁)² ≤ z²(v₂ + ρ²v₁)."""
+    variances = binomial_variance(p1, n1, level), binomial_variance(p2, n2, level)
+    return fieller_moments(p1, p2, variances[0], 0.0, variances[1], normal(level), THESE_WEIGHTS, level)
+
+
+def fieller_moments(
+    p1: float, p2: float, v11: float, v12: float, v22: float, quantile: float, kind: str, level: float = 0.95
+) -> Ratio:
+    """The same for two means with the (co)variances of those means: the ρ ≥ 0 that solve
+    (p₂ − ρp₁)² ≤ q²(v₂₂ − 2ρv₁₂ + ρ²v₁₁)."""
     if p1 == 0:
         return Ratio(None, None, NOTHING_TO_DIVIDE_BY)
-    percent, z = 100 * (p2 - p1) / p1, normal(level)
-    a, b, c = p1**2 - z**2 * binomial_variance(p1, n1, level), p1 * p2, p2**2 - z**2 * binomial_variance(p2, n2, level)
+    percent, q = 100 * (p2 - p1) / p1, quantile**2
+    a, b, c = p1**2 - q * v11, p1 * p2 - q * v12, p2**2 - q * v22
     root = math.sqrt(max(b * b - a * c, 0.0))
     if a > 0:
         low, high = max((b - root) / a, 0.0), (b + root) / a
-        return Ratio(percent, Interval(100 * (low - 1), 100 * (high - 1), THESE_WEIGHTS, level), "")
+        return Ratio(percent, Interval(100 * (low - 1), 100 * (high - 1), kind, level), "")
     # ρ = ∞ is accepted. Where ρ = 0 is not (P₂ is told from 0), there is still a lower limit.
     lowest = 100 * ((b - root) / a - 1) if c > 0 and a < 0 else None
-    return Ratio(percent, Interval(lowest, None, THESE_WEIGHTS, level), unbounded(THESE_WEIGHTS))
+    return Ratio(percent, Interval(lowest, None, kind, level), unbounded(kind))
 
 
 def unbounded(kind: str) -> str:
