@@ -85,6 +85,10 @@ MIXTURES = pa.schema(
         ("source", pa.string()),
         ("share", pa.float64()),  # of the phase's tokens
         ("available_tokens", pa.int64()),  # in one pass over the source; null for an endless one, or where nobody says
+        # Null where nobody says, and in files that lack them:
+        ("kind", pa.string()),  # of source: installed | hub | files | generated | procedural | counterfactual …
+        ("made_from", pa.string()),  # the source whose documents were transformed into this one's
+        ("take", pa.string()),  # the property of code that was taken away from them
     ]
 )
 SCORES = pa.schema(
@@ -101,6 +105,7 @@ SCORES = pa.schema(
     ]
 )
 NOTED = ("mfu", "data_seconds", "save_seconds", "evaluation_seconds")  # columns of `steps` that a file may lack
+MADE = ("kind", "made_from", "take")  # columns of `mixtures` that a file may lack
 SCHEMAS = {"runs": RUNS, "evaluations": EVALUATIONS, "steps": STEPS}
 OPTIONAL = {"mixtures": MIXTURES, "scores": SCORES}  # tables that results may lack: they are empty then
 
@@ -167,7 +172,9 @@ class Results:
         for name, schema in OPTIONAL.items():
             file = self.folder / f"{name}.parquet"
             if file.exists():
-                self._connection.read_parquet(str(file)).create_view(name)
+                table = self._connection.read_parquet(str(file))
+                lacking = [f"NULL::VARCHAR AS {c}" for c in MADE if name == "mixtures" and c not in table.columns]
+                table.project(", ".join(["*", *lacking])).create_view(name)
             else:
                 self._connection.from_arrow(schema.empty_table()).create_view(name)
 

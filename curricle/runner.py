@@ -24,7 +24,7 @@ from curricle.preparation import Prepared, Watch, prepare, stock
 from curricle.remote import Remote
 from curricle.results import Results
 from curricle.store import Held, Store, read_json
-from curricle.study import Refused
+from curricle.study import Counterfactual, Refused, Source
 from curricle.upkeep import remember
 from curricle.work import Message, evaluation_file, is_done, work_on
 from curricle.workers import Crew, LocalCrew, cores, usual_workers
@@ -370,7 +370,18 @@ def _mixture_rows(plan: Plan) -> Iterator[dict[str, Any]]:
                     "source": source,
                     "share": weight / whole,
                     "available_tokens": plan.catalogue.sources[source].tokens,
+                    **_made(plan.study.sources[source]),
                 }
+
+
+def _made(source: Source) -> dict[str, str | None]:
+    """What a source is, and what it was made from."""
+    derived = source if isinstance(source, Counterfactual) else None
+    return {
+        "kind": type(source).__name__.lower(),
+        "made_from": derived.counterfactual if derived else None,
+        "take": derived.take if derived else None,
+    }
 
 
 def _run_rows(

@@ -7,22 +7,27 @@ comes to; and so on. Each function raises `Refused` where the rows are no such d
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from curricle.analysis.arms import ends, last_stage_shares
 from curricle.analysis.bound import bounds
 from curricle.analysis.bound_score import last_loss_bound
+from curricle.analysis.cells import SAME_DOSE, snapped
+from curricle.analysis.critical import critical_share
 from curricle.analysis.efficiency import transferred
-from curricle.analysis.finding import BITS_PER_BYTE, Finding
+from curricle.analysis.finding import BITS_PER_BYTE, Finding, short
 from curricle.analysis.front import front
 from curricle.analysis.mixture import mixture
 from curricle.analysis.outcomes import DOSE, steps_of
 from curricle.analysis.phase_law import phase_law
 from curricle.analysis.phases import phases
 from curricle.analysis.saturation import saturation
-from curricle.analysis.scaling import predict_loss
+from curricle.analysis.scaling import predict_loss, ranks
 from curricle.analysis.scores import strategies
 from curricle.analysis.transfer import transfers
+from curricle.analysis.why_code import why_code
 from curricle.study import Refused
 
 if TYPE_CHECKING:
@@ -31,6 +36,8 @@ if TYPE_CHECKING:
 Row = Mapping[str, Any]
 POINTS_FOR_A_FLOOR = 6
 LEAST_SWARM = 16
+LEAST_RANKED = 4
+ALLOWED_RISE = 0.03  # of a general loss, relative: what arXiv:2406.01375 allows in its trade-off
 
 
 class HeadStart(NamedTuple):
@@ -212,3 +219,150 @@ def predictions(asked: Asked) -> list[Finding]:
     if not made:
         raise Refused("no strategy of one stage alone, scored on its way; the curve of several stages is no one law")
     return made
+
+
+def critical_shares(asked: Asked) -> list[Finding]:
+    """The largest share of a source in the last stage that keeps held-out text of other sources within a rise of 3 %,
+    at each budget of that stage; the source is one that the last stage brings in, in several shares."""
+    rows = [row for row in asked.rows if row["measure"] == BITS_PER_BYTE and row["tokens"] is not None]
+    held_out = list(dict.fromkeys(row["benchmark"] for row in rows if row["kind"] == "held-out"))
+    last = {key: row for key, row in ends(rows).items() if row["final"]}
+    sizes = snapped(row["stage_tokens"] for row in last.values() if row["stage_tokens"])
+
+    def attempts() -> Iterator[Any]:
+        for size in sorted(set(sizes.values())):
+            names = {name for (name, _), row in last.items() if sizes.get(row["stage_tokens"]) == size}
+            here = [row for row in rows if row["strategy"] in names]
+            for source in brought_in(here):
+                general = [name for name in held_out if name != source]
+                if general:
+                    yield lambda h=here, s=source, g=general, n=size: [
+                        replace(f, subject=f"{f.subject}, after {short(n)} tokens")
+                        for f in critical_share(h, s, g, rise=ALLOWED_RISE, relative=True)
+                    ]
+
+    made = answered(attempts())
+    if not made:
+        raise Refused(
+            "no last stages of one length that bring in a source in several shares, with held-out text of others "
+            "scored; strategies that differ in how much of the earlier text they replay are such a design"
+        )
+    return made
+
+
+def brought_in(rows: Sequence[Row]) -> list[str]:
+    """Sources whose share of the last stage varies over strategies, and which nothing had read before it; where every
+    one had been read, all that vary."""
+    sources = sorted({key.removeprefix(DOSE) for row in rows for key in row if key.startswith(DOSE)})
+    shares = {source: last_stage_shares(rows, source) for source in sources} if len(ends(rows)) > 1 else {}
+    varied = [source for source, of in shares.items() if len(set(snapped(of.values()).values())) > 1]
+    end = ends(rows)
+
+    def new(source: str) -> bool:
+        """Whether all that was read of it was read in the last stage."""
+        here = {key: share * end[key]["stage_tokens"] for key, share in shares[source].items()}
+        return all(end[key][DOSE + source] <= tokens * (1 + SAME_DOSE) for key, tokens in here.items())
+
+    return [source for source in varied if new(source)] or varied
+
+
+def ranks_between(asked: Asked) -> list[Finding]:
+    """Mixtures of one stage that were trained at two sizes: in training FLOPs where all runs say them, so that a larger
+    model counts as well as a longer budget, otherwise in tokens. Of all sizes, the two with most mixtures in common,
+    and of those the farthest apart."""
+
+    def attempts() -> Iterator[Any]:
+        for group in asked.groups:
+            rows = [row for row in group if row["final"] and not row["position"] and row["tokens"]]
+            by = "flops" if rows and all(row["flops"] for row in rows) else "tokens"
+            level = snapped(row[by] for row in rows)
+            names = [key for key in (rows[0] if rows else ()) if key.startswith(DOSE)]
+            placed: dict[tuple[float, ...], dict[float, str]] = {}
+            keyed = []
+            for row in rows:
+                mixture = tuple(round(row[name] / row["tokens"], 2) for name in names)
+                placed.setdefault(mixture, {}).setdefault(level[row[by]], row["strategy"])
+                keyed.append((mixture, row))
+            pairs = {
+                (a, b): sum(a in of and b in of for of in placed.values())
+                for a, b in combinations(sorted(set(level.values())), 2)
+            }
+            if not names or not pairs or max(pairs.values()) < LEAST_RANKED:
+                continue
+            small, large = max(pairs, key=lambda pair: (pairs[pair], pair[1] / pair[0]))
+            both = [
+                {**row, "size": level[row[by]], "mixture": placed[mixture][large]}
+                for mixture, row in keyed
+                if small in placed[mixture] and large in placed[mixture] and level[row[by]] in (small, large)
+            ]
+            yield lambda b=both, s=small, g=large: ranks(b, s, g, candidate="mixture")
+
+    made = answered(attempts())
+    if not made:
+        raise Refused(
+            f"no {LEAST_RANKED} mixtures of one stage that were each trained at two sizes (of the model, told by its "
+            "FLOPs, or of the budget)"
+        )
+    return made
+
+
+class Account(NamedTuple):
+    """The strategies that tell why code helps: with the code, with a filler in its place, without a property."""
+
+    whole: str
+    filler: str
+    taken: dict[str, str]
+    control: str | None
+
+
+def why_of_counterfactuals(asked: Asked) -> list[Finding]:
+    account = counterfactual_arms(asked)
+    return answered(
+        lambda g=group: why_code(
+            g, whole=account.whole, filler=account.filler, taken=account.taken, control=account.control
+        )
+        for group in asked.groups
+    )
+
+
+def counterfactual_arms(asked: Asked) -> Account:
+    """The strategy with code from which others differ in one source only, as many of them as there are."""
+    made = asked.results.sql("SELECT DISTINCT source, kind, made_from, take FROM mixtures ORDER BY source")
+    take = {(row["made_from"], row["source"]): row["take"] for row in made if row["made_from"] and row["take"]}
+    if not take:
+        raise Refused(
+            "no source was made from another by taking a property of its code away; sources.NAME.counterfactual makes "
+            "one, and a study takes one property away at a time"
+        )
+    procedural = {row["source"] for row in made if row["kind"] == "procedural"}
+    derived = {source for _, source in take}
+    ends_of = {row["strategy"]: row for row in asked.rows if row["final"] and row["tokens"]}
+    read = {
+        name: {k.removeprefix(DOSE): v for k, v in row.items() if k.startswith(DOSE)} for name, row in ends_of.items()
+    }
+    found: list[Account] = []
+    for whole, doses in read.items():
+        for code in dict.fromkeys(original for original, _ in take):
+            others = {name: instead(doses, read[name], code) for name in read if doses.get(code)}
+            arms = {source: name for name, source in others.items() if source}
+            plain = [source for source in arms if source not in derived | procedural]
+            taken = {take[code, source]: name for source, name in arms.items() if (code, source) in take}
+            control = next((arms[source] for source in arms if source in procedural), None)
+            if plain and taken:
+                found.append(Account(whole, arms[plain[0]], taken, control))
+    if not found:
+        raise Refused(
+            "sources with a property of code taken away are there, but no strategy with the code whose place such a "
+            "source takes in a second strategy, and other text in a third, everything else alike"
+        )
+    return max(found, key=lambda account: len(account.taken))
+
+
+def instead(doses: Mapping[str, float], other: Mapping[str, float], code: str) -> str | None:
+    """The one source that another strategy reads in the place of the code, all else alike; None where it differs
+    otherwise."""
+    room = SAME_DOSE * max(sum(doses.values()), 1.0)
+    more = {name: other[name] - doses[name] for name in doses if abs(other[name] - doses[name]) > room}
+    if set(more) - {code} and len(more) == 2 and abs(other[code]) <= room and abs(sum(more.values())) <= room:
+        return next(name for name in more if name != code)
+    return None
