@@ -63,9 +63,9 @@ def test_in_the_picture_of_a_front_no_two_names_overlap(strategies: int) -> None
 def names_in(drawn: str) -> list[labels.Box]:
     """Where the picture has its names, in a face of ordinary width: from where each text is put, and its anchor."""
     made = []
-    pattern = r'<text text-anchor="(\w+)" transform="translate\(([-\d.]+),([-\d.]+)\)"([^>]*)>([^<]*)</text>'
-    marks = "".join(re.findall(r'<g class="mark-text role-mark[^"]*".*?</g>', drawn, re.S))
-    for anchor, x, y, _, text in re.findall(pattern, marks):
+    groups = re.findall(r'<g class="mark-text role-mark[^"]*".*?</g>', drawn, re.DOTALL)
+    pattern = r'text-anchor="(\w+)" transform="translate\(([-\d.]+),([-\d.]+)\)"[^>]*>([^<]*)</text>'
+    for anchor, x, y, text in re.findall(pattern, "".join(groups)):
         wide = 6.6 * len(text)
         left = float(x) - {"start": 0.0, "middle": wide / 2, "end": wide}[anchor]
         made.append(labels.Box(left, float(y) - 10, left + wide, float(y) + 3))

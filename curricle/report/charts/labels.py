@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain
 from typing import Any, NamedTuple
 
 import altair as alt
@@ -113,7 +112,7 @@ def named(
     return layers, title if left else alt.Undefined
 
 
-def shortened(text: str, most: int) -> str:
+def cut(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: most - 1].rstrip()}…"
 
 
@@ -128,14 +127,18 @@ def places(
     dots = [Box(px - POINT, py - POINT, px + POINT, py + POINT) for px, py in points]
     for point, text in zip(points, texts):
         lengths = [n for n in (LONGEST, *SHORTER) if n == LONGEST or n < len(text)]
-        for place in chain.from_iterable(around(point, shortened(text, n)) for n in lengths):
+        # A line across a name is better than no name at all.
+        for place, clear in (
+            (p, clear) for clear in (True, False) for n in lengths for p in around(point, cut(text, n))
+        ):
             b = place.box
             if b.left < inside.left or b.top < inside.top or b.right > inside.right or b.bottom > inside.bottom:
                 continue
-            if any(b.overlaps(other) for other in (*boxes, *dots)) or any(crosses(line, b) for line in lines):
+            if any(b.overlaps(other) for other in (*boxes, *dots)):
                 continue
             line = (point, (place.x, place.y))
-            if place.led and any(crosses(line, other) for other in boxes):
+            crossed = any(crosses(other, b) for other in lines) or (place.led and any(crosses(line, o) for o in boxes))
+            if clear and crossed:
                 continue
             boxes.append(b)
             lines += [line] if place.led else []
