@@ -46,7 +46,8 @@ def raw(measure: str) -> Scale:
 def link(design: Factorial, guess: float, floor: float) -> Scale | str:
     """The scale of f: a logit over a guessing floor for accuracies, −ln(L − E) for losses; or why there is none.
 
-    Where a run has all or no problems right, half a problem is added to both sides of every run's count.
+    Where a run has all or no problems right, half a problem is added to both sides of every run's count. Where all runs
+    of a cell have, that half problem would decide its logit, and there is no scale.
     """
     if not 0 <= guess < 1:
         raise Refused(f"guess: {guess!r}; give the accuracy without knowledge as a share, from 0 to below 1")
@@ -61,6 +62,12 @@ def link(design: Factorial, guess: float, floor: float) -> Scale | str:
     low, high, n = 100 * guess, 100.0, min(cell.items for cell in design.cells)
     shift = 0.0
     if scores.min() <= low or scores.max() >= high:
+        stuck = [c for c in design.cells if len(c.y_S) > 1 and (c.y_S.max() <= low or c.y_S.min() >= high)]
+        if stuck:
+            return (
+                f"{len(stuck)} of {len(design.cells)} cells have no run between {low:g} and {high:g} %, so their "
+                "logits are not known; a loss tells such cells apart"
+            )
         if not n:
             return "a run is at the floor or at 100 %, where a logit is infinite, and the number of problems is unknown"
         shift = 50 / n

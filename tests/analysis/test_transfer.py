@@ -323,6 +323,13 @@ def test_scores_at_the_floor_have_no_logit_and_keep_their_points() -> None:
     assert transfer(counted).estimate is not None
 
 
+def test_cells_that_stay_at_0_have_no_logit_whose_half_problem_could_make_a_synergy() -> None:
+    flat = [{**row, "score": max(row["score"], 0.0), "items": 100} for row in two_by_two(-9, -9, 9, 9)]
+    f = transfer(flat)
+    assert f.estimate is None and "2 of 4 cells have no run between 0 and 100 %" in f.undefined
+    assert f.parts["raw_gamma"] == pytest.approx(0.0)
+
+
 @given(st.lists(st.floats(0, 1e9), min_size=1, max_size=30))
 def test_doses_that_differ_by_rounding_are_one_level(values: list[float]) -> None:
     levels = snapped(values)
