@@ -267,10 +267,11 @@ def main() -> None:
         print(json.dumps(memory_of(options.memory_of, options.models[0], options.steps)))
         return
     asked = f"--rounds {options.rounds} --steps {options.steps} --threads {options.threads}"
+    models = " ".join(options.models) + (" --compiled" if options.compiled else "")
     lines = [
         "# A training step on a CPU, side by side",
         "",
-        f"`benchmarks/train_cpu.py {asked} --models {' '.join(options.models)}`; torch {torch.__version__}, AdamW, "
+        f"`benchmarks/train_cpu.py {asked} --models {models}`; torch {torch.__version__}, AdamW, "
         f"rows of {CONTEXT} tokens, vocabulary {VOCABULARY}. Ratios and differences are to the bare loop, round by "
         "round. Memory is the process's peak above what it held before the loop was made.",
         "",
