@@ -17,7 +17,7 @@ class Execution:
     replicas: int = 1
     """Copies of the model among them: 1 shards it over all ranks, more is hybrid sharding."""
     compile: bool | None = None
-    """`torch.compile` the layers; None: on a GPU only, where every run is long enough for it; on a CPU long runs gain too (docs/results/train_cpu.md)."""
+    """`torch.compile` the layers; None: on a GPU only. On a CPU long runs gain too (docs/results/train_cpu.md)."""
     attention: Literal["auto", "sdpa", "flex_attention"] = "auto"
     """How documents in a row are kept apart: by a dense mask, or block by block (by default on a GPU, for models that
     can)."""
