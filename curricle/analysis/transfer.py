@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 POWER = 0.8
 FEW_DEGREES = 4
+LACK = 0.05
 LINES = 25  # points of a fitted line
 UNTOLD = "γ is not told from 0 on this scale, which is no evidence that it is 0"
 
@@ -108,7 +109,7 @@ def _measured(
     parts |= power_parts(own, surface) | items_parts(own, surface, widest)
     if design.filler:
         parts |= filler_parts(own, surface, x_CK)
-    parts |= shape_parts(design, flat, used)
+    parts |= shape_parts(design, flat, used) | (crossover_of_surface(surface) if design.filler else {})
     parts |= order_parts(design, own, flat, main, level)
     if synergy and design.measure != ACCURACY:
         parts |= synergy_parts(design, main, level)
@@ -274,11 +275,13 @@ def filler_parts(cells: Cells, surface: Surface, x_CK: np.ndarray) -> dict[str, 
 
 def shape_parts(design: Factorial, flat: Cells, used: Sequence[int]) -> dict[str, Part]:
     """Tests on the raw means that no increasing f can alter: does an effect change its sign with the other source
-    (highest dose − lowest, at each dose of the other), and can any sum of two parts give this order of cells?"""
+    (highest dose − lowest, at each dose of the other), and can any sum of two parts give this order of cells?
+
+    Neither is asked of cells with a filler: it changes with the doses, so that the sign of a difference of two cells
+    is not the sign of a source's effect, and a concave filler alone turns it (docs/theory.md, 3).
+    """
     places = {flat.cells[k].doses: k for k in used}
     levels = [sorted({doses[axis] for doses in places}) for axis in (0, 1)]
-    known = flat.df > 0
-    made: dict[str, Part] = {}
     tests: list[float | None] = []
     for axis in (0, 1):
         effects = []
@@ -290,19 +293,44 @@ def shape_parts(design: Factorial, flat: Cells, used: Sequence[int]) -> dict[str
                 effects.append(flat.contrast(weights))
         alone = [each[0] for each in effects]
         p = None
-        if len(alone) > 1 and all(e.variance for e in alone):
+        if len(alone) > 1 and all(e.variance for e in alone) and not design.filler:
             variances = [e.variance or 0.0 for e in alone]
             p = gail_simon([e.value for e in alone], variances, min(e.df for e in alone))
         tests.append(p)
-        made[f"crossover_of_{'first' if axis == 0 else 'second'}_p"] = p
-    made["crossover_p"] = min((p for p in holm(tests) if p is not None), default=None)
-    whole = len(places) == len(levels[0]) * len(levels[1]) and known and not design.filler
+    made = crossovers(tests)
+    whole = len(places) == len(levels[0]) * len(levels[1]) and flat.df > 0 and not design.filler
     made["double_cancellation_p"] = None
     if whole and flat.pooled > 0:
         grid = [[places[a, b] for b in levels[1]] for a in levels[0]]
         variances_RC = (flat.variances_C if flat.uneven else flat.pooled) / flat.counts_C
         made["double_cancellation_p"] = double_cancellation(flat.means_C[grid], variances_RC[grid], flat.df)
     return made
+
+
+def crossovers(tests: Sequence[float | None]) -> dict[str, Part]:
+    """The p of "its effect keeps its sign" for the first source and for the second, and the smaller after Holm."""
+    first, second = tests
+    either = min((p for p in holm(tests) if p is not None), default=None)
+    return {"crossover_of_first_p": first, "crossover_of_second_p": second, "crossover_p": either}
+
+
+def crossover_of_surface(surface: Surface) -> dict[str, Part]:
+    """With a filler, which T holds fixed where cells cannot: whether α and α + γ (β and β + γ) differ in sign. Both
+    must be shown, so p is the larger of the two, which holds whatever their correlation. Not told where the cells do
+    not lie on T, since these signs are the surface's."""
+    if surface.lack_p is not None and surface.lack_p < LACK:
+        return crossovers((None, None))
+    tests: list[float | None] = []
+    for name in ("alpha", "beta"):
+        alone, beside = (
+            surface.cells.contrast(weights)[0]
+            for weights in (surface.weights[name], surface.weights[name] + surface.weights["gamma"])
+        )
+        if alone.p_value is None or beside.p_value is None:
+            tests.append(None)
+        else:
+            tests.append(max(alone.p_value, beside.p_value) if alone.value * beside.value < 0 else 1.0)
+    return crossovers(tests)
 
 
 def order_parts(design: Factorial, own: Cells, flat: Cells, main: str, level: float) -> dict[str, Part]:
@@ -364,12 +392,25 @@ def concluded(found: Finding, level: float) -> Finding:
     parts = dict(found.parts)
     crossover = parts["crossover_p"]
     resolved = found.p_value is not None and found.p_value <= 1 - level
-    parts["removable"] = not (isinstance(crossover, float) and crossover <= 1 - level) if resolved else None
-    if parts["removable"]:
+    shown = isinstance(crossover, float) and crossover <= 1 - level
+    filler = parts["filler"]
+    parts["removable"] = None if not resolved or crossover is None else not shown
+    if resolved and crossover is None:
+        verdict = (
+            f"γ is told from 0 on the scale of {parts['scale']}; whether an increasing change of scale could remove it "
+            f"is not told"
+        )
+        verdict += f", since signs with {filler} held are the surface's, and cells do not lie on it." if filler else "."
+    elif resolved and not shown:
         verdict = (
             f"γ is told from 0 on the scale of {parts['scale']}, but no crossover is shown (p = {number(crossover)}): "
+            f"an increasing change of scale could remove it."
         )
-        verdict += "an increasing change of scale could remove it."
+    elif resolved and filler:
+        verdict = (
+            f"On the surface, with {filler} held, an effect changes its sign with the other source, which no "
+            f"increasing scale removes if {filler} adds on the scale of {parts['scale']} as it is modelled to."
+        )
     elif resolved:
         verdict = "An effect changes its sign with the other source (Gail–Simon), which no increasing scale removes."
     else:
@@ -384,7 +425,7 @@ def notes(design: Factorial, parts: Mapping[str, Part], widest: Estimate, cells:
     if design.measure != ACCURACY:
         yield "On both scales up is better (less loss), so a positive γ is synergy on that scale."
     lack = parts["lack_of_fit_p"]
-    if isinstance(lack, float) and lack < 0.05:
+    if isinstance(lack, float) and lack < LACK:
         yield f"The cells do not lie on T (lack of fit, p = {lack:.2g}): γ is their linear-by-linear contrast, no more."
     if isinstance(p := parts["double_cancellation_p"], float) and p < 0.05:
         yield f"Double cancellation is violated (p = {p:.2g}): no increasing function of a sum orders the cells so."

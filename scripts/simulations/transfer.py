@@ -68,6 +68,17 @@ def separate(code: np.ndarray, math_: np.ndarray, filler: np.ndarray) -> np.ndar
     return 0.6 + 0.25 * np.exp(-code / 2e6) + 0.5 / (1 + math_ / 1e6) ** 0.4 + 0.15 * np.exp(-filler / 3e6)
 
 
+def steeper(alpha: float, beta: float, gamma: float, phi: float = 0.45, unit: float = 1e5) -> Law:
+    """T with a filler that is steeper where there is little of it than the model of it, so that a source in place of
+    much filler gains and in place of the last of it loses: no effect changes its sign, a difference of cells does."""
+
+    def law(code: np.ndarray, math_: np.ndarray, filler: np.ndarray) -> np.ndarray:
+        c, m = share(code), share(math_)
+        return alpha * c + beta * m + gamma * c * m + phi * np.log1p(filler / unit) - 2.5
+
+    return law
+
+
 @dataclass(frozen=True)
 class Scenario:
     name: str
@@ -181,6 +192,10 @@ GAMMAS = [
              extra=FILLERS),
     Scenario("the same nine cells, half of the variance from a common prefix", t_law(1.0, 1.5, 0.0, phi=0.6), ACCURACY,
              0.1, filler=True, shared=0.5),
+    Scenario("T with a steeper filler than its model, γ = 0", steeper(0.5, 0.5, 0.0), ACCURACY, 0.1, filler=True),
+    Scenario("T with a steeper filler than its model, γ = −.25", steeper(0.5, 0.5, -0.25), ACCURACY, 0.1, filler=True),
+    Scenario("T with a filler and a crossover: α = .5, γ = −1.2", t_law(0.5, 1.5, -1.2, phi=0.6), ACCURACY, 0.1,
+             filler=True),
     Scenario("effective tokens, κ = 0 (loss)", effective(0.0), sigma=0.005),
     Scenario("separate saturating parts (loss)", separate, sigma=0.005),
 ]  # fmt: skip

@@ -187,7 +187,27 @@ def test_four_cells_with_a_filler_cannot_tell_gamma_and_say_so() -> None:
     made = [{**row, "dose:prose": 3e6 - row["dose:code"] - row["dose:math"]} for row in two_by_two(20, 30, 40, 60)]
     f = transfer(made, filler="prose")
     assert f.estimate is None and "'prose' cannot be told apart" in f.undefined and f.intervals == ()
-    assert f.parts["order_pairs"] == 0 and f.parts["crossover_p"] == 1.0  # what needs no surface is said all the same
+    assert f.parts["order_pairs"] == 0 and f.parts["crossover_p"] is None
+
+
+@pytest.mark.parametrize("gamma", [0.0, -0.25])
+def test_a_concave_filler_is_not_taken_for_a_crossover(gamma: float) -> None:
+    """A source in place of the last of the filler may lose while its effect is positive at every dose of the other."""
+    law = sim.steeper(0.5, 0.5, gamma)
+    for seed in range(10):
+        f = transfer(rows(law, sigma=0.03, seed=seed, filler=True), filler="prose")
+        assert f.parts["crossover_p"] is None or f.parts["crossover_p"] > 0.05
+        assert f.parts["removable"] is not False and "changes its sign" not in f.note
+        if f.parts["lack_of_fit_p"] < 0.05 and f.p_value < 0.05:
+            assert f.parts["removable"] is None and "not told" in f.note
+
+
+def test_with_a_filler_a_crossover_is_shown_by_the_surface_that_holds_it() -> None:
+    f = transfer(rows(sim.t_law(0.5, 1.5, -1.2, phi=1.0), sigma=0.03, filler=True), filler="prose")
+    assert f.parts["crossover_of_first_p"] < 0.01 and f.parts["crossover_of_second_p"] == 1.0
+    assert f.parts["removable"] is False and "with prose held" in f.note
+    plain = transfer(rows(sim.t_law(0.5, 1.5, 0.4, phi=1.0), sigma=0.03, filler=True), filler="prose")
+    assert plain.parts["crossover_p"] == 1.0 and plain.parts["removable"] is True
 
 
 def with_orders(effect: float) -> list[dict]:
