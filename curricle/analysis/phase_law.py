@@ -46,6 +46,7 @@ def phase_law(
     groups = made.orders()
     if not groups:
         why = "no two strategies have the same phases in different orders, so no order can be left out and predicted"
+        why = made.unclear() or why
         return Finding(*about, None, BITS, undefined=why, **common)  # type: ignore[arg-type]
     curves = curves_of(here, from_tokens)
     law = fit(curves, target)

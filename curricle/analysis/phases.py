@@ -42,13 +42,28 @@ class Design(NamedTuple):
     arms: Mapping[str, tuple[Phase, ...]]
     shared: tuple[str, ...]  # names of phases that every strategy begins or ends with
 
-    def orders(self) -> list[list[str]]:
-        """Groups of two or more strategies with the same phases, differently ordered."""
+    def groups(self) -> list[list[str]]:
+        """Groups of strategies that pass through the same phases in two or more different orders."""
         groups: dict[tuple[Phase, ...], list[str]] = {}
         for strategy, path in self.arms.items():
-            if len(set(path)) > 1:
-                groups.setdefault(tuple(sorted(path)), []).append(strategy)
-        return [group for group in groups.values() if len(group) > 1]
+            groups.setdefault(tuple(sorted(path)), []).append(strategy)
+        return [group for group in groups.values() if len({self.arms[s] for s in group}) > 1]
+
+    def twins(self, group: Sequence[str]) -> list[str]:
+        """Strategies of a group whose path another of it has too: what sets them apart is not their order."""
+        paths = [self.arms[s] for s in group]
+        return [s for s, path in zip(group, paths) if paths.count(path) > 1]
+
+    def orders(self) -> list[list[str]]:
+        """Groups in which every order was run by one strategy."""
+        return [group for group in self.groups() if not self.twins(group)]
+
+    def unclear(self) -> str:
+        """Why a group with two orders is not answered; empty where every group is."""
+        twins = [name for group in self.groups() for name in self.twins(group)]
+        return (
+            f"{', '.join(map(repr, twins))} differ in something else than order; keep one of each path" if twins else ""
+        )
 
     def label(self, strategy: str) -> str:
         return ARROW.join(phase.name for phase in self.arms[strategy]) or NOTHING
@@ -193,7 +208,8 @@ def phases(rows: Iterable[Row], target: str, measure: str = BITS_PER_BYTE, level
     contrast that the design holds, Holm-adjusted over all of them.
 
     The model before any training stands for `nothing` where no strategy does and no phase is shared by all. Without two
-    orders of the same phases there is one finding, undefined, that says what is missing.
+    orders of the same phases there is one finding, undefined, that says what is missing; so there is for orders that
+    two strategies ran, since these differ in something else (a recipe), which would be taken for the order's.
     """
     here = scored(rows, target, measure, ("stage",))
     made = design(here)
@@ -213,6 +229,7 @@ def phases(rows: Iterable[Row], target: str, measure: str = BITS_PER_BYTE, level
     if not groups:
         have = "; ".join(f"{s}: {made.label(s)}" for s in made.arms)
         why = f"no two strategies have the same phases in different orders ({have}); run both A→B and B→A"
+        why = made.unclear() or why
         return [Finding("phases", f"order on {target}", measure, target, None, unit, undefined=why)]
     asked = [(group, contrasts_of(made, group)) for group in groups]
     estimates = [[_contrast(table, found, c.weights) for c in each] for _, each in asked]
@@ -230,6 +247,8 @@ def phases(rows: Iterable[Row], target: str, measure: str = BITS_PER_BYTE, level
             })  # fmt: skip
         runs = runs_of({key: row for key, row in at_end.items() if key[0] in {s for c in each for s in c.weights}})
         findings.append(_order(made, table, found, group, lines, target, measure, unit, level, items_of(at_end), runs))
+    if unclear := made.unclear():
+        findings.append(Finding("phases", f"other orders on {target}", measure, target, None, unit, undefined=unclear))
     return holm_adjusted(findings, lambda f: (f.question, f.benchmark, f.measure))
 
 

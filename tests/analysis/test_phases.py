@@ -117,6 +117,19 @@ def test_phases_are_what_was_read_whatever_stages_are_called() -> None:
     assert set(group) == {"code then math", "math then code"}
 
 
+def test_two_recipes_of_one_order_are_no_two_orders() -> None:
+    both = study(np.random.default_rng(1), LAW.loss, TWO, seeds=2)
+    one = [r for r in both if r["strategy"] != "math then code"]
+    twin = [{**r, "strategy": "at half the rate", "score": r["score"] + 0.2}
+            for r in one if r["strategy"] == "code then math"]  # fmt: skip
+    assert not design([*one, *twin]).orders()
+    (found,) = phases([*one, *twin], "algebra")
+    assert found.estimate is None and "different orders" in found.undefined
+    (unclear,) = phases([*both, *twin], "algebra")
+    assert unclear.estimate is None and "'at half the rate' differ in something else" in unclear.undefined
+    assert "differ in something else" in phase_law([*both, *twin], "algebra").undefined
+
+
 def test_what_all_strategies_end_with_is_no_part_of_the_question() -> None:
     rows = study(np.random.default_rng(1), LAW.loss, TWO, seeds=2)
     ends = [r for r in rows if r["final"]]
