@@ -31,7 +31,7 @@ from curricle.analysis.arms import (
     weighted,
     weights_of,
 )
-from curricle.analysis.finding import BITS_PER_BYTE, THESE_PROBLEMS, Finding, Interval, Part, join
+from curricle.analysis.finding import ACCURACY, BITS_PER_BYTE, THESE_PROBLEMS, Finding, Interval, Part, join
 from curricle.analysis.intervals import student
 from curricle.study import Refused, nearest
 
@@ -58,8 +58,10 @@ def critical_share(
     at 0 tokens. Between measured shares the loss is taken as straight; the interval is the set of shares at which the
     loss is not told from the bound, widened to where the neighbouring segments' extensions would put it if the curve
     bends one way. A `target` adds its loss there, and the price: bits of the target per bit of the general. Raises
-    `Refused` for fewer than two shares.
+    `Refused` for fewer than two shares, and for accuracies, which are no loss.
     """
+    if measure == ACCURACY:
+        raise Refused(f"measure: {measure!r} rises where a model gets better; give a loss, such as {BITS_PER_BYTE!r}")
     rows = list(rows)
     domains = weights_of(general)
     shares = last_stage_shares(rows, share)

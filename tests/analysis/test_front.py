@@ -171,6 +171,12 @@ def test_a_share_beyond_what_was_measured_is_at_least_that_and_one_below_is_not_
     assert less.estimate is None and "smaller ones are needed" in less.undefined
 
 
+def test_a_bound_on_an_accuracy_is_refused_since_it_falls_where_general_ability_does() -> None:
+    made = [{**r, "measure": "accuracy"} for r in rows({0.2: [60.0, 61.0], 0.8: [20.0, 21.0]})]
+    with pytest.raises(Refused, match="'accuracy' rises"):
+        critical_share(made, "math", "web", rise=5.0, before=60.0, measure="accuracy")
+
+
 def test_each_domain_has_its_share_and_the_weighted_mean_lies_between() -> None:
     made = rows({0.4: [1.0, 1.01], 0.7: [1.1, 1.11], 1.0: [1.3, 1.31]})
     made += rows({0.4: [1.0, 1.01], 0.7: [1.02, 1.03], 1.0: [1.21, 1.2]}, "books")
