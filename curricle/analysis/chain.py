@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from curricle.analysis.columns import Row, groups, known, numbers
+from curricle.analysis.compare import holm_adjusted, one_benchmark
 from curricle.analysis.finding import (
     ACCURACY,
     BITS,
@@ -28,7 +29,7 @@ from curricle.analysis.finding import (
     Part,
     join,
 )
-from curricle.analysis.intervals import student
+from curricle.analysis.intervals import holm, student
 from curricle.study import Refused
 
 UNITS = {ACCURACY: POINTS, BITS_PER_BYTE: BITS}
@@ -79,7 +80,8 @@ def ends(rows: Sequence[Row]) -> tuple[list[Point], tuple[Any, ...], str]:
 
 def chain(rows: Sequence[Row], level: float = 0.95) -> list[Finding]:
     """The gain along each strategy from before training (or from the end of its first stage, where nothing earlier was
-    scored) to its end, with each stage's share of it in `table`; one finding a strategy, benchmark and measure.
+    scored) to its end, with each stage's share of it in `table`; one finding a strategy, benchmark and measure. The
+    p-values of strategies on one benchmark in one measure are Holm-adjusted.
 
     Columns: strategy, seed, stage, position, stage_tokens, score; benchmark and measure where there are several;
     flops if known. A share is ln(P_k/P_{k−1})/ln(P_K/P_0), with Fieller's interval over seeds. Where strategies of
@@ -101,7 +103,12 @@ def chain(rows: Sequence[Row], level: float = 0.95) -> list[Finding]:
         raise Refused(
             "rows: no strategy has two stages, or one and a score before training; a chain has nothing to share"
         )
-    return made
+    return holm_adjusted(made, one_benchmark, same_scores)
+
+
+def same_scores(f: Finding) -> object:
+    """Outcomes carry no runs in common, so a stage that strategies share is known by its scores, to the last digit."""
+    return f.parts.get("stage"), f.parts["before"], f.parts["after"]
 
 
 def _chained(
@@ -185,7 +192,8 @@ def shapley(rows: Sequence[Row], level: float = 0.95) -> list[Finding]:
     The players are the stages that some strategies have and others lack; stages of every strategy are the ground that
     all stand on. Needs every subset once (the empty one is the ground itself, or the model before training), each with
     the same seeds for the pooled interval. `parts`: what the stage gives alone and what it adds last; `unexplained`,
-    the whole gain less the sum of what each gives alone, with its interval. Raises `Refused` for the subsets that lack.
+    the whole gain less the sum of what each gives alone, with its interval. p-values of the stages and of what is
+    unexplained are Holm-adjusted together. Raises `Refused` for the subsets that lack.
     """
     known(rows, "strategy")
     made: list[Finding] = []
@@ -267,17 +275,19 @@ def _shared(
         parts: dict[str, Part] = {
             "stage": player, "alone": alone, "last": last, "total": total, "unexplained": rest,
             "unexplained_low": rest_interval.low if rest_interval else None,
-            "unexplained_high": rest_interval.high if rest_interval else None, "unexplained_p": rest_p,
+            "unexplained_high": rest_interval.high if rest_interval else None,
             "total_low": total_interval.low if total_interval else None,
             "total_high": total_interval.high if total_interval else None,
         }  # fmt: skip
         made.append((player, value, interval, p_value, parts))
+    *adjusted, rest_adjusted = holm([*(p_value for _, _, _, p_value, _ in made), rest_p])
+    test = f"t, pooled over subsets; Holm over {n + 1}"
     note = join([SEEDS_ONLY if noise else ONE_SEED, "The seeds' variance is pooled over all subsets." if df else ""])
     return [
         Finding(
             "shapley", f"{player} among {', '.join(players)}", measure, benchmark, value, UNITS.get(measure, measure),
-            (interval,) if interval else (), p_value, "t, pooled over subsets" if p_value is not None else "",
-            0, len(seeds), (), None, note, parts, tuple(table),
+            (interval,) if interval else (), p_value, test if p_value is not None else "",
+            0, len(seeds), (), None, note, {**parts, "unexplained_p": rest_adjusted}, tuple(table),
         )
-        for player, value, interval, p_value, parts in made
+        for (player, value, interval, _, parts), p_value in zip(made, adjusted)
     ]  # fmt: skip

@@ -114,19 +114,24 @@ def said(found: Sequence[Estimate]) -> tuple[list[Interval], list[str]]:
     return intervals, [e.note for e in found]
 
 
-def holm_adjusted(findings: Sequence[Finding], family: Callable[[Finding], object]) -> list[Finding]:
+def holm_adjusted(
+    findings: Sequence[Finding],
+    family: Callable[[Finding], object],
+    test: Callable[[Finding], object] | None = None,
+) -> list[Finding]:
     """Findings with p-values adjusted within each family (Holm 1979). A difference and its relative gain are one
-    test, and so is a stage that strategies share: they are counted once."""
+    test, and so is a stage that strategies share: they are counted once. `test` says which findings are one."""
+    same = test or one_test
     tests: dict[object, dict[object, float]] = {}
     for f in findings:
         if f.p_value is not None:
-            tests.setdefault(family(f), {})[one_test(f)] = f.p_value
+            tests.setdefault(family(f), {})[same(f)] = f.p_value
     adjusted = {key: dict(zip(alone, holm(list(alone.values())))) for key, alone in tests.items()}
     made = []
     for f in findings:
         among = adjusted.get(family(f), {})
         many = f.p_value is not None and len(among) > 1
-        made.append(replace(f, p_value=among[one_test(f)], test=f"{f.test}; Holm over {len(among)}") if many else f)
+        made.append(replace(f, p_value=among[same(f)], test=f"{f.test}; Holm over {len(among)}") if many else f)
     return made
 
 

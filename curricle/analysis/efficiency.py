@@ -17,8 +17,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from curricle.analysis.chain import ONE_SEED, SEEDS_ONLY, UNITS, ends, mean_of
+from curricle.analysis.chain import ONE_SEED, SEEDS_ONLY, UNITS, ends, mean_of, same_scores
 from curricle.analysis.columns import Row, chosen, groups, items, known, numbers, the_one
+from curricle.analysis.compare import holm_adjusted, one_benchmark
 from curricle.analysis.finding import ACCURACY, THESE_PROBLEMS, Finding, Interval, Part, join, short
 from curricle.analysis.intervals import student
 from curricle.analysis.powerlaw import HOPELESS, NO_FLOOR, Fit, fit
@@ -33,7 +34,8 @@ def efficiency(rows: Sequence[Row], level: float = 0.95) -> list[Finding]:
     """The gain of each stage of each strategy per million tokens and, where `flops` are known, per 10^15 FLOPs.
 
     Columns as for `chain`. Positive is better: points of accuracy gained, or bits per byte taken off. Intervals are
-    over seeds. Two stages compare by these rates only where they begin at the same loss; the note says so.
+    over seeds; p-values are Holm-adjusted over the stages on one benchmark in one measure, a stage's two rates being
+    one test. Two stages compare by these rates only where they begin at the same loss; the note says so.
     """
     known(rows, "strategy")
     made: list[Finding] = []
@@ -62,7 +64,7 @@ def efficiency(rows: Sequence[Row], level: float = 0.95) -> list[Finding]:
                     ))  # fmt: skip
     if not made:
         raise Refused("rows: no stage has a score before it; efficiency needs where it began and where it ended")
-    return made
+    return holm_adjusted(made, one_benchmark, same_scores)
 
 
 # ---- horizontally -------------------------------------------------------------------------------------------------

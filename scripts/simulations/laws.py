@@ -216,7 +216,7 @@ def chains(studies: int) -> Iterator[tuple[str, Tally]]:
             value.finding(found, -0.1 - together / 2)
             p = found.parts
             rest.add(p["unexplained"], p["unexplained_low"], p["unexplained_high"], -together)  # type: ignore[arg-type]
-            rest.count("p < .05", float(p["unexplained_p"] or 1) < 0.05)
+            rest.count("leaves out 0", p["unexplained_low"] > 0 or p["unexplained_high"] < 0)  # type: ignore[operator]
         yield f"{name}: code's share of the logarithm", share
         yield f"{name}: code's Shapley value", value
         yield f"{name}: what no stage explains alone", rest

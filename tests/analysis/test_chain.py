@@ -102,6 +102,20 @@ def test_stages_that_add_up_get_what_they_give_and_leave_nothing() -> None:
     assert held / studies >= 0.95 - 3 * math.sqrt(0.05 * 0.95 / studies)
 
 
+def test_many_strategies_that_gain_nothing_are_seldom_said_to_gain() -> None:
+    random, claims, studies = np.random.default_rng(3), {"chain": 0, "shapley": 0}, 60
+    for _ in range(studies):
+        scores = random.normal(2, 0.01, (8, 3, 3)).tolist()
+        rows = [row for k in range(8) for seed, (start, *then) in enumerate(scores[k])
+                for row in path(f"a{k}", ["x", "y"], then, seed, start)]  # fmt: skip
+        names = ("code", "math", "prose")
+        nothing = [{**row, "score": random.normal(2, 0.01)} for row in subsets(random, names=names)]
+        for question, found in (("chain", chain(rows)), ("shapley", shapley(nothing))):
+            claims[question] += any(f.p_value is not None and f.p_value < 0.05 for f in found)
+            assert all("Holm over" in f.test for f in found)
+    assert max(claims.values()) / studies <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / studies)
+
+
 def test_a_subset_that_was_not_run_is_named() -> None:
     rows = [row for row in subsets(np.random.default_rng(0)) if row["strategy"] != "warm+math"]
     with pytest.raises(Refused, match="not run: math"):

@@ -58,6 +58,21 @@ def test_rates_are_gains_over_costs() -> None:
     assert all((f.estimate or 0) > 0 for f in efficiency(bits))  # fewer bits are a gain
 
 
+def test_rates_of_many_stages_are_corrected_and_a_stages_two_rates_are_one_test() -> None:
+    rows = [
+        {**row, "strategy": name}
+        for name in ("a", "b") for seed in (0, 1, 2)
+        for row in (stage(0, 0, 10.0 + 0.1 * seed, seed, 0.0), stage(0, 2_000_000, 11.0 + 0.2 * seed, seed, 4e15),
+                    stage(1, 1_000_000, 12.0 + 0.4 * seed + (name == "b"), seed, 9e15))
+    ]  # fmt: skip
+    found = efficiency(rows)  # the first stage is one for both strategies, so there are three
+    assert len(found) == 8 and all(f.test.endswith("Holm over 3") for f in found)
+    assert len({f.p_value for f in found if f.parts["stage"] == "s0"}) == 1
+    alone = efficiency([row for row in rows if row["strategy"] == "a" and row["position"] == 0])
+    by_stage = {f.parts["stage"]: f.p_value for f in found}
+    assert alone[0].test == "t over seeds" and by_stage["s0"] > alone[0].p_value
+
+
 def test_without_a_beginning_there_is_no_rate() -> None:
     with pytest.raises(Refused, match="before it"):
         efficiency([stage(0, 1_000_000, 20.0, 0, 1e15)])
