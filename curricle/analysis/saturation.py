@@ -1,9 +1,10 @@
 """Saturation: the budget past which doubling a source's tokens gains less than can be seen, and why the fall ends.
 
 `saturation` gives D_sat, where L(D) − L(2D) falls to δ: (A(1 − 2^−α)/δ)^{1/α} for L = E + A·D^−α. δ is stated, or the
-noise of a difference of two strategies, σ√(2/s). It answers within the measured range and gives a limit past it.
-`floors` asks whether two sources end at different floors, and refuses where the Cramér–Rao bound says that the runs
-cannot tell. `why_saturated` names the kind of an early end: slow, a mismatch of floors, or repetition (section 8).
+noise of a difference of two strategies, σ√(2/s), σ from runs at equal budgets. It answers within the measured range and
+gives a limit past it. `floors` asks whether two sources end at different floors, and refuses where the Cramér–Rao bound
+says that the runs cannot tell. `why_saturated` names the kind of an early end: slow, a mismatch of floors, or
+repetition (section 8).
 """
 
 from __future__ import annotations
@@ -46,9 +47,10 @@ def saturation(
     """D_sat of one strategy's curve along the tokens of `source` (column `dose:SOURCE`), of `x`, or of the stage.
 
     `delta` is what a doubling must gain to be worth it, in the score's unit; without it, the noise of a difference
-    between strategies of `seeds` runs each (by default as many as there are), σ√(2/s). The estimate is given where it
-    lies within the measured range; past it the finding is undefined, its interval gives the limits, and
-    `parts.extrapolated` is what the curve says. `parts.verdict`: "saturated" (the last measured doubling gains less
+    between strategies of `seeds` runs each (by default as many as there are), σ√(2/s), with σ the spread of runs at
+    equal budgets. Scatter about the law is no such spread, so one run without a `delta` is not answered. The estimate
+    is given where it lies within the measured range; past it the finding is undefined, its interval gives the limits,
+    and `parts.extrapolated` is what the curve says. `parts.verdict`: "saturated" (the last measured doubling gains less
     than δ, its whole interval), "not yet" (more, its whole interval), or "open". With `unique_tokens`, the pool that is
     read again, the same for repeated tokens: `repeated`, where doubling the tokens *read* gains less than δ.
     """
@@ -59,8 +61,16 @@ def saturation(
     pair = both_ways(rows, column, checkpoint)
     curve = pair.bounded
     runs = seeds if seeds is not None else max(1, len({row.get("seed") for row in rows}))
-    noise = math.hypot(curve.sigma, curve.between)
-    asked = delta if delta is not None else noise * math.sqrt(2 / runs)
+    noise, replicates = noise_of_runs(rows, column)
+    about = (
+        "saturation", f"{source or rows[0].get('strategy', column)} on {rows[0].get('benchmark', 'the target')}",
+        str(rows[0].get("measure", "loss")), str(rows[0].get("benchmark", "")),
+    )  # fmt: skip
+    drawn = tuple(points_of(rows, column, str(source or rows[0].get("strategy", "measured")), curve))
+    if delta is None and not noise:
+        why = "no two runs at one budget, so the noise of a difference is not known; state delta"
+        return Finding(*about, None, TOKENS, n=items(rows), seeds=runs, undefined=why, table=drawn)
+    asked = delta if delta is not None else (noise or 0.0) * math.sqrt(2 / runs)
     if not asked > 0 or not math.isfinite(asked):
         raise Refused(f"delta: {asked:g}; what a doubling must gain is above 0")
     top = float(curve.x.max())
@@ -71,7 +81,11 @@ def saturation(
     doubled = [[float(v[0]) for v in f.doubling(top / 2, level)] for f in pair]
     value, least, most = doubled[0][0], min(d[1] for d in doubled), max(d[2] for d in doubled)
     verdict = "open" if pair.hopeless else "saturated" if most < asked else "not yet" if least > asked else "open"
-    reason = "stated" if delta is not None else f"the noise of a difference, {runs} runs each"
+    reason = (
+        "stated"
+        if delta is not None
+        else f"the noise of a difference, {runs} runs each, σ on {replicates} degrees of freedom"
+    )
     notes = [*curve.notes, f"δ = {asked:.3g}: {reason}."]
     why = None
     if pair.hopeless:
@@ -92,12 +106,18 @@ def saturation(
         parts["repeated"] = repeated_end(curve.law, asked, unique_tokens)
         notes.append(f"Repeats are taken to fade with R* = {R_STAR}, which these rows do not test.")
     return Finding(
-        "saturation", f"{source or rows[0].get('strategy', column)} on {rows[0].get('benchmark', 'the target')}",
-        str(rows[0].get("measure", "loss")), str(rows[0].get("benchmark", "")), None if why else at, TOKENS,
-        (Interval(low, high, THESE_PROBLEMS, level),), n=items(rows), seeds=runs, undefined=why, note=join(notes),
-        parts=parts,
-        table=tuple(points_of(rows, column, str(source or rows[0].get("strategy", "measured")), curve)),
+        *about, None if why else at, TOKENS, (Interval(low, high, THESE_PROBLEMS, level),), n=items(rows), seeds=runs,
+        undefined=why, note=join(notes), parts=parts, table=drawn,
     )  # fmt: skip
+
+
+def noise_of_runs(rows: Sequence[Row], x: str) -> tuple[float | None, int]:
+    """The spread of a run about the mean of the runs at its budget, pooled over budgets, and its degrees of freedom;
+    None without two runs at one budget. What a law leaves of their means is no part of it."""
+    x_N, y_N = numbers(rows, x), numbers(rows, "score")
+    places = [y_N[x_N == at] for at in np.unique(x_N[x_N > 0])]
+    df = sum(len(y) - 1 for y in places)
+    return (math.sqrt(sum(float(((y - y.mean()) ** 2).sum()) for y in places) / df), df) if df else (None, 0)
 
 
 def limits(curve: Fit, delta: float, level: float) -> tuple[float, float | None]:

@@ -84,6 +84,18 @@ def test_without_a_stated_delta_it_is_the_noise_of_a_difference() -> None:
         saturation(rows(), delta=-1.0)
 
 
+def test_one_run_without_a_stated_delta_is_not_answered() -> None:
+    one = saturation(rows(seeds=1))
+    assert one.estimate is None and not one.intervals and "state delta" in (one.undefined or "")
+    assert saturation(rows(seeds=1), delta=0.03).estimate is not None
+    assert chart(one).to_dict()["layer"]
+
+
+def test_the_laws_own_misfit_is_no_noise_of_runs() -> None:
+    f = saturation(rows(lambda x: 0.8 + 0.6 * np.exp(-x / 2e7), sd=0.002))
+    assert float(f.parts["noise"] or 0) == pytest.approx(0.002, rel=0.4)
+
+
 def test_repeated_tokens_end_sooner_than_new_ones() -> None:
     new = doubling_worth(LAW, 0.002)
     ends = [repeated_end(LAW, 0.002, pool) for pool in (1e6, 1e7, 1e12)]
