@@ -129,6 +129,14 @@ class Fit:
         value, low, high = self.predict(math.inf, level)
         return float(value[0]), float(low[0]), float(high[0])
 
+    def exponent(self, level: float = 0.95) -> tuple[float, float, float]:
+        """α with its profile interval: the exponents at which the best allowed floor and amplitude are not told from
+        the best of all. An offset of a run is none of its matter."""
+        held = self.sweep.nearest()[1] <= self.rss + (self.quantile(level) * self.sigma) ** 2
+        inside = self.sweep.exponent_K[held]
+        value = self.law.exponent
+        return value, min(float(inside.min(initial=value)), value), max(float(inside.max(initial=value)), value)
+
     def of_amplitude(self, c_KX: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
         """Interval of c·B, c depending on the shape: anything in which the floor cancels."""
         return self.sweep.span(0.0, c_KX, np.full(c_KX.shape[1], self.rss + (self.quantile(level) * self.sigma) ** 2))

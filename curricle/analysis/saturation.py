@@ -173,10 +173,8 @@ def floors(
     if not asked > 0:
         raise Refused(f"detect: {asked:g}; the difference of floors that matters is above 0")
     error = math.hypot(fits[0].floor_error, fits[1].floor_error)
-    (e_a, low_a, high_a), (e_b, low_b, high_b) = (f.floor(level) for f in fits)
-    difference = e_a - e_b
-    low = difference - math.hypot(e_a - low_a, high_b - e_b)
-    high = difference + math.hypot(high_a - e_a, e_b - low_b)
+    ends = [f.floor(level) for f in fits]
+    difference, low, high = difference_of(ends)
     blind = error > asked / 2
     why = (
         f"the runs cannot tell: the standard error of the difference of floors is at least {error:.2g}, more than half "
@@ -185,7 +183,7 @@ def floors(
         else None
     )
     parts: dict[str, Part] = {
-        "a": a, "b": b, "floor_a": e_a, "floor_b": e_b, "exponent_a": fits[0].law.exponent,
+        "a": a, "b": b, "floor_a": ends[0][0], "floor_b": ends[1][0], "exponent_a": fits[0].law.exponent,
         "exponent_b": fits[1].law.exponent, "detect": asked, "floor_error": error, "gap": gap, "largest": top,
         "fitted_difference": difference, "decades_needed": needed(fits, asked) if blind else None,
     }  # fmt: skip
@@ -220,7 +218,8 @@ def why_saturated(
     unique: str = "unique_tokens", level: float = 0.95,
 ) -> Finding:  # fmt: skip
     """Why source `a` gives less than `b` at the end: "repetition", "mismatch" (its floor is higher), "slow" (the same
-    floor within `detect`, a smaller exponent), or undefined with the reason.
+    floor within `detect`, a smaller exponent), or undefined with the reason: among others that `a` is not told to be
+    worse than `b` at the largest budget that both have, or its exponent not told from that of `b`.
 
     Repetition is looked for first, where the rows of `a` have a column `unique` and read some pool more than twice:
     it is claimed when R* = ∞ (repeats as good as new) is ruled out. The estimate is the difference of floors.
@@ -232,20 +231,29 @@ def why_saturated(
         if epochs.max() > 2:
             again = repetition(of_a, tokens=x, unique=unique, level=level)
     found = floors(rows, a, b, detect, by, x, level)
+    fits = [curve_of(of_it, x) for of_it in (of_a, chosen(rows, **{by: b}))]
+    top = float(found.parts["largest"] or 0)
+    at_top = difference_of([tuple(float(v[0]) for v in f.predict(top, level)) for f in fits])
+    slower = difference_of([f.exponent(level) for f in fits])
     interval = found.interval()
+    apart = interval is not None and interval.low is not None and interval.low > 0
+    detected = float(found.parts["detect"] or 0)
     kind, reason = None, found.undefined
     if again is not None and again.parts["repeats_fade"]:
         kind, reason = "repetition", None
-    elif found.undefined is None and interval is not None and interval.low is not None and interval.low > 0:
+    elif reason is None and apart:
         kind = "mismatch"
-    elif (
-        found.undefined is None
-        and interval is not None
-        and max(abs(interval.low or 0), abs(interval.high or 0)) < float(found.parts["detect"] or 0)
-    ):
-        kind = "slow" if float(found.parts["exponent_a"] or 0) < float(found.parts["exponent_b"] or 0) else "smaller"
-    elif reason is None:
+    elif reason is None and interval is not None and max(abs(interval.low or 0), abs(interval.high or 0)) >= detected:
         reason = "the interval of the difference of floors holds both 0 and what matters"
+    elif reason is None and at_top[1] <= 0:
+        reason = f"alike: at {short(top)} tokens {a} is not told to be worse than {b}, so there is nothing to explain"
+    elif reason is None and slower[2] >= 0:
+        reason = (
+            f"the same floor within {detected:.2g}, and the exponent of {a} is not told to be the smaller one "
+            f"({slower[0]:+.2g}, from {slower[1]:+.2g} to {slower[2]:+.2g})"
+        )
+    elif reason is None:
+        kind = "slow"
     estimate = found.parts["fitted_difference"] if kind else None
     return Finding(
         "why-saturated", f"{a} against {b}", found.measure, found.benchmark,
@@ -254,7 +262,14 @@ def why_saturated(
         note=join([found.note, again.note if again else "", f"{a}: {kind}." if kind else ""]),
         parts={
             **found.parts, "kind": kind, "r_star": again.estimate if again else None,
-            "repetition_p": again.p_value if again else None,
+            "repetition_p": again.p_value if again else None, "gap_low": at_top[1], "gap_high": at_top[2],
+            "exponents_apart": slower[0], "exponents_low": slower[1], "exponents_high": slower[2],
         },
         table=found.table,
     )  # fmt: skip
+
+
+def difference_of(pair: Sequence[tuple[float, ...]]) -> tuple[float, float, float]:
+    """The first less the second of two independent values with limits, their distances in quadrature on each side."""
+    (a, low_a, high_a), (b, low_b, high_b) = pair
+    return a - b, a - b - math.hypot(a - low_a, high_b - b), a - b + math.hypot(high_a - a, b - low_b)

@@ -21,7 +21,7 @@ from curricle.analysis.efficiency import transferred
 from curricle.analysis.finding import BITS_PER_BYTE, Finding
 from curricle.analysis.powerlaw import PowerLaw, fit
 from curricle.analysis.repetition import effective_tokens, repetition
-from curricle.analysis.saturation import doubling_worth, floors, saturation
+from curricle.analysis.saturation import doubling_worth, floors, saturation, why_saturated
 from curricle.analysis.scaling import predict_loss, ranks
 
 Curve = Callable[[np.ndarray], np.ndarray]
@@ -160,6 +160,29 @@ def floor_differences(studies: int) -> Iterator[tuple[str, Tally]]:
             yield f"α = {alpha}, floors {gap} apart", tally
 
 
+def kinds(studies: int) -> Iterator[tuple[str, Tally]]:
+    """Why one source gives less than another: the kind that is named, for floors .1 apart as what matters."""
+    base = PowerLaw(0.8, 0.6, 0.6, 1e6)
+    cases = {
+        "the same source twice, α = .3": (PowerLaw(0.8, 0.6, 0.3, 1e6),) * 2,
+        "the same source twice, α = .6": (base, base),
+        "a token worth half, α = .6": (PowerLaw(0.8, 0.6 * 2**0.6, 0.6, 1e6), base),
+        "slow: α = .45 and .6": (PowerLaw(0.8, 0.7, 0.45, 1e6), base),
+        "mismatch: floors .2 apart, α = .6": (PowerLaw(1.0, 0.4, 0.6, 1e6), base),
+    }
+    for name, (worse, better) in cases.items():
+        random, tally = np.random.default_rng(8), Tally()
+        for _ in range(studies):
+            b = [{**r, "strategy": "b"} for r in rows_of(better, random)]
+            f = why_saturated([*rows_of(worse, random), *b], "a", "b", detect=0.1)
+            tally.finding(f, worse.floor - better.floor)
+            for kind in ("slow", "mismatch"):
+                tally.count(kind, f.parts["kind"] == kind)
+            tally.count("alike", (f.undefined or "").startswith("alike"))
+            tally.count("not told", f.estimate is None and not (f.undefined or "").startswith("alike"))
+        yield name, tally
+
+
 def repetitions(studies: int) -> Iterator[tuple[str, Tally]]:
     law = PowerLaw(0.8, 0.6, 0.3, 1e6)
     for star in (math.inf, 15.0, 4.0):
@@ -222,6 +245,23 @@ def chains(studies: int) -> Iterator[tuple[str, Tally]]:
         yield f"{name}: what no stage explains alone", rest
 
 
+def few_ranked(studies: int) -> Iterator[tuple[str, Tally]]:
+    """Spearman's ρ of few candidates, correlation .8."""
+    for count in (4, 5, 6, 8, 12):
+        random = np.random.default_rng(9)
+        many = random.multivariate_normal([0, 0], [[1, 0.8], [0.8, 1]], 200_000)
+        truth, tally = float(np.corrcoef(many.argsort(0).argsort(0).T)[0, 1]), Tally()
+        for q in random.multivariate_normal([0, 0], [[1, 0.8], [0.8, 1]], (studies, count)):
+            rows = [
+                {"strategy": f"s{i}", "size": size, "seed": 0, "score": q[i, k], "measure": BITS_PER_BYTE}
+                for i in range(count)
+                for k, size in enumerate(("small", "large"))
+            ]
+            found = ranks(rows, "small", "large")[0]
+            tally.finding(found, truth if found.intervals else None)
+        yield f"{count} candidates", tally
+
+
 def rankings(studies: int) -> Iterator[tuple[str, Tally]]:
     for truth in (0.0, 0.7, 0.95):
         random = np.random.default_rng(7)
@@ -245,8 +285,9 @@ def rankings(studies: int) -> Iterator[tuple[str, Tally]]:
 
 
 SCENARIOS = {
-    "Fitted curves": laws, "Saturation": saturations, "Floors": floor_differences, "Repetition": repetitions,
-    "Effective data transferred": transfers, "Shares of a chain": chains, "Ranks of 20 candidates": rankings,
+    "Fitted curves": laws, "Saturation": saturations, "Floors": floor_differences, "Kinds of end": kinds,
+    "Repetition": repetitions, "Effective data transferred": transfers, "Shares of a chain": chains,
+    "Ranks of few candidates": few_ranked, "Ranks of 20 candidates": rankings,
 }  # fmt: skip
 
 

@@ -202,3 +202,13 @@ def test_any_losses_give_finite_ordered_intervals(losses: list[float]) -> None:
         *zip(*f.slopes(1e7)),
     ):
         assert low <= value + 1e-9 and value <= high + 1e-9 and np.isfinite([low, value, high]).all()
+
+
+def test_the_profile_of_the_exponent_holds_the_truth() -> None:
+    law, held, studies = PowerLaw(0.6, 0.8, 0.3, 1e6), 0, 40
+    x = np.tile(1e6 * 2.0 ** np.arange(8), 2)
+    for k in range(studies):
+        value, low, high = fit(x, law(x) + np.random.default_rng(k).normal(0, 0.005, len(x))).exponent()
+        held += low <= 0.3 <= high
+        assert low <= value <= high
+    assert held / studies >= 0.95 - 3 * (0.05 * 0.95 / studies) ** 0.5

@@ -144,6 +144,21 @@ def test_the_three_kinds_are_told_apart() -> None:
     assert blind.parts["kind"] is None and "cannot tell" in (blind.undefined or "")
 
 
+def test_the_same_source_twice_has_no_kind() -> None:
+    named = []
+    for k in range(6):
+        f = why_saturated([*rows(LAW, 2 * k, "a", sd=0.002), *rows(LAW, 2 * k + 1, "b", sd=0.002)], "a", "b", 0.1)
+        named.append(f.parts["kind"])
+        assert f.parts["kind"] or "alike" in (f.undefined or "") or "not told" in (f.undefined or "")
+    assert sum(kind is not None for kind in named) <= 1
+
+
+def test_tokens_that_are_worth_less_are_not_called_slow() -> None:
+    half = PowerLaw(0.8, 0.6 * 2**0.6, 0.6, 1e6)
+    f = why_saturated([*rows(half, 1, "a", sd=0.001), *rows(LAW, 2, "b", sd=0.001)], "a", "b", 0.1)
+    assert f.parts["kind"] is None and "not told to be the smaller" in (f.undefined or "")
+
+
 def test_findings_are_plain_json_and_are_drawn() -> None:
     both = [*rows(PowerLaw(1.0, 0.4, 0.6, 1e6), 1, "arxiv"), *rows(LAW, 2, "web")]
     for f in (
