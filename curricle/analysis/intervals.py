@@ -275,6 +275,22 @@ def wilson(p: float, n: int, level: float = 0.95) -> Interval:
     return Interval(min(p, max(0.0, centre - half)), max(p, min(1.0, centre + half)), THESE_WEIGHTS, level)
 
 
+FEWEST_RANKED = 5  # candidates for a rank correlation with an interval
+
+
+def spearman_interval(rho: float, n: int, kind: str, level: float = 0.95) -> Interval | None:
+    """An interval for Spearman's ρ over n candidates: Fisher's transformation with the variance (1 + ρ²/2)/(n − 3) of
+    Bonett and Wright (2000), Student's quantile on n − 2 degrees of freedom, and |ρ| = 1 taken as half way to the next
+    value that ranks can have. None with fewer than `FEWEST_RANKED`: of 4 candidates no such interval holds its level.
+    """
+    if n < FEWEST_RANKED:
+        return None
+    most = 1 - 6 / (n**3 - n)
+    z = math.atanh(min(max(rho, -most), most))
+    half = float(student(n - 2, level)) * math.sqrt((1 + rho * rho / 2) / (n - 3))
+    return Interval(min(rho, math.tanh(z - half)), max(rho, math.tanh(z + half)), kind, level)
+
+
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
     """Holm's step-down adjustment (1979), in the order given; None stays None and is not counted."""
     known = sorted((p, k) for k, p in enumerate(p_values) if p is not None)

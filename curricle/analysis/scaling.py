@@ -27,7 +27,7 @@ from curricle.analysis.finding import (
     join,
     short,
 )
-from curricle.analysis.intervals import normal, student
+from curricle.analysis.intervals import FEWEST_RANKED, spearman_interval, student
 from curricle.study import Refused
 
 CORRELATION = "rank correlation"
@@ -73,7 +73,10 @@ def ranks(
         "noise_small": noise[0][0], "noise_large": noise[1][0], "ceiling": None,
         "resolved_pairs": None, "resolved_accuracy": None,
     }  # fmt: skip
+    told = spearman_interval(rho, k, OTHER_CANDIDATES, level)
     notes = ["Intervals speak of other candidates of the same kind."]
+    if not told:
+        notes.append(f"{k} candidates: too few for an interval of ρ (at least {FEWEST_RANKED}).")
     (sigma, df) = noise[1]
     if sigma is not None and sigma > 0:
         error = sigma * np.sqrt(np.array([1 / len(cells[1][i]) + 1 / len(cells[1][j]) for i, j in pairs]))
@@ -108,7 +111,7 @@ def ranks(
     subject = f"{k} candidates at {_name(small)} and {_name(large)}"
     return [
         Finding(
-            "ranks", subject, *shared, rho, CORRELATION, fisher(rho, k, level), n=items(rows), seeds=seeds,
+            "ranks", subject, *shared, rho, CORRELATION, (told,) if told else (), n=items(rows), seeds=seeds,
             note=join(notes), parts=parts, table=table,
         ),
         Finding(
@@ -134,13 +137,6 @@ def correlation(a: np.ndarray, b: np.ndarray) -> float:
     if norm == 0:
         raise Refused("score: all candidates are equal at one of the sizes; there are no ranks")
     return float(a @ b) / norm
-
-
-def fisher(rho: float, k: int, level: float) -> tuple[Interval, ...]:
-    """Fisher's interval for Spearman's ρ with the variance (1 + ρ²/2)/(k − 3) of Bonett and Wright (2000)."""
-    z = math.atanh(max(-0.999999, min(0.999999, rho)))
-    half = normal(level) * math.sqrt((1 + rho * rho / 2) / (k - 3))
-    return (Interval(min(rho, math.tanh(z - half)), max(rho, math.tanh(z + half)), OTHER_CANDIDATES, level),)
 
 
 def of_pairs(agree: np.ndarray, first: np.ndarray, second: np.ndarray, k: int, level: float) -> Interval:

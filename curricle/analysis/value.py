@@ -16,12 +16,18 @@ from typing import Any
 import numpy as np
 
 from curricle.analysis.finding import PERCENT, THESE_WEIGHTS, Finding, Interval, Part, join
-from curricle.analysis.intervals import NEGLIGIBLE, Estimate, holm, over_seeds, student
+from curricle.analysis.intervals import (
+    FEWEST_RANKED,
+    NEGLIGIBLE,
+    Estimate,
+    holm,
+    over_seeds,
+    spearman_interval,
+)
 from curricle.study import Refused
 
 Row = Mapping[str, Any]
 OTHER_SOURCES = "other sources"  # sources vary: would the ranks agree on others?
-FEWEST = 5  # sources for a rank correlation with an interval
 RANKS = "rank correlation"
 
 
@@ -202,14 +208,10 @@ def validate(
         undefined = f"all {'gains' if a.std() else 'values'} are equal"
     else:
         rho = float(np.corrcoef(a, b)[0, 1])
-        if len(names) < FEWEST:
-            note = f"{len(names)} sources: too few for an interval (at least {FEWEST})."
-        else:
-            half = float(student(len(names) - 2, level)) * math.sqrt((1 + rho**2 / 2) / (len(names) - 3))
-            most = 1 - 6 / (len(names) ** 3 - len(names))  # half way to the next that ranks can have: 1 is no certainty
-            z = math.atanh(min(max(rho, -most), most))
-            low, high = math.tanh(z - half), math.tanh(z + half)
-            intervals = (Interval(min(low, rho), max(high, rho), OTHER_SOURCES, level),)
+        found = spearman_interval(rho, len(names), OTHER_SOURCES, level)
+        intervals = (found,) if found else ()
+        if not found:
+            note = f"{len(names)} sources: too few for an interval (at least {FEWEST_RANKED})."
     return Finding(
         "value-validation",
         method,

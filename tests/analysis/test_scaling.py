@@ -122,6 +122,18 @@ def test_the_same_order_is_perfect_and_the_reverse_is_none(scores: list[float], 
     assert turned.estimate == pytest.approx(-1) and none.estimate == pytest.approx(0)
 
 
+def test_the_interval_of_few_candidates_holds_the_correlation_of_all() -> None:
+    random, studies = np.random.default_rng(4), 400
+    many = random.multivariate_normal([0, 0], [[1, 0.8], [0.8, 1]], 50_000)
+    truth = float(np.corrcoef(many.argsort(0).argsort(0).T)[0, 1])
+    for k in (5, 6, 10):
+        drawn = random.multivariate_normal([0, 0], [[1, 0.8], [0.8, 1]], (studies, k))
+        found = [ranks(candidates(*q.T), "small", "large")[0].interval() for q in drawn]
+        assert np.mean([i.contains(truth) for i in found]) >= 0.95 - 3 * math.sqrt(0.05 * 0.95 / studies)
+    few = ranks(candidates(*drawn[0][:4].T), "small", "large")[0]
+    assert few.estimate is not None and not few.intervals and "4 candidates: too few" in few.note
+
+
 def test_the_regret_is_of_taking_the_small_sizes_best() -> None:
     small, large = np.array([1.0, 1.1, 1.2, 1.3, 1.4]), np.array([0.9, 0.8, 0.95, 1.0, 1.1])
     parts = ranks(candidates(small, large), "small", "large")[0].parts
