@@ -19,7 +19,7 @@ import numpy as np
 
 from curricle.analysis.arms import Row
 from curricle.analysis.code_length import Floor, Lengths, binned, code_lengths, scratch_floor
-from curricle.analysis.finding import BITS_PER_TOKEN, THIS_STRATEGY, Finding, Interval, Part, join
+from curricle.analysis.finding import BITS_PER_TOKEN, THESE_WEIGHTS, THIS_STRATEGY, Finding, Interval, Part, join
 from curricle.analysis.intervals import Estimate, student
 
 ONLINE = "online loss"
@@ -47,16 +47,14 @@ def regret_bound(
     base, after = made[scratch], made[code]
     saved = saving(base, after)
     floor = _given(floor_nats) or scratch_floor(base)
-    spent_T = base.bits_ST.mean(axis=0)
-    mean = float(spent_T.sum() / base.tokens)
-    bound = mean - floor.estimate
-    interval = Interval(max(0.0, mean - floor.high), mean - floor.low, THIS_STRATEGY, level)
+    above = _above(base, floor, np.ones_like(base.n_T), level)
+    bound, low, high = (float(a[-1]) / base.tokens for a in above)
+    mean = bound + floor.estimate
     gained_T = (base.bits_ST - after.bits_ST).mean(axis=0)
-    table = _along(base, gained_T, spent_T - floor.estimate * base.n_T, spent_T - floor.high * base.n_T,
-                   spent_T - floor.low * base.n_T)  # fmt: skip
+    table = _along(base, np.cumsum(gained_T), *above)
     parts = {**_measured(saved, level), **_floor_parts(floor), "certain": mean, "tokens": base.tokens,
              "saved_bits": saved.value * base.tokens, "share": saved.value / bound if bound > 0 else None}  # fmt: skip
-    broken = _passes(saved, interval.high, level)
+    broken = _passes(saved, mean - floor.low, level)
     parts["violated"] = broken
     assumption = (
         "Assumes that the floor is the text's entropy, as given."
@@ -66,8 +64,9 @@ def regret_bound(
     )
     fails = "More was saved than the bound: the floor is above the entropy, or text was read twice." if broken else ""
     return Finding(
-        "bound-regret", f"{code} over {scratch} in {stage}", ONLINE, stage, bound, BITS_PER_TOKEN, (interval,),
-        seeds=len(base.seeds), note=join([assumption, fails, saved.note]), parts=parts, table=table,
+        "bound-regret", f"{code} over {scratch} in {stage}", ONLINE, stage, bound, BITS_PER_TOKEN,
+        _limits(base, floor, max(0.0, low), high, level), seeds=len(base.seeds),
+        note=join([assumption, fails, saved.note, _one_seed(base, floor)]), parts=parts, table=table,
     )  # fmt: skip
 
 
@@ -93,7 +92,7 @@ def head_start_bound(
     made = code_lengths(steps, stage, [scratch, code], first_pass_tokens)
     base, after = made[scratch], made[code]
     saved, floor = saving(base, after), _given(floor_nats) or scratch_floor(base)
-    spent_T, gained_T = base.bits_ST.mean(axis=0), (base.bits_ST - after.bits_ST).mean(axis=0)
+    gained_T = (base.bits_ST - after.bits_ST).mean(axis=0)
     x, ahead = head_start(base, after)
     seen = np.isfinite(ahead)
     parts: dict[str, Part] = {**_measured(saved, level), **_floor_parts(floor), "tokens": base.tokens}
@@ -105,8 +104,9 @@ def head_start_bound(
     within = np.clip(
         (start - (base.x_T - base.n_T)) / base.n_T, 0.0, 1.0
     )  # what part of a batch lies in the head start
-    above = [(spent_T - e * base.n_T) * within for e in (floor.estimate, floor.high, floor.low)]
-    bound, low, high = (max(float(a.sum()), 0.0) / base.tokens for a in above)
+    above = _above(base, floor, within, level)
+    bound, low, high = (max(float(a[-1]), 0.0) / base.tokens for a in above)
+    most = max(float(((base.bits_ST.mean(axis=0) - floor.low * base.n_T) * within).sum()), 0.0) / base.tokens
     early, late = ahead[seen][: int(seen.sum()) // 2], ahead[seen][int(seen.sum()) // 2 :]
     first, then = float(np.median(early)) if len(early) else None, float(np.median(late))
     i = saved.interval(level)
@@ -116,9 +116,9 @@ def head_start_bound(
         "head_start_tokens": start, "head_start_early": first,
         "head_start_late": then, "growing": growing, "bound_bits": bound * base.tokens,
         "formula_bits": floor.excess(start), "saved_bits": saved.value * base.tokens,
-        "violated": _passes(saved, high, level), **_slopes(base, after, start, level),
+        "violated": _passes(saved, most, level), **_slopes(base, after, start, level),
     }  # fmt: skip
-    table = list(_along(base, gained_T, *above))
+    table = list(_along(base, np.cumsum(gained_T), *above))
     for k, row in enumerate(table):
         at = float(np.interp(math.log(float(row["tokens"] or 1)), np.log(x[seen]), ahead[seen]))
         reached = float(row["tokens"] or 0) <= float(x[seen].max())
@@ -131,9 +131,12 @@ def head_start_bound(
     )
     short = "The scratch curve reaches the other's losses on a part of the stage only." if not seen.all() else ""
     return Finding(
-        *about, bound, BITS_PER_TOKEN, (Interval(min(low, bound), max(high, bound), THIS_STRATEGY, level),),
+        *about, bound, BITS_PER_TOKEN, _limits(base, floor, min(low, bound), max(high, bound), level),
         seeds=len(base.seeds), parts=parts, table=tuple(table),
-        note=join([f"Assumes that code is worth at most {start:,.0f} tokens of {stage} at every point.", said, short]),
+        note=join([
+            f"Assumes that code is worth at most {start:,.0f} tokens of {stage} at every point, which is held fixed.",
+            said, short, _one_seed(base, floor),
+        ]),
     )  # fmt: skip
 
 
@@ -240,10 +243,39 @@ def _floor_parts(floor: Floor) -> dict[str, Part]:
     return {"floor": floor.estimate, "floor_low": floor.low, "floor_high": floor.high, "alpha": floor.alpha}
 
 
-def _along(base: Lengths, *columns_T: np.ndarray) -> tuple[dict[str, Part], ...]:
-    """Cumulated bits along the stage, at some 60 points: what was saved, the bound, its lower and upper limit."""
+def _above(base: Lengths, floor: Floor, within_T: np.ndarray, level: float) -> list[np.ndarray]:
+    """What the scratch learner spends above the floor, cumulated along the stage in bits, with its lower and upper
+    limit: the floor's interval and, with two seeds or more, that of the mean over seeds, in quadrature on each side."""
+    spent_ST = np.cumsum(base.bits_ST * within_T, axis=1)
+    read_T = np.cumsum(base.n_T * within_T)
+    s = len(base.seeds)
+    half_T = np.zeros_like(read_T)
+    if s > 1:
+        half_T = float(student(s - 1, level)) * spent_ST.std(axis=0, ddof=1) / math.sqrt(s)
+    bound_T = spent_ST.mean(axis=0) - floor.estimate * read_T
+    down_T, up_T = ((floor.high - floor.estimate) * read_T, (floor.estimate - floor.low) * read_T)
+    return [bound_T, bound_T - np.hypot(down_T, half_T), bound_T + np.hypot(up_T, half_T)]
+
+
+def _limits(base: Lengths, floor: Floor, low: float, high: float, level: float) -> tuple[Interval, ...]:
+    """Of this strategy with two seeds or more; with one of these weights alone, and none where the floor is given."""
+    if len(base.seeds) > 1:
+        return (Interval(low, high, THIS_STRATEGY, level),)
+    return (Interval(low, high, THESE_WEIGHTS, level),) if floor.high > floor.low else ()
+
+
+def _one_seed(base: Lengths, floor: Floor) -> str:
+    if len(base.seeds) > 1:
+        return ""
+    return "One seed: what another run would spend is not in the limit" + (
+        "." if floor.high == floor.low else ", which is the floor's alone."
+    )
+
+
+def _along(base: Lengths, *sums_T: np.ndarray) -> tuple[dict[str, Part], ...]:
+    """At some 60 points of the stage: what was saved, the bound, its lower and upper limit, each cumulated, in bits."""
     at = np.unique(np.geomspace(1, len(base.x_T), 60).astype(int)) - 1
-    sums = [np.cumsum(column)[at] for column in columns_T]
+    sums = [column[at] for column in sums_T]
     return tuple(
         {"tokens": float(x), **{name: float(s[i]) for name, s in zip(("saved", "bound", "low", "high"), sums)}}
         for i, x in enumerate(base.x_T[at])

@@ -102,6 +102,24 @@ def test_no_limit_is_passed_where_its_assumption_holds(code: str) -> None:
         assert not head_start_bound(rows, "code", "scratch", "math").parts["violated"]
 
 
+def test_the_limit_knows_that_another_run_spends_otherwise() -> None:
+    """A known floor leaves the seeds' spread; of many studies' bounds the interval holds their mean."""
+    random = np.random.default_rng(5)
+    for bound in (regret_bound, head_start_bound):
+        found = [
+            bound(study(random, CODE["a head start of 20k"], batches=120), "code", "scratch", "math", floor_nats=2.0)
+            for _ in range(30)
+        ]
+        assert all(f.interval().kind == "this strategy" and f.interval().high > f.interval().low for f in found)
+        if bound is regret_bound:  # the head start itself is held fixed, and differs from study to study
+            mean = float(np.mean([f.estimate for f in found]))
+            assert np.mean([f.interval().contains(mean) for f in found]) >= 0.95 - 3 * math.sqrt(0.05 * 0.95 / 30)
+    alone = study(random, CODE["a head start of 20k"], seeds=1, batches=120)
+    given = regret_bound(alone, "code", "scratch", "math", floor_nats=2.0)
+    assert not given.intervals and "One seed: what another run" in given.note
+    assert regret_bound(alone, "code", "scratch", "math").interval().kind == "these weights"
+
+
 def test_a_floor_that_is_too_high_is_seen() -> None:
     rows = study(np.random.default_rng(0), lambda x: scratch(x) - 0.8, batches=300)
     found = regret_bound(rows, "code", "scratch", "math", floor_nats=2.6)
