@@ -195,7 +195,9 @@ def accuracy_from_loss(
     Both measures of `benchmark` are read at every point of both arms. f is a logit line above `guess_percent`, by
     weighted least squares. The check: each run's mean residual from the common curve, compared between the arms (a
     pooled t test, seeds as replicates); where the arms are told apart (p < 1 − level), loss does not decide, and the
-    finding is undefined. f(E) lies beyond what was measured, and is called an extrapolation."""
+    finding is undefined. f(E) lies beyond what was measured, and is called an extrapolation. Its interval is the hull,
+    over the floor's interval, of the curve's own (points of a run share its luck); `violated` says that the code arm's
+    accuracy, with its spread over seeds, lies above all of it."""
     rows = list(rows)
     loss = _points(scored(rows, benchmark, BITS_PER_BYTE), (code, scratch))
     right = _points(scored(rows, benchmark, ACCURACY), (code, scratch))
@@ -219,19 +221,33 @@ def accuracy_from_loss(
         why = "one seed: nothing tells whether one curve holds for both arms"
         return Finding(*about, None, POINTS, undefined=why, n=items_of(at_end), runs=runs_of(at_end))
     p_value = _two_groups(arms[code], arms[scratch])
-    floor = floor_bits
-    if floor is None:
+    floor = low = high = floor_bits if floor_bits is not None else 0.0
+    if floor_bits is None:
         cx, cy = _curve(scored(rows, benchmark, BITS_PER_BYTE), ends(scored(rows, benchmark, BITS_PER_BYTE)), scratch)
-        floor = fit_floor(cx, cy).estimate if len(cx) >= 6 else 0.0
+        if len(cx) >= 6:
+            fitted = fit_floor(cx, cy, level=level)
+            floor, low, high = fitted.estimate, fitted.low, fitted.high
+
+    def percent(logits: np.ndarray | float) -> np.ndarray:
+        return 100 * (g + (1 - g) / (1 + np.exp(-np.clip(logits, -40, 40))))
 
     def at(loss_bits: float) -> float:
-        return 100 * (g + (1 - g) / (1 + math.exp(-np.clip(level_at + slope * loss_bits, -40, 40))))
+        return float(percent(level_at + slope * loss_bits))
 
-    measured = {a: float(np.mean([r["score"] for k, r in at_end.items() if k[0] == a])) for a in (code, scratch)}
+    places = np.linspace(low, high, 60)
+    error, df = _line_errors(places, x, residual, w, [(k[0], k[1]) for k in keys])
+    reach = float(student(df, level)) * error
+    hull = (float(percent(level_at + slope * places - reach).min()),
+            float(percent(level_at + slope * places + reach).max()))  # fmt: skip
+    score = {a: np.array([r["score"] for k, r in at_end.items() if k[0] == a]) for a in (code, scratch)}
+    measured = {a: float(of_it.mean()) for a, of_it in score.items()}
+    s = len(score[code])
+    half = float(student(s - 1, level)) * float(score[code].std(ddof=1)) / math.sqrt(s) if s > 1 else 0.0
     parts: dict[str, Part] = {
         "slope": float(slope), "intercept": float(level_at), "guess": guess_percent, "floor": floor,
-        "least_loss": float(x.min()), "arms_differ_p": p_value, "measured": measured[code], "before": measured[scratch],
-        "violated": bool(measured[code] > at(floor)),
+        "floor_low": low, "floor_high": high, "least_loss": float(x.min()), "arms_differ_p": p_value,
+        "measured": measured[code], "before": measured[scratch],
+        "violated": bool(measured[code] - half > hull[1]),
     }  # fmt: skip
     lines = tuple(
         {"strategy": k[0], "seed": k[1], "tokens": float(k[2]), "bits per byte": loss[k][0], "accuracy": right[k][0],
@@ -251,7 +267,24 @@ def accuracy_from_loss(
         f"One curve holds for both arms (p = {p_value:.2g}: not told apart, which is no proof). An extrapolation: the "
         f"lowest loss measured is {x.min():.3f}, the floor {floor:.3f}."
     )
-    return Finding(*about, at(floor), POINTS, seeds=len(arms[code]), note=note, **common)  # type: ignore[arg-type]
+    interval = Interval(hull[0], hull[1], THESE_PROBLEMS, level)
+    return Finding(*about, at(floor), POINTS, (interval,), seeds=len(arms[code]), note=note, **common)  # type: ignore[arg-type]
+
+
+def _line_errors(
+    at: np.ndarray, x: np.ndarray, residual: np.ndarray, w: np.ndarray, runs: Sequence[tuple[str, int]]
+) -> tuple[np.ndarray, float]:
+    """Standard errors of a weighted line at some places, and their degrees of freedom: the larger of what independent
+    points give and what runs give, whose points share their luck (a sandwich over G runs, times G/(G − 2))."""
+    design, there = (np.stack([np.ones_like(v), v], axis=1) for v in (x, at))
+    bread = np.linalg.inv(design.T @ (w[:, None] * design))
+    names = list(dict.fromkeys(runs))
+    of_run = np.array([names.index(run) for run in runs])
+    scores = np.stack([((w * residual)[of_run == k, None] * design[of_run == k]).sum(0) for k in range(len(names))])
+    points = bread * float((w * residual**2).sum()) / (len(x) - 2)
+    shared = bread @ scores.T @ scores @ bread * len(names) / (len(names) - 2)
+    variances = [np.einsum("xi,ij,xj->x", there, covariance, there) for covariance in (points, shared)]
+    return np.sqrt(np.maximum(*variances)), float(len(names) - 2)
 
 
 def _points(rows: Sequence[Row], arms: tuple[str, str]) -> dict[tuple[str, int, float], tuple[float, int]]:

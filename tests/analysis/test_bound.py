@@ -178,14 +178,16 @@ def test_an_accuracy_limit_knows_its_own_uncertainty() -> None:
             accuracy_bound(*wrong)
 
 
-def scores(gap: float, seeds: int = 3) -> list[dict]:
-    """Losses and accuracies of two arms; `gap` is what the code arm's accuracy has beyond its loss, in logits."""
-    random, made = np.random.default_rng(0), []
+def scores(gap: float, seeds: int = 3, random_seed: int = 0, of_run: float = 0.0) -> list[dict]:
+    """Losses and accuracies of two arms; `gap` is what the code arm's accuracy has beyond its loss, in logits, `of_run`
+    the spread of what all points of a run have so."""
+    random, made = np.random.default_rng(random_seed), []
     for arm, start in (("scratch", 0.0), ("code", 4000.0)):
         for seed in range(seeds):
+            luck = random.normal(0, of_run) if of_run else 0.0
             for t in range(1, 9):
                 loss = 0.6 + 20 * (1000.0 * t + start) ** -0.4 + random.normal(0, 0.002)
-                p = 1 / (1 + math.exp(-(3 - 3 * loss + gap * (arm == "code") + random.normal(0, 0.02))))
+                p = 1 / (1 + math.exp(-(3 - 3 * loss + gap * (arm == "code") + luck + random.normal(0, 0.02))))
                 place = {"strategy": arm, "seed": seed, "tokens": 1000 * t, "stage_tokens": 1000 * t, "position": 0,
                          "final": t == 8, "benchmark": "algebra", "items": 500}  # fmt: skip
                 made += [{**place, "measure": "bits per byte", "score": loss},
@@ -211,6 +213,21 @@ def test_where_loss_decides_accuracy_its_floor_caps_it_and_elsewhere_nothing_is_
     apart = accuracy_from_loss(scores(0.5), "code", "scratch", "algebra", floor_bits=0.6)
     assert apart.estimate is None and "at equal loss the two arms differ" in apart.undefined
     assert "one seed" in accuracy_from_loss(scores(0.0, seeds=1), "code", "scratch", "algebra").undefined
+
+
+@pytest.mark.parametrize("of_run", [0.0, 0.05])
+def test_the_limit_of_accuracy_carries_the_curves_uncertainty_and_the_floors(of_run: float) -> None:
+    truth, studies = 100 / (1 + math.exp(-(3 - 1.8))), 60
+    found = [
+        accuracy_from_loss(scores(0.0, random_seed=k, of_run=of_run), "code", "scratch", "algebra", floor_bits=0.6)
+        for k in range(studies)
+    ]
+    held = [f.interval().contains(truth) for f in found if f.interval()]
+    assert len(held) > 0.8 * studies and np.mean(held) >= 0.95 - 3 * math.sqrt(0.05 * 0.95 / studies)
+    fitted = accuracy_from_loss(scores(0.0, of_run=of_run), "code", "scratch", "algebra")
+    known = found[0].interval()
+    assert fitted.parts["floor_high"] > fitted.parts["floor_low"]
+    assert fitted.interval().high - fitted.interval().low > known.high - known.low > 0
 
 
 # ---- rows -----------------------------------------------------------------------------------------------------------
