@@ -68,8 +68,8 @@ def saturation(
     )  # fmt: skip
     drawn = tuple(points_of(rows, column, str(source or rows[0].get("strategy", "measured")), curve))
     if delta is None and not noise:
-        why = "no two runs at one budget, so the noise of a difference is not known; state delta"
-        return Finding(*about, None, TOKENS, n=items(rows), seeds=runs, undefined=why, table=drawn)
+        unknown = "no two runs at one budget, so the noise of a difference is not known; state delta"
+        return Finding(*about, None, TOKENS, n=items(rows), seeds=runs, undefined=unknown, table=drawn)
     asked = delta if delta is not None else (noise or 0.0) * math.sqrt(2 / runs)
     if not asked > 0 or not math.isfinite(asked):
         raise Refused(f"delta: {asked:g}; what a doubling must gain is above 0")
