@@ -26,12 +26,13 @@ def import_(
     format: Annotated[str, typer.Option(help="auto, parquet, csv, lm-eval or wandb.")] = "auto",
     baseline: Annotated[str | None, typer.Option(help="The strategy that others are measured against.")] = None,
     tokens_per_step: Annotated[int | None, typer.Option(min=1, help="For a history that counts no tokens.")] = None,
+    accuracies: Annotated[str, typer.Option(help="What a W&B export has: auto, share (of 1) or percent.")] = "auto",
     as_json: Json = False,
 ) -> None:
     """Bring in others' runs: our columns as Parquet or CSV, lm-evaluation-harness output, W&B exports."""
     from curricle import importing
 
-    made = importing.gather(sources, format, baseline=baseline, tokens_per_step=tokens_per_step)
+    made = importing.gather(sources, format, baseline=baseline, tokens_per_step=tokens_per_step, accuracies=accuracies)
     importing.write(made, out)
     counts = {name: table.num_rows for name, table in made.tables.items()}
     if as_json:

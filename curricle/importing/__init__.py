@@ -45,13 +45,16 @@ class Imported:
 
 
 def gather(
-    sources: Sequence[Path], format: str = "auto", *, baseline: str | None = None, tokens_per_step: int | None = None
+    sources: Sequence[Path], format: str = "auto", *, baseline: str | None = None, tokens_per_step: int | None = None,
+    accuracies: str = "auto",
 ) -> Imported:
     """All sources as one set of checked tables. `baseline` names the strategy that others are measured against;
-    `tokens_per_step` places the steps of a history that counts no tokens. Raises `Refused` for what cannot be read,
-    lacks a column that matters, or contradicts itself."""
-    if format not in FORMATS:
-        raise Refused(f"--format {format}: unknown format {format!r}; {nearest(format, FORMATS)}")
+    `tokens_per_step` places the steps of a history that counts no tokens; `accuracies` says whether a W&B export has
+    them as a `share` of 1 or in `percent`. Raises `Refused` for what cannot be read, lacks a column that matters, or
+    contradicts itself."""
+    for option, value, known in (("format", format, FORMATS), ("accuracies", accuracies, wandb.ACCURACIES)):
+        if value not in known:
+            raise Refused(f"--{option} {value}: unknown {value!r}; {nearest(value, known)}")
     if not sources:
         raise Refused("SOURCE: give a file or a folder")
     stated: dict[str, list[pa.Table]] = {name: [] for name in TABLES}
@@ -64,7 +67,7 @@ def gather(
             if kind == "lm-eval":
                 rows, said = harness.read(path)
             elif kind == "wandb":
-                rows, said = wandb.read(path, tokens_per_step)
+                rows, said = wandb.read(path, tokens_per_step, accuracies)
             else:
                 table = table_of(path, with_places(kind))
                 if table.num_rows or kind == "runs":

@@ -2,7 +2,8 @@
 
 Both as CSV or JSON lines. A history is named by its column `run`, `run_name` or `name`, or by its file. Columns are
 known by the names that trainers give them (`TRAINED`); a column such as `eval/gsm8k/acc`, `accuracy/gsm8k` or
-`eval/loss` is a score. Accuracies are shares of 1 or percent, whichever all values of the column fit.
+`eval/loss` is a score. Accuracies are shares of 1 or percent: as the caller says, else shares where no value of the
+column, over every run of the file, is above 1. That choice is told, for percents that are all below 1 look the same.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ RUN = ("run", "run_name", "name", "Name")
 TABLE = {"State", "Created", "Runtime", "Tags", "config", "summary", "state"}  # columns of a table of runs
 ABOUT = ("strategy", "seed", "stage", "position", "baseline", "study", "kind", "budget_tokens")
 ACCURACY, BITS, NATS = "accuracy", "bits per byte", "nats per token"
+ACCURACIES = ("auto", "share", "percent")
 MEASURES = {
     **dict.fromkeys(("accuracy", "acc", "exact_match", "acc_norm", "pass@1"), ACCURACY),
     **dict.fromkeys(("bits_per_byte", "bpb"), BITS),
@@ -48,15 +50,43 @@ def is_export(path: Path) -> bool:
     return "_step" in names or ("Name" in names and bool(TABLE & names))
 
 
-def read(path: Path, tokens_per_step: int | None = None) -> tuple[dict[str, list[Row]], list[str]]:
-    """Rows of `runs`, `steps` and `scores`, and what could not be brought in."""
+def read(
+    path: Path, tokens_per_step: int | None = None, accuracies: str = "auto"
+) -> tuple[dict[str, list[Row]], list[str]]:
+    """Rows of `runs`, `steps` and `scores`, and what could not be brought in. `accuracies`: one of `ACCURACIES`."""
     rows = json_lines(path) if path.suffix == ".jsonl" else csv_rows(path)
     found = [flat(row) for row in rows]
     if not found:
         raise Refused(f"{path}: no rows")
+    told = in_percent(path, found, accuracies)
     if any("_step" in row for row in found):
-        return history(path, found, tokens_per_step)
-    return run_table(path, found)
+        tables, notes = history(path, found, tokens_per_step)
+    else:
+        tables, notes = run_table(path, found)
+    return tables, [*told, *notes]
+
+
+def in_percent(path: Path, rows: list[Row], accuracies: str) -> list[str]:
+    """Every accuracy of the file in percent, in place: a column means the same in each of its runs. Returns what was
+    chosen where nobody said."""
+    chosen: dict[str, list[str]] = {"share": [], "percent": []}
+    for name in dict.fromkeys(name for row in rows for name in row):
+        if (meaning(name) or ("", ""))[1] != ACCURACY:
+            continue
+        values = {i: v for i, row in enumerate(rows) if (v := number(row.get(name))) is not None}
+        unit = accuracies if accuracies != "auto" else "share" if all(v <= 1 for v in values.values()) else "percent"
+        if values:
+            chosen[unit].append(name)
+        for i, value in values.items():
+            rows[i][name] = 100 * value if unit == "share" else value
+    if accuracies != "auto":
+        return []
+    words = {"share": "shares of 1, since no value is above 1", "percent": "percent, since a value is above 1"}
+    return [
+        f"{path}: {', '.join(names)}: taken as {words[unit]}; say otherwise by --accuracies"
+        for unit, names in chosen.items()
+        if names
+    ]
 
 
 def flat(row: Mapping[str, Any]) -> Row:
@@ -125,16 +155,13 @@ def history(path: Path, rows: list[Row], tokens_per_step: int | None) -> tuple[d
 
 
 def scores_in(lines: list[Row], where: str) -> Iterator[tuple[str, str, str, int, float]]:
-    """Benchmark, measure, kind, index of the line, and score, of every column that is one."""
+    """Benchmark, measure, kind, index of the line, and score, of every column that is one; accuracies in percent."""
     for name in dict.fromkeys(name for row in lines for name in row):
         known = meaning(name)
         if known is None:
             continue
         values = [(i, v) for i, row in enumerate(lines) if (v := number(row.get(name))) is not None]
         benchmark, measure = known
-        if measure == ACCURACY:
-            share = all(v <= 1 for _, v in values)
-            values = [(i, 100 * v if share else v) for i, v in values]
         for i, v in values:
             if v < 0 or (measure == ACCURACY and v > 100):
                 raise Refused(f"{where}: column {name}: {v:g} is no {measure}")

@@ -329,7 +329,35 @@ def test_a_history_becomes_steps_and_scores_at_their_tokens(tmp_path):
     }  # fmt: skip
     without = gather([tmp_path / "my-run.csv"])
     assert [s["score"] for s in without.tables["scores"].to_pylist()] == [50.0, 2.0]
-    assert "2 scores left out that no tokens tell apart; give --tokens-per-step" in without.notes[0]
+    assert any("2 scores left out that no tokens tell apart; give --tokens-per-step" in note for note in without.notes)
+
+
+def test_a_column_of_accuracies_means_the_same_in_every_run_of_a_file_and_the_choice_is_told(tmp_path):
+    percents = {"a": (0.5, 0.8), "b": (0.7, 12.3)}
+    rows = [
+        {"_step": 10 * k, "run": run, "eval/gsm8k/acc": v, "eval/arc/acc": v / 100}
+        for run, of in percents.items() for k, v in enumerate(of, 1)
+    ]  # fmt: skip
+    file = table(tmp_path / "h.csv", rows)
+
+    def read(**more):
+        made = gather([file], tokens_per_step=1, **more)
+        found = {(s["benchmark"], s["run"], s["tokens"]): s["score"] for s in made.tables["scores"].to_pylist()}
+        return found, made.notes
+
+    scores, notes = read()
+    for run, of in percents.items():
+        for k, value in enumerate(of, 1):
+            assert scores["gsm8k", run, 10 * k] == scores["arc", run, 10 * k] == pytest.approx(value)
+    assert [note.split(": ", 1)[1][:39] for note in notes] == [
+        "eval/arc/acc: taken as shares of 1, sin", "eval/gsm8k/acc: taken as percent, since"
+    ]  # fmt: skip
+    scores, notes = read(accuracies="percent")
+    assert scores["arc", "b", 20] == pytest.approx(0.123) and not notes
+    with pytest.raises(Refused, match="1230 is no accuracy"):
+        read(accuracies="share")
+    with pytest.raises(Refused, match="did you mean 'percent'"):
+        read(accuracies="percents")
 
 
 def test_a_table_of_runs_and_histories_join_by_name(tmp_path):
