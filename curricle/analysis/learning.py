@@ -159,7 +159,8 @@ def curves_of(rows: Sequence[Row], from_tokens: float = 1.0) -> Curves:
     if (x < -1e-9).any():
         raise Refused("rows: tokens of a source fall along a strategy; doses count what was read until then")
     seen: set[object] = set()
-    runs: dict[tuple[str, int], int] = {}
+    seeds: dict[object, int] = {}  # a seed is a name: any value that tells runs apart
+    runs: dict[tuple[str, object], int] = {}
     kept: list[tuple[int, int, int, int, float]] = []
     for row in rows:
         s, seed, at = str(row["strategy"]), row["seed"], float(row["tokens"])
@@ -169,7 +170,9 @@ def curves_of(rows: Sequence[Row], from_tokens: float = 1.0) -> Curves:
         if at < from_tokens or same in seen:
             continue
         seen.add(same)
-        kept.append((i, t, runs.setdefault((s, seed), len(runs)), int(seed), float(row["score"])))
+        kept.append(
+            (i, t, runs.setdefault((s, seed), len(runs)), seeds.setdefault(seed, len(seeds)), float(row["score"]))
+        )
     path, stretch, run, of_seed, loss = (np.array(column) for column in zip(*kept)) if kept else [np.array([])] * 5
     last = [len(places[s]) - 1 for s in strategies]
     return Curves(sources, strategies, x, last, path.astype(int), stretch.astype(int), run.astype(int), of_seed, loss)

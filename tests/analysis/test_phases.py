@@ -220,3 +220,9 @@ def test_with_one_target_the_best_order_is_the_rules_and_with_several_it_is_enum
     }  # fmt: skip
     with pytest.raises(Refused, match="no source of the laws"):
         best_order([LAW], {"code": {"code": 1.0}, "x": {"web": 1.0}})
+
+
+def test_seeds_are_names_and_any_will_do() -> None:
+    rows = study(np.random.default_rng(0), LAW.loss, TWO, seeds=2)
+    named = [{**row, "seed": f"run {'ab'[row['seed']]}"} for row in rows]
+    assert fit(curves_of(named), "algebra").covariance == pytest.approx(fit(curves_of(rows), "algebra").covariance)
