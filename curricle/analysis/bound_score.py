@@ -17,9 +17,9 @@ import numpy as np
 
 from curricle.analysis.arms import Row, checked, ends, items_of, noise, runs_of, scored, tabled
 from curricle.analysis.code_length import fit_floor
+from curricle.analysis.compare import UNITS
 from curricle.analysis.finding import (
     ACCURACY,
-    BITS,
     BITS_PER_BYTE,
     POINTS,
     THESE_PROBLEMS,
@@ -41,16 +41,17 @@ def last_loss_bound(
     scratch: str,
     benchmark: str,
     *,
+    measure: str = BITS_PER_BYTE,
     floor_bits: float | None = None,
     floor_range: tuple[float, float] | None = None,
     level: float = 0.95,
 ) -> Finding:
     """L_scratch(D) − L_code(D) ≤ L_scratch(D) − E: at the stage's end nothing can be better than the floor.
 
-    E is `floor_bits` where it is known, with `floor_range`; else the floor of the scratch curve over its own points of
-    the last stage, fitted. With fewer than six points there is no such fit: the floor is then taken as 0, which is
-    certain, and said. In `table` both arms' curves."""
-    found = scored(rows, benchmark, BITS_PER_BYTE)
+    E is `floor_bits` (in the measure's unit) where it is known, with `floor_range`; else the floor of the scratch curve
+    over its own points of the last stage, fitted. With fewer than six points there is no such fit: the floor is then
+    taken as 0, which is certain, and said. In `table` both arms' curves."""
+    found = scored(rows, benchmark, measure)
     at_end = {key: row for key, row in ends(found).items() if key[0] in (code, scratch)}
     for name in (code, scratch):
         if not any(a == name for a, _ in at_end):
@@ -92,7 +93,7 @@ def last_loss_bound(
             lines.append({"strategy": name, "tokens": float(at), "score": float(value), "floor": floor})
     fails = "The gain passes the bound: the floor is too high." if parts["violated"] else ""
     return Finding(
-        "bound-last-loss", f"{code} over {scratch}", BITS_PER_BYTE, benchmark, bound, BITS,
+        "bound-last-loss", f"{code} over {scratch}", measure, benchmark, bound, UNITS.get(measure, measure),
         (Interval(max(0.0, last - high), last - low, THESE_PROBLEMS, level),), n=items_of(at_end),
         seeds=int(table.counts.min()), runs=runs_of(at_end), note=join([note, fails]), parts=parts, table=tuple(lines),
     )  # fmt: skip
