@@ -51,7 +51,7 @@ def loss_of(law: Law, problem: Problem, target: int | None = None) -> Smooth:
     """The mean over refits of the weighted loss (or of one target's), as a function of shares."""
     weights = problem.weights_T if target is None else np.eye(len(problem.weights_T))[target]
     used = np.flatnonzero(weights)
-    few = Law(law.form, law.theta_RTQ[:, used], law.anchor_T2[used], law.sigma_T[used], law.starts_agree)
+    few = law.only(used)
     weights = weights[used]
     plain = not np.isfinite(problem.unique_J).any()
 
@@ -73,8 +73,11 @@ def predicted(law: Member, problem: Problem, p_MJ: np.ndarray) -> np.ndarray:
     return law.predict(repeated(p_MJ, problem.unique_J)[0]) @ problem.weights_T
 
 
-def choose(whole: Law, refits: Law, problem: Problem, starts: Sequence[np.ndarray] = ()) -> Choice:
-    """The recommended mixture. `whole` is the law fitted to all runs, `refits` the same on resamples of them."""
+def choose(
+    whole: Law, refits: Law, problem: Problem, narrow: Problem, starts: Sequence[np.ndarray] = ()
+) -> Choice:  # fmt: skip
+    """The recommended mixture. `whole` is the law fitted to all runs, `refits` the same on resamples of them, of the
+    targets in `narrow`: those with a weight."""
     near = divergence(problem.natural_J)
     spread = [] if problem.divergence is None else [Limit(near, problem.divergence, "KL to the natural mixture")]
     limits = [*floors(whole, problem), *spread]
@@ -85,10 +88,10 @@ def choose(whole: Law, refits: Law, problem: Problem, starts: Sequence[np.ndarra
     agree = max(float(np.abs(o.p_J - best.p_J).sum() / 2) for o in found)
     # A refit's floors would move with the refit, and might leave no mixture at all: all keep those of the whole.
     optima = np.array([
-        best_on_simplex(loss_of(refits.replicate(r), problem), problem.most_J, limits, best.p_J, 1e-6).p_J
+        best_on_simplex(loss_of(refits.replicate(r), narrow), problem.most_J, limits, best.p_J, 1e-6).p_J
         for r in range(len(refits.theta_RTQ))
     ])  # fmt: skip
-    return _drawn_back(whole, refits, problem, best.p_J, anchor, optima, best.gap, agree, 1.0)
+    return _drawn_back(whole, refits, problem, narrow, best.p_J, anchor, optima, best.gap, agree, 1.0)
 
 
 def floors(whole: Law, problem: Problem) -> list[Limit]:
@@ -99,14 +102,14 @@ def floors(whole: Law, problem: Problem) -> list[Limit]:
 
 
 def _drawn_back(
-    whole: Member, refits: Member, problem: Problem, best: np.ndarray, anchor: np.ndarray, optima: np.ndarray,
-    gap: float, agree: float, inflation: float,
+    whole: Member, refits: Member, problem: Problem, narrow: Problem, best: np.ndarray, anchor: np.ndarray,
+    optima: np.ndarray, gap: float, agree: float, inflation: float,
 ) -> Choice:  # fmt: skip
     """Regret, optimism and the way back. Each refit is a world in which `best` was chosen and another mixture was best;
     the regret is what that costs there. The fit overstates its optimum by twice the regret: the true loss at `best` is
     one regret above the least, and the fit's least one regret below it (docs/theory.md, section 6)."""
     r = np.arange(len(optima))
-    by_refit = predicted(refits, problem, np.concatenate([optima, best[None]]))
+    by_refit = predicted(refits, narrow, np.concatenate([optima, best[None]]))
     regret = max(0.0, inflation * float(np.mean(by_refit[:, -1] - by_refit[r, r])))
     gain = float(np.subtract(*predicted(whole, problem, np.stack([anchor, best]))[0]))
     kept = max(0.0, 1 - regret / gain) if gain > 0 else 0.0
@@ -148,7 +151,7 @@ def choose_among(
     weighted = refits.predict(felt) @ problem.weights_T
     best, optima = top(by_metric[kept] @ problem.weights_T), np.array([top(level) for level in weighted])
     return _drawn_back(
-        whole, refits, problem, best, within[near.argmin()], optima, 0.0, 0.0, len(optima) - 1.0
+        whole, refits, problem, problem, best, within[near.argmin()], optima, 0.0, 0.0, len(optima) - 1.0
     )  # fmt: skip
 
 

@@ -48,16 +48,22 @@ class Law:
 
     form: str
     theta_RTQ: np.ndarray
-    anchor_T2: np.ndarray  # mean and range of each target's losses: the units of all else
+    anchor_T2: np.ndarray  # mean and range of each target's losses: the units of all else; (R, T, 2) where they differ
     sigma_T: np.ndarray  # robust residual standard deviation
     starts_agree: float
 
     def replicate(self, r: int) -> Law:
-        return Law(self.form, self.theta_RTQ[r : r + 1], self.anchor_T2, self.sigma_T, self.starts_agree)
+        anchor = self.anchor_T2 if self.anchor_T2.ndim == 2 else self.anchor_T2[r]
+        return Law(self.form, self.theta_RTQ[r : r + 1], anchor, self.sigma_T, self.starts_agree)
+
+    def only(self, targets: np.ndarray) -> Law:
+        """The law of some of its targets."""
+        anchor, sigma = self.anchor_T2[..., targets, :], self.sigma_T[..., targets]
+        return Law(self.form, self.theta_RTQ[:, targets], anchor, sigma, self.starts_agree)
 
     def rescaled(self, intercept_T: np.ndarray, slope_T: np.ndarray) -> Law:
-        """The law of intercept + slope × loss, with slope > 0: the same form with other numbers."""
-        anchor = np.stack([intercept_T + slope_T * self.anchor_T2[:, 0], slope_T * self.anchor_T2[:, 1]], 1)
+        """The law of intercept + slope × loss, with slope > 0: the same form with other numbers. Both may be (R, T)."""
+        anchor = np.stack([intercept_T + slope_T * self.anchor_T2[..., 0], slope_T * self.anchor_T2[..., 1]], -1)
         return Law(self.form, self.theta_RTQ, anchor, self.sigma_T * slope_T, self.starts_agree)
 
     def predict(self, p_NJ: np.ndarray) -> np.ndarray:
@@ -65,7 +71,7 @@ class Law:
         r, t, q = self.theta_RTQ.shape
         features = Features(p_NJ)
         made = np.empty((r * t, len(p_NJ)))
-        theta, anchors = self.theta_RTQ.reshape(r * t, q), np.tile(self.anchor_T2, (r, 1))
+        theta, anchors = self.theta_RTQ.reshape(r * t, q), np.broadcast_to(self.anchor_T2, (r, t, 2)).reshape(-1, 2)
         for part in _chunks(r * t, p_NJ.size):
             made[part], _ = VALUES[self.form](theta[part], features, anchors[part], False)
         return made.reshape(r, t, -1).transpose(0, 2, 1)
@@ -77,10 +83,10 @@ class Law:
         shape, j = self.theta_RTQ.shape[:2], len(p_J)
         theta = self.theta_RTQ
         if self.form == "linear":
-            slopes = theta * self.anchor_T2[:, 1, None]
-            return self.anchor_T2[:, 0] + slopes @ p_J, slopes, np.zeros((*shape, j, j))
-        height = np.exp(theta[..., j if self.form == "exponential" else j + 3]) * self.anchor_T2[:, 1]
-        floor = self.anchor_T2[:, 0] - height
+            slopes = theta * self.anchor_T2[..., 1, None]
+            return self.anchor_T2[..., 0] + slopes @ p_J, slopes, np.zeros((*shape, j, j))
+        height = np.exp(theta[..., j if self.form == "exponential" else j + 3]) * self.anchor_T2[..., 1]
+        floor = self.anchor_T2[..., 0] - height
         if self.form == "exponential":
             t = theta[..., :j]
             above = height * np.exp(t @ p_J)
@@ -109,10 +115,11 @@ class Features:
 
 def fit_law(
     form: str, p_NJ: np.ndarray, loss_NT: np.ndarray, weights_RN: np.ndarray | None = None, like: Law | None = None,
-    starts: int = 4,
+    starts: int = 4, only: np.ndarray | None = None,
 ) -> Law:  # fmt: skip
     """Fit every target. Each row of `weights_RN` is one weighting of the runs, fitted by itself (folds, resamples);
-    `like` is the same form fitted to all runs, from which refits take their noise level and where they start."""
+    `like` is the same form fitted to all runs, from which refits take their noise level and where they start. Targets
+    learn from each other through `like` alone, so `only` some may be refitted, with the same result."""
     if form not in FORMS:
         raise Refused(f"method: {form!r} is no law; {nearest(form, FORMS)}")
     n, t = loss_NT.shape
@@ -122,10 +129,13 @@ def fit_law(
         like = _whole(form, features, loss_NT, starts)
     if weights_RN is None:
         return like
+    centres = _centres(like)
+    if only is not None:
+        like, loss_NT, centres, t = like.only(only), loss_NT[:, only], centres[only], len(only)
     r, q = len(weights), like.theta_RTQ.shape[-1]
     theta, _ = _minimise(
         form, features, np.tile(loss_NT.T, (r, 1)), np.repeat(weights, t, 0), np.tile(like.anchor_T2, (r, 1)),
-        np.tile(like.sigma_T, r), np.tile(like.theta_RTQ[0], (r, 1)), np.tile(_centres(like), (r, 1)), 1e-7,
+        np.tile(like.sigma_T, r), np.tile(like.theta_RTQ[0], (r, 1)), np.tile(centres, (r, 1)), 1e-7,
     )  # fmt: skip
     return Law(form, theta.reshape(r, t, q), like.anchor_T2, like.sigma_T, like.starts_agree)
 

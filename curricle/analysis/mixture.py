@@ -20,9 +20,9 @@ from curricle.analysis.choosing import Problem, choose, choose_among, resample_w
 from curricle.analysis.finding import Finding
 from curricle.analysis.foldwise import cv_plus, scatter
 from curricle.analysis.members import Member
-from curricle.analysis.mixing_laws import FORMS, Law, fit_law
+from curricle.analysis.mixing_laws import Law, fit_law
 from curricle.analysis.mixture_findings import LEVEL, Answer, Fitted, fit_swarm, witnesses
-from curricle.analysis.recalibration import Recalibration, recalibrate
+from curricle.analysis.recalibration import Moved, Recalibration, recalibrate
 from curricle.analysis.simplex import repeated
 from curricle.analysis.swarm import Row, Swarm, join_column, read_amounts, read_ratios, read_swarm
 from curricle.study import Refused, nearest
@@ -122,26 +122,32 @@ def mixture(
     weights /= weights.sum()
     problem = Problem(weights, here, most, unique, np.full(len(weights), np.inf), swarm.metrics, max_kl)
     random = np.random.default_rng(seed)
-    if fitted.method in FORMS:
+    whole: Any = fitted.whole
+    if moved is not None:
+        whole = (
+            whole.rescaled(moved.intercept_T, moved.slope_T) if isinstance(whole, Law)
+            else Moved(whole, moved.intercept_T[None], moved.slope_T[None])
+        )  # fmt: skip
+    problem = narrow = bounded(problem, whole, bounds)
+    start = fitted.whole
+    if isinstance(whole, Law) and isinstance(start, Law):
         order = np.lexsort(np.sort(swarm.p_NJ, 1).T)
         drawn = np.empty((resamples, len(order)))
         drawn[:, order] = resample_weights(len(order), resamples, random)
-        whole: Any = fitted.whole
-        refits: Any = fit_law(fitted.method, swarm.p_NJ, swarm.loss_NT, drawn, whole)
+        used = np.flatnonzero(weights)  # what carries no weight moves no optimum, so it is not fitted again
+        narrow = replace(problem, weights_T=weights[used], names_T=tuple(np.array(swarm.metrics)[used]))
+        refits: Any = fit_law(fitted.method, swarm.p_NJ, swarm.loss_NT, drawn, start, only=used)
         if moved is not None:
-            whole, refits = (law.rescaled(moved.intercept_T, moved.slope_T) for law in (whole, refits))
-    else:
-        whole, refits = fitted.whole, fitted.folds.member
-        if moved is not None:
-            whole, refits = moved.member(whole), moved.member(refits)
-    problem = bounded(problem, whole, bounds)
-    if isinstance(refits, Law):
+            refits = refits.rescaled(*(numbers[:, used] for numbers in moved.redrawn(resamples, random)))
         best_run = swarm.p_NJ[int((swarm.loss_NT @ weights).argmin())]
-        choice = choose(whole, refits, problem, (np.full(len(here), 1 / len(here)), best_run))
+        choice = choose(whole, refits, problem, narrow, (np.full(len(here), 1 / len(here)), best_run))
     else:
+        refits = fitted.folds.member
+        if moved is not None:
+            refits = Moved(refits, *moved.redrawn(len(refits.predict(swarm.p_NJ[:1])), random))
         choice = choose_among(whole, refits, problem, swarm.p_NJ, random)
     said = witnesses(fitted, problem, choice, moved)
-    answer = Answer(fitted, problem, choice, whole, refits, moved, origin, said)
+    answer = Answer(fitted, problem, choice, whole, refits, narrow, moved, origin, said)
     return [answer.recommended(), *answer.gains(), *answer.fits(), answer.next()]
 
 

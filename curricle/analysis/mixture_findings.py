@@ -1,8 +1,8 @@
 """What is said about a mixture, as findings: the mixture, its gains, how well the method predicts, what to run next.
 
-Every interval is CV+ at 90 %, and speaks about new runs. A gain is told less its optimism: the least of a fitted
-function is lower than the truth there, by twice the regret in expectation (docs/theory.md, section 6), and resamples
-say by how much.
+Every interval is at 90 % and speaks about new runs: CV+, or at a target size what the left-out errors of the runs there
+say. A gain is told less its optimism: the least of a fitted function is lower than the truth there, by twice the regret
+in expectation (docs/theory.md, section 6), and resamples say by how much.
 """
 
 from __future__ import annotations
@@ -75,7 +75,8 @@ class Answer:
     problem: Problem
     choice: Choice
     whole: Member
-    refits: Member
+    refits: Member  # of the metrics in `narrow` alone
+    narrow: Problem
     moved: Recalibration | None
     origin: str  # of the natural mixture, in words
     witnesses: Mapping[str, float]  # the gain over natural that each method predicts for the recommended mixture
@@ -136,10 +137,8 @@ class Answer:
             row |= {f"above {100 * s:g} %": float((choice.optima_RJ[:, j] > s).mean()) for s in SHARES}
             row["most"] = float(self.problem.most_J[j])
             table.append(row)
-        said, residual, size = self.outside()
         at = self.level(choice.p_J[None])
-        units = size.unit(said), size.unit(at)
-        limits = cv_plus(self.by_fold(choice.p_J[None]), residual, self.fitted.folds.fold_N, LEVEL, *units)[:, 0]
+        limits = self.level_limits(at)
         value = float(at[0]) + choice.optimism
         parts: dict[str, Part] = {
             "method": self.fitted.method, "natural": self.origin, "regret": choice.regret,
@@ -188,9 +187,24 @@ class Answer:
             for m, g in others.items()
         ]
 
+    def level_limits(self, at: np.ndarray) -> tuple[float, float]:
+        """Of one new run of the recommended mixture: CV+, or at the target size what its runs' left-out errors say."""
+        if self.moved:
+            half = self.moved.half_level(self.weights, LEVEL)
+            return float(at[0]) - half, float(at[0]) + half
+        said, residual, size = self.outside()
+        units, fold = (size.unit(said), size.unit(at)), self.fitted.folds.fold_N
+        low, high = cv_plus(self.by_fold(self.choice.p_J[None]), residual, fold, LEVEL, *units)[:, 0]
+        return float(low), float(high)
+
     def gain_limits(self, other: np.ndarray) -> tuple[float, float]:
-        """CV+ for the difference of two new runs: from pairs of runs that were left out together."""
+        """For the difference of two new runs: CV+ from pairs of runs that were left out together; at the target size,
+        from the differences of its runs' left-out errors."""
         pair = np.stack([other, self.choice.p_J])
+        if self.moved:
+            away = np.subtract(*self.fitted.whole.predict(repeated(pair, self.problem.unique_J)[0])[0])
+            half, level = self.moved.half_difference(self.weights, away, LEVEL), self.level(pair)
+            return float(level[0] - level[1]) - half, float(level[0] - level[1]) + half
         by_fold, fold = self.by_fold(pair), self.fitted.folds.fold_N
         said, residual, size = self.outside()
         i, j = pairs(fold).T
@@ -204,7 +218,7 @@ class Answer:
         for name in ("natural", "uniform"):
             pair = np.stack([self.points[name], self.choice.p_J])
             raw = self.level(pair)
-            resampled = predicted(self.refits, self.problem, pair)
+            resampled = predicted(self.refits, self.narrow, pair)
             spread = resampled[:, 0] - resampled[:, 1]
             low, high = (x - self.choice.optimism for x in self.gain_limits(pair[0]))
             gain = float(raw[0] - raw[1]) - self.choice.optimism
@@ -254,7 +268,7 @@ class Answer:
     def next(self) -> Finding:
         """Mixtures to run next, one row a source and run."""
         noise = float(np.std(self.outside()[1]))
-        picked = next_runs(self.refits, self.problem, self.choice, noise)
+        picked = next_runs(self.refits, self.narrow, self.choice, noise)
         table = tuple(
             {"run": i, "source": s, "share": float(p)}
             for i, mix in enumerate(picked, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -305,6 +306,41 @@ def test_runs_at_the_target_size_stretch_and_shift():
     found = mixture(*swarms.tables(p, loss), larger=larger, resamples=8)
     assert found[0].parts["runs_at_target_size"] == 5
     assert found[0].estimate == pytest.approx(0.5 + 0.8 * f(p).mean(1).min(), abs=0.1)
+
+
+def test_at_the_target_size_intervals_come_from_the_runs_there():
+    p, loss, f = swarm(runs=40, targets=2, noise=0.005)
+    random = np.random.default_rng(2)
+    q = swarms.proportions(6, 5, random)
+    larger = swarms.tables(q, 0.5 + 0.8 * f(q) + random.normal(0, 0.1, (6, 2)))
+    found = mixture(*swarms.tables(p, loss), larger=larger, targets=["m0"], resamples=24)
+    rows = predictions(*swarms.tables(p, loss), swarms.tables(p, loss)[0][:1], larger=larger)
+    width = rows[0]["m0_high"] - rows[0]["m0_low"]
+    level, gain = found[0].interval(), next(x for x in found if x.subject == "recommended over natural")
+    assert level is not None and level.high - level.low == pytest.approx(width, rel=0.05)  # type: ignore[operator]
+    between = gain.interval()
+    assert between is not None and between.high - between.low > width  # type: ignore[operator]
+    exact = mixture(*swarms.tables(p, loss), larger=swarms.tables(q, 0.5 + 0.8 * f(q)), targets=["m0"], resamples=24)
+    surer = next(x for x in exact if x.subject == "recommended over natural")
+    assert surer.parts["refits_sd"] < gain.parts["refits_sd"]  # type: ignore[operator]
+
+
+def test_metrics_without_weight_are_not_refitted_and_change_nothing(monkeypatch):
+    p, loss, _ = swarm(runs=30, targets=3)
+    whole = fit_law("efftokens", p, loss)
+    weights = np.random.default_rng(0).exponential(1.0, (4, 30))
+    one, every = (fit_law("efftokens", p, loss, weights, whole, only=o) for o in (np.array([1]), None))
+    assert one.predict(p)[..., 0] == pytest.approx(every.predict(p)[..., 1], abs=1e-6)
+    asked = []
+
+    def noted(*args, **more):
+        made = fit_law(*args, **more)
+        asked.append(made.theta_RTQ.shape[:2])
+        return made
+
+    monkeypatch.setattr(sys.modules["curricle.analysis.mixture"], "fit_law", noted)
+    mixture(*swarms.tables(p, loss), targets=["m1"], bounds={"m0": "natural+0.5"}, resamples=8)
+    assert asked == [(8, 1)]
 
 
 # ---- the door ------------------------------------------------------------------------------------------------------
