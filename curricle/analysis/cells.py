@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from curricle.analysis.finding import ACCURACY, BITS_PER_BYTE
+from curricle.analysis.finding import ACCURACY, LOSSES
 from curricle.analysis.outcomes import DOSE, outcomes
 from curricle.study import Refused, nearest
 
@@ -106,8 +106,8 @@ def read_factorial(
     benchmark = one_of("benchmark", benchmark, (row["benchmark"] for row in rows))
     here = [row for row in rows if row["benchmark"] == benchmark]
     measure = one_of("measure", measure, (row["measure"] for row in here))
-    if measure not in (ACCURACY, BITS_PER_BYTE):
-        raise Refused(f"measure: {measure!r}; known: {ACCURACY!r} in percent, {BITS_PER_BYTE!r}")
+    if measure not in (ACCURACY, *LOSSES):
+        raise Refused(f"measure: {measure!r}; known: {ACCURACY!r} in percent, {', '.join(map(repr, LOSSES))}")
     here = [row for row in here if row["measure"] == measure and row.get("final", True)]
     if not here:
         raise Refused(f"rows: none of {benchmark!r} in {measure} is final (the end of a strategy's last stage)")

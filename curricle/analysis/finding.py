@@ -20,6 +20,7 @@ KINDS = (THIS_STRATEGY, THESE_WEIGHTS, THESE_PROBLEMS)
 
 ACCURACY = "accuracy"
 BITS_PER_BYTE = "bits per byte"
+LOSSES = (BITS_PER_BYTE, "nats per token")  # lower is better; of the second only means are known, from elsewhere
 
 POINTS = "points"  # of accuracy, out of 100
 PERCENT = "%"  # relative: (P₂ − P₁)/P₁·100

@@ -39,7 +39,7 @@ class Scale:
 def raw(measure: str) -> Scale:
     """The measure itself, turned so that more is better."""
     sign = 1.0 if measure == ACCURACY else -1.0
-    name = "points of accuracy" if measure == ACCURACY else "bits per byte saved"
+    name = "points of accuracy" if measure == ACCURACY else f"{measure} saved"
     return Scale(name, lambda y: sign * y, lambda t: sign * t, lambda y: sign * np.ones_like(y))
 
 
