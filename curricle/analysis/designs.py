@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from curricle.analysis.arms import ends, last_stage_shares
 from curricle.analysis.bound import bounds
 from curricle.analysis.bound_score import last_loss_bound
-from curricle.analysis.cells import SAME_DOSE, snapped
+from curricle.analysis.budgets import lines, noted
+from curricle.analysis.cells import SAME_DOSE, read_factorial, snapped
 from curricle.analysis.critical import critical_share
 from curricle.analysis.efficiency import transferred
-from curricle.analysis.finding import BITS_PER_BYTE, Finding, short
+from curricle.analysis.finding import ACCURACY, BITS_PER_BYTE, Finding, short
 from curricle.analysis.front import front
 from curricle.analysis.mixture import mixture
 from curricle.analysis.outcomes import DOSE, steps_of
+from curricle.analysis.outcomes import doses as doses_until
 from curricle.analysis.phase_law import phase_law
 from curricle.analysis.phases import phases
 from curricle.analysis.saturation import saturation
@@ -62,15 +64,27 @@ def head_starts(asked: Asked) -> list[HeadStart]:
 
 
 def crossed(rows: Sequence[Row]) -> tuple[tuple[str, str], str | None]:
-    """The two sources whose doses at the end are fully crossed, and the one that fills up the rest."""
+    """The two sources whose doses at the end are fully crossed, and the one that fills up the rest. A third source that
+    varies is a filler only where it makes the total the same in every run; else what it does is not told apart."""
     ends = [row for row in rows if row["final"]]
     names = sorted({key.removeprefix(DOSE) for row in ends for key in row if key.startswith(DOSE)})
-    varied = [name for name in names if len({row[DOSE + name] for row in ends}) > 1]
+    levels = {name: snapped(row[DOSE + name] for row in ends) for name in names}
+    read = [{name: of[row[DOSE + name]] for name, of in levels.items()} for row in ends]
+    varied = [name for name in names if len(set(levels[name].values())) > 1]
+    others: list[str] = []
     for pair in combinations(varied, 2):
-        cells = {tuple(row[DOSE + name] for name in pair) for row in ends}
-        if len(cells) == len({a for a, _ in cells}) * len({b for _, b in cells}):
-            rest = [name for name in varied if name not in pair]
-            return pair, rest[0] if rest else None
+        cells = {tuple(row[name] for name in pair) for row in read}
+        if len(cells) < len({a for a, _ in cells}) * len({b for _, b in cells}):
+            continue
+        rest = [name for name in varied if name not in pair]
+        totals = [sum(row[name] for name in (*pair, *rest)) for row in read]
+        if not rest:
+            return pair, None
+        if len(rest) == 1 and max(totals) - min(totals) <= SAME_DOSE * max(totals):
+            return pair, rest[0]
+        others.append(f"{' and '.join(pair)} are crossed, but {', '.join(rest)} varied too")
+    if others:
+        raise Refused(f"{others[0]}: only one more source may, and only so that it fills every run up to one total")
     raise Refused(
         "no two sources whose doses are crossed (each dose of the one with each of the other); "
         "curricle design factorial proposes such a study"
@@ -79,7 +93,17 @@ def crossed(rows: Sequence[Row]) -> tuple[tuple[str, str], str | None]:
 
 def transfer_of_crossed(asked: Asked) -> list[Finding]:
     sources, filler = crossed(asked.rows)
-    of = [row for group in asked.groups for row in group]
+    whys: list[Refused] = []
+    of: list[Row] = []
+    for group in asked.groups:
+        try:
+            read_factorial(group, sources, filler=filler)
+        except Refused as refusal:
+            whys.append(refusal)
+        else:
+            of += group
+    if whys and not of:
+        raise whys[0]
     return transfers(of, sources=sources, filler=filler)
 
 
@@ -100,8 +124,8 @@ def answered(attempts: Iterator[Any]) -> list[Finding]:
 
 
 def losses(asked: Asked) -> list[list[Row]]:
-    """The groups that are losses."""
-    return [group for group in asked.groups if group[0]["measure"] == BITS_PER_BYTE]
+    """The groups that are losses, in whatever unit."""
+    return [group for group in asked.groups if group[0]["measure"] != ACCURACY]
 
 
 def transferred_of_head_starts(asked: Asked) -> list[Finding]:
@@ -113,40 +137,65 @@ def transferred_of_head_starts(asked: Asked) -> list[Finding]:
 
 
 def bounds_of_head_starts(asked: Asked) -> list[Finding]:
-    """The bounds on code lengths, then those on the last loss of each benchmark."""
+    """The bounds on code lengths, then those on the last loss of each benchmark. A code length is a loss of the stage,
+    whatever benchmark was named."""
     steps = steps_of(asked.results)
     pairs = head_starts(asked)
 
     def attempts() -> Iterator[Any]:
-        for h in pairs:
+        for h in pairs if asked.measure != ACCURACY else ():
             yield lambda h=h: bounds(steps, h.after, h.scratch, h.stage)
         for h in pairs:
             for group in losses(asked):
-                name, own = group[0]["benchmark"], [r for r in group if r["strategy"] in (h.after, h.scratch)]
+                name, measure = group[0]["benchmark"], group[0]["measure"]
+                own = [r for r in group if r["strategy"] in (h.after, h.scratch)]
                 # A stage that both end with, and points enough for its floor to be seen.
                 ends = {row["stage"] for row in own if row["final"]} == {h.stage}
                 points = {row["stage_tokens"] for row in own if row["strategy"] == h.scratch}
                 if ends and len(points) >= POINTS_FOR_A_FLOOR:
-                    yield lambda h=h, g=group, name=name: last_loss_bound(g, h.after, h.scratch, name)
+                    yield lambda h=h, g=group, n=name, m=measure: last_loss_bound(g, h.after, h.scratch, n, measure=m)
 
     return answered(attempts())
 
 
 def fronts(asked: Asked) -> list[Finding]:
     """Each target against the held-out text of everything else."""
-    held_out = list(dict.fromkeys(row["benchmark"] for row in asked.rows if row["kind"] == "held-out"))
 
     def attempts() -> Iterator[Any]:
         for group in asked.groups:
             target, measure = group[0]["benchmark"], group[0]["measure"]
-            general = [name for name in held_out if name != target]
+            general = general_beside(asked, target)
             if general:
-                yield lambda t=target, g=general, m=measure: front(asked.rows, t, g, measure=m)
+                yield lambda t=target, g=general, m=measure: front(asked.every, t, g, measure=m)
 
     made = answered(attempts())
     if not made:
         raise Refused("a front sets a target against held-out text of other sources, and there is none")
     return made
+
+
+def general_beside(asked: Asked, target: str) -> list[str]:
+    """Held-out texts on which forgetting would show: all but the target, and, where that is problems, but the source
+    that strategies read most of in their last pre-training stage, since that is where the problems are learned."""
+    kinds = {row["benchmark"]: row["kind"] for row in asked.every}
+    texts = {row["benchmark"] for row in asked.every if row["measure"] == BITS_PER_BYTE and row["kind"] == "held-out"}
+    own = learned_last(asked) if kinds.get(target) == "problems" else None
+    return [name for name in kinds if name in texts and name not in (target, own)]
+
+
+def learned_last(asked: Asked) -> str | None:
+    """The source of which most was read in the strategies' last pre-training stages; None where nobody says."""
+    read: dict[str, float] = {}
+    phases = asked.results.sql("SELECT * FROM mixtures ORDER BY until_tokens")
+    for stage in asked.results.sql(
+        "SELECT run, budget_tokens FROM runs WHERE kind = 'pretrain' "
+        "QUALIFY position = max(position) OVER (PARTITION BY strategy, seed)"
+    ):
+        of_run = [row for row in phases if row["run"] == stage["run"]]
+        end = stage["budget_tokens"] or max((row["until_tokens"] for row in of_run), default=0)
+        for source, tokens in doses_until(of_run, end).items():
+            read[source] = read.get(source, 0.0) + tokens
+    return max(read, key=lambda source: read[source], default=None)
 
 
 def orders(asked: Asked) -> list[Finding]:
@@ -155,7 +204,9 @@ def orders(asked: Asked) -> list[Finding]:
 
 
 def laws_of_orders(asked: Asked) -> list[Finding]:
-    return decided(answered(lambda g=group: phase_law(g, g[0]["benchmark"]) for group in losses(asked)))
+    return decided(
+        answered(lambda g=group: phase_law(g, g[0]["benchmark"], measure=g[0]["measure"]) for group in losses(asked))
+    )
 
 
 def decided(found: list[Finding]) -> list[Finding]:
@@ -188,21 +239,13 @@ def swarm(asked: Asked) -> list[Finding]:
     return mixture(list(mixtures.values()), metrics, natural=natural if len(natural) == len(names) else None)
 
 
-def by_strategy(group: Sequence[Row]) -> list[list[Row]]:
-    names = dict.fromkeys(row["strategy"] for row in group)
-    return [[row for row in group if row["strategy"] == name] for name in names]
-
-
 def saturations(asked: Asked) -> list[Finding]:
-    """Each strategy along its last stage."""
-
-    def attempts() -> Iterator[Any]:
-        for group in losses(asked):
-            for rows in by_strategy(group):
-                last = max(row["position"] for row in rows)
-                yield lambda r=[row for row in rows if row["position"] == last]: saturation(r)
-
-    return answered(attempts())
+    """Each curve of the last stage."""
+    return answered(
+        lambda line=line: noted(saturation(line.rows), line.note)
+        for group in losses(asked)
+        for line in lines(asked, group)
+    )
 
 
 def predictions(asked: Asked) -> list[Finding]:
@@ -210,10 +253,12 @@ def predictions(asked: Asked) -> list[Finding]:
 
     def attempts() -> Iterator[Any]:
         for group in losses(asked):
-            for rows in by_strategy(group):
-                spent = [row for row in rows if row["flops"]]
-                if spent and not any(row["position"] for row in rows):
-                    yield lambda r=spent: predict_loss(r, 2 * max(row["flops"] for row in r))
+            for line in lines(asked, group):
+                spent = [row for row in line.rows if row["flops"]]
+                if spent and not any(row["position"] for row in line.rows):
+                    yield lambda r=spent, note=line.note: noted(
+                        predict_loss(r, 2 * max(row["flops"] for row in r)), note
+                    )
 
     made = answered(attempts())
     if not made:

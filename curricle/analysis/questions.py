@@ -16,7 +16,7 @@ from curricle.analysis import designs
 from curricle.analysis.chain import chain, shapley
 from curricle.analysis.curve import common_stages, curve
 from curricle.analysis.efficiency import efficiency
-from curricle.analysis.finding import Finding
+from curricle.analysis.finding import BITS_PER_BYTE, Finding
 from curricle.analysis.forgetting import forgetting
 from curricle.analysis.gain import contrasts, gain, scores, stage_gains
 from curricle.analysis.outcomes import Row, outcomes
@@ -31,7 +31,9 @@ Answered = Finding | Iterable[Finding]
 
 @dataclass(frozen=True)
 class Asked:
-    """What questions are put to: results, and the one benchmark or measure that is meant (all where None)."""
+    """What questions are put to: results, and the one benchmark or measure that is meant (all where None).
+
+    Both choose what is read. An answer may then be about more than one benchmark, or about a stage."""
 
     results: Results
     benchmark: str | None = None
@@ -39,9 +41,14 @@ class Asked:
     target: str | None = None  # the study's: what an answer is about where no benchmark was named
 
     @cached_property
+    def every(self) -> list[Row]:
+        """Every outcome: what a target costs is seen on other benchmarks, in other measures."""
+        return list(outcomes(self.results))
+
+    @property
     def rows(self) -> list[Row]:
-        """Every outcome in the measure asked for, whatever its benchmark: what a target costs is seen on others."""
-        return [row for row in outcomes(self.results) if self.measure in (None, row["measure"])]
+        """Every outcome in the measure asked for, whatever its benchmark."""
+        return [row for row in self.every if self.measure in (None, row["measure"])]
 
     @property
     def benchmarks(self) -> list[str]:
@@ -61,8 +68,9 @@ class Asked:
                 made.setdefault((row["benchmark"], row["measure"]), []).append(row)
         return list(made.values())
 
-    def keeps(self, finding: Finding) -> bool:
-        return self.benchmark in (None, finding.benchmark) and self.measure in (None, finding.measure)
+    def about(self, row: Row) -> bool:
+        """Whether a row is of the benchmark named (any, where none is) in the measure named."""
+        return self.benchmark in (None, row["benchmark"]) and self.measure in (None, row["measure"])
 
 
 class Question(NamedTuple):
@@ -83,8 +91,8 @@ class Answer(NamedTuple):
 
 
 def whole(estimator: Callable[[list[Row]], Answered]) -> Callable[[Asked], list[Finding]]:
-    """An estimator of all rows, which tells benchmarks and measures apart itself."""
-    return lambda asked: listed(estimator(asked.rows))
+    """An estimator of all rows that were asked about, which tells benchmarks and measures apart itself."""
+    return lambda asked: listed(estimator([row for row in asked.every if asked.about(row)]))
 
 
 def each(estimator: Callable[[list[Row]], Answered]) -> Callable[[Asked], list[Finding]]:
@@ -130,6 +138,12 @@ def curves(asked: Asked) -> list[Finding]:
     return made
 
 
+def forgettings(asked: Asked) -> list[Finding]:
+    if asked.measure not in (None, BITS_PER_BYTE):
+        return []
+    return [f for f in forgetting(asked.results) if asked.benchmark in (None, f.benchmark)]
+
+
 # ---- the questions ------------------------------------------------------------------------------------------------
 
 QUESTIONS: dict[str, Question] = {
@@ -138,7 +152,7 @@ QUESTIONS: dict[str, Question] = {
     "contrast": Question("Strategies against each other", lambda a: contrasts(a.results, a.benchmark, a.measure)),
     "stage-gain": Question("What each stage gave", lambda a: stage_gains(a.results, a.benchmark, a.measure)),
     "curve": Question("Scores along the curve", curves),
-    "forgetting": Question("What each stage changed on held-out text", lambda a: forgetting(a.results)),
+    "forgetting": Question("What each stage changed on held-out text", forgettings),
 }
 # These need nothing but scores: their refusals are faults in the rows, such as runs scored on different items. All that
 # follow ask for a design that a study may not have.
@@ -186,7 +200,7 @@ def ask(asked: Asked, questions: Sequence[str] | None = None) -> list[Answer]:
         if questions and name not in questions:
             continue
         try:
-            found = [f for f in listed(question.answer(asked)) if asked.keeps(f)]
+            found = listed(question.answer(asked))
             why = None if found else NONE.get(name, "these rows hold nothing that it could be answered from")
         except Refused as refusal:
             found, why = [], str(refusal)
@@ -205,5 +219,5 @@ def refuse_unknown(asked: Asked) -> None:
         if name is not None and name not in known:
             raise Refused(f"{option}: {name!r} has no rows; {nearest(name, known)}")
     if asked.measure is not None and not asked.rows:
-        measures = list(dict.fromkeys(row["measure"] for row in outcomes(asked.results)))
+        measures = list(dict.fromkeys(row["measure"] for row in asked.every))
         raise Refused(f"--measure: no row has {asked.measure!r}; {nearest(asked.measure, measures)}")
