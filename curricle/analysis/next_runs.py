@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from curricle.analysis.designs import general_beside
 from curricle.analysis.factorial import factorial_design
 from curricle.analysis.finding import ACCURACY, Finding
 from curricle.analysis.front import front
@@ -30,7 +31,7 @@ Row = Mapping[str, Any]
 MORE_SEEDS = (1, 2, 4, 8)
 DRAWS = 20_000
 SWARM = 32  # mixtures of a first batch
-WORTH = 0.02  # of the spread between strategies: less is not worth a run
+WORTH = 0.002  # of the spread between strategies: less regret than this is not worth a run
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +159,7 @@ def seeds(ends: Sequence[Row], measure: str, runs: Sequence[Row]) -> list[Propos
     means = y.mean(axis=1)
     values = {k: value_of_seeds(means, sigma, had, k) for k in MORE_SEEDS}
     best = max(values, key=lambda k: values[k] / k)
-    if values[best] <= WORTH * float(np.ptp(means)) / 10 or not one_seed:
+    if values[best] <= WORTH * float(np.ptp(means)) or not one_seed:
         return []
     order = np.argsort(-means)
     names = list(table)
@@ -194,17 +195,19 @@ def designs(asked: Asked, ends: Sequence[Row], results: Results, rate: float) ->
                      f"{pair[1]} crossed", design.tokens, design.tokens * rate, open_["transfer"],
                      f"curricle design factorial {levels}{f' --filler {filler}' if filler else ''} --out transfer.yaml")
         )  # fmt: skip
-    two = results.sql(
-        "SELECT strategy, list(stage ORDER BY position) AS stages, sum(budget_tokens) AS tokens FROM "
-        "(SELECT DISTINCT strategy, position, stage, budget_tokens, kind FROM runs) WHERE kind = 'pretrain' "
-        "GROUP BY strategy HAVING count(DISTINCT stage) >= 2 ORDER BY tokens"
+    paths = results.sql(
+        "SELECT strategy, list(stage ORDER BY position) AS stages, list(kind ORDER BY position) AS kinds, "
+        "sum(budget_tokens) AS tokens FROM (SELECT DISTINCT strategy, position, stage, budget_tokens, kind FROM runs) "
+        "GROUP BY strategy ORDER BY tokens, strategy"
     )
-    if "phases" in open_ and two:
-        turned = two[0]["stages"][::-1]
+    there = [path["stages"] for path in paths]
+    new = [(path, turned) for path in paths if (turned := turned_round(path)) not in there]
+    if "phases" in open_ and new:
+        path, turned = new[0]
         made.append(
-            Proposal("phases", f"{' → '.join(turned)}, {count} seeds", count * two[0]["tokens"],
-                     count * two[0]["tokens"] * rate, open_["phases"],
-                     f"strategies: {{{two[0]['strategy']} turned round: [{', '.join(turned)}]}}")
+            Proposal("phases", f"{' → '.join(turned)}, {count} seeds", count * path["tokens"],
+                     count * path["tokens"] * rate, open_["phases"],
+                     f"strategies: {{{path['strategy']} turned round: [{', '.join(turned)}]}}")
         )  # fmt: skip
     if "mixture" in open_ and len(sources) >= 3:
         tokens = SWARM * max(row["tokens"] for row in ends) / 4
@@ -227,6 +230,13 @@ def designs(asked: Asked, ends: Sequence[Row], results: Results, rate: float) ->
     return made
 
 
+def turned_round(path: Row) -> list[str]:
+    """A strategy's stages with those of pre-training in the opposite order, and every other one in its place: two
+    orders are compared only where all else is the same."""
+    pretrained = [stage for stage, kind in zip(path["stages"], path["kinds"]) if kind == "pretrain"]
+    return [pretrained.pop() if kind == "pretrain" else stage for stage, kind in zip(path["stages"], path["kinds"])]
+
+
 def bought(found: Sequence[Proposal], budget: float) -> tuple[Proposal, ...]:
     left, made = budget, []
     for p in found:
@@ -238,8 +248,8 @@ def bought(found: Sequence[Proposal], budget: float) -> tuple[Proposal, ...]:
 
 def drawn_front(asked: Asked, target: str, measure: str) -> Finding | None:
     """Target, forgetting and compute of every strategy; None where there is nothing to set against the target."""
-    general = [n for n in dict.fromkeys(r["benchmark"] for r in asked.rows if r["kind"] == "held-out") if n != target]
+    general = general_beside(asked, target)
     try:
-        return front(asked.rows, target, general, measure=measure, cost="flops") if general else None
+        return front(asked.every, target, general, measure=measure, cost="flops") if general else None
     except Refused:
         return None

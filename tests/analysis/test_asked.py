@@ -1,0 +1,197 @@
+"""What is read for a question: which rows, which sources, which points; and what is proposed where none answer it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import product
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from curricle.analysis import Asked, ask, designs
+from curricle.analysis.budgets import lines
+from curricle.analysis.next_runs import next_runs
+from curricle.results import EVALUATIONS, MIXTURES, RUNS, SCORES, STEPS, Results, write_rows
+from curricle.study import Refused
+
+Stage = tuple[str, str, Mapping[str, int]]  # name, kind, tokens by source
+Point = tuple[str, str, str, float]  # benchmark, kind, measure, score
+FOLLOWS = "Points on the way count as ends"
+
+
+def study(
+    folder: Path, strategies: Mapping[str, Sequence[Stage]], score: Any, at: Sequence[float] = (1.0,),
+    count: int = 2, rate: Any = None,
+) -> Results:  # fmt: skip
+    """Strategies written as rows; `score(strategy, seed, position, share of the stage)` gives the points there, and
+    `rate(share of the stage)` the learning rate."""
+    runs, mixtures, scores, steps = [], [], [], []
+    for (name, path), seed in product(strategies.items(), range(count)):
+        before = 0
+        for position, (stage, kind, doses) in enumerate(path):
+            run, budget = f"{name}/{stage}-{seed}", sum(doses.values())
+            runs.append({"study": "s", "strategy": name, "baseline": False, "seed": seed, "position": position,
+                         "stage": stage, "kind": kind, "run": run, "budget_tokens": budget, "tokens_before": before,
+                         "training_flops": 6.0 * budget, "wall_seconds": 1.0})  # fmt: skip
+            mixtures += [{"run": run, "until_tokens": budget, "source": s, "share": d / budget}
+                         for s, d in doses.items()]  # fmt: skip
+            for part in at:
+                scores += [{"run": run, "tokens": round(part * budget), "final": part == 1, "benchmark": b, "kind": k,
+                            "measure": m, "score": v}
+                           for b, k, m, v in score(name, seed, position, part)]  # fmt: skip
+            if rate:
+                steps += [{"run": run, "stage": stage, "seed": seed, "step": i, "tokens": budget * i // 20,
+                           "loss_nats": 1.0, "lr": rate(i / 20)} for i in range(1, 21)]  # fmt: skip
+            before += budget
+    for name, rows, schema in (("runs", runs, RUNS), ("mixtures", mixtures, MIXTURES), ("scores", scores, SCORES),
+                               ("steps", steps, STEPS), ("evaluations", [], EVALUATIONS)):  # fmt: skip
+        write_rows(folder / f"{name}.parquet", rows, schema)
+    return Results(folder)
+
+
+# ---- factorials ---------------------------------------------------------------------------------------------------
+
+
+def cells(*doses: Mapping[str, float]) -> list[dict]:
+    return [{"final": True, **{f"dose:{name}": dose for name, dose in each.items()}} for each in doses]
+
+
+def square(**more: Any) -> list[dict[str, float]]:
+    return [{"a": a, "b": b, **{k: f(a, b) for k, f in more.items()}} for a in (0, 2e5, 4e5) for b in (0, 2e5, 4e5)]
+
+
+def test_doses_that_differ_by_rounding_are_one_level():
+    doses = square()
+    doses[4]["a"] *= 1 + 1e-12
+    assert designs.crossed(cells(*doses)) == (("a", "b"), None)
+
+
+def test_a_third_source_is_a_filler_only_where_it_fills_up_to_one_total():
+    filled = square(prose=lambda a, b: 1e6 - a - b + 1e-6 * a)
+    assert designs.crossed(cells(*filled)) == (("a", "b"), "prose")
+    with pytest.raises(Refused, match="a and b are crossed, but web varied too"):
+        designs.crossed(cells(*square(web=lambda a, b: a / 2 + b)))
+    with pytest.raises(Refused, match="but books, prose varied too"):
+        designs.crossed(cells(*square(prose=lambda a, b: (1e6 - a - b) / 2, books=lambda a, b: (1e6 - a - b) / 2)))
+
+
+def factorial(measure: str, benchmark: str, levels: Sequence[float] = (0, 2e5, 4e5)) -> list[dict]:
+    random = np.random.default_rng(1)
+    return [
+        {"strategy": f"{a:g} {b:g}", "seed": seed, "final": True, "benchmark": benchmark, "measure": measure,
+         "dose:a": a, "dose:b": b, "tokens": a + b, "score": 3 - a / 1e6 - b / 1e6 + random.normal(0, 0.01)}
+        for a, b, seed in product(levels, levels, range(2))
+    ]  # fmt: skip
+
+
+def test_a_benchmark_that_is_no_factorial_does_not_take_the_answer_from_others():
+    good, bad = factorial("bits per byte", "text"), factorial("bits per byte", "other")[:2]
+    found = designs.transfer_of_crossed(SimpleNamespace(rows=good, groups=[bad, good]))
+    assert {f.benchmark for f in found} == {"text"}
+    nats = factorial("nats per token", "theirs")
+    both = designs.transfer_of_crossed(SimpleNamespace(rows=good, groups=[nats, good]))
+    assert {(f.benchmark, f.measure) for f in both} == {("theirs", "nats per token"), ("text", "bits per byte")}
+
+
+# ---- what is read -------------------------------------------------------------------------------------------------
+
+
+def test_losses_in_nats_per_token_are_answered_like_those_in_bits(tmp_path):
+    def score(strategy: str, seed: int, position: int, part: float) -> list[Point]:
+        return [("eval", "held-out", "nats per token", 2 + 0.5 * part**-0.4 + 0.001 * seed)]
+
+    made = study(tmp_path, {"long": [("web", "pretrain", {"web": 6400})]}, score, [2**-k for k in range(6, -1, -1)])
+    found = {a.question: a for a in ask(Asked(made), ["saturation", "prediction"])}
+    assert {f.measure for a in found.values() for f in a.findings} == {"nats per token"}
+    assert all(a.findings for a in found.values())
+
+
+def test_a_benchmark_that_is_named_does_not_throw_away_answers_about_a_swarm_or_a_stage(tmp_path):
+    random = np.random.default_rng(3)
+    mixes = {f"m{i}": (1000 * random.dirichlet(np.ones(3))).round().astype(int) + 1 for i in range(18)}
+
+    def score(strategy: str, seed: int, position: int, part: float) -> list[Point]:
+        p = mixes[strategy] / mixes[strategy].sum()
+        return [(n, "held-out", "bits per byte", 3 - 0.5 * p[i] ** 0.5) for i, n in enumerate("abc")]
+
+    arms = {name: [("mix", "pretrain", dict(zip("abc", map(int, of))))] for name, of in mixes.items()}
+    made = study(tmp_path, arms, score, count=1)
+    for asked in (Asked(made, benchmark="a"), Asked(made, measure="bits per byte")):
+        (answer,) = ask(asked, ["mixture"])
+        assert {f.question for f in answer.findings} >= {"mixture", "mixture-gain"}
+
+
+def test_forgetting_is_looked_for_outside_of_what_was_learned_last(tmp_path):
+    def score(strategy: str, seed: int, position: int, part: float) -> list[Point]:
+        texts = [(n, "held-out", "bits per byte", 2.0 + 0.01 * seed) for n in ("code", "math", "web")]
+        return [("gsm", "problems", "accuracy", 20.0 + seed), *texts]
+
+    code: Stage = ("code", "pretrain", {"code": 500})
+    rest: list[Stage] = [("math", "pretrain", {"math": 300, "web": 100}), ("tune", "instruct", {"chat": 1000})]
+    arms = {"code first": [code, *rest], "scratch": rest}
+    made = study(tmp_path, arms, score)
+    assert designs.general_beside(Asked(made), "gsm") == ["code", "web"]
+    assert designs.general_beside(Asked(made), "math") == ["code", "web"]
+    assert designs.general_beside(Asked(made), "web") == ["code", "math"]
+    (by_accuracy,) = ask(Asked(made, measure="accuracy"), ["front"])
+    assert by_accuracy.findings and by_accuracy.findings[0].parts["general"] == "code, web"
+    drawn = next_runs(made, target="gsm", tokens=1e5).front
+    assert drawn is not None and drawn.parts["general"] == "code, web"
+
+
+# ---- points on the way, and ends ----------------------------------------------------------------------------------
+
+
+def falling(strategy: str, seed: int, position: int, part: float) -> list[Point]:
+    return [("web", "held-out", "bits per byte", 2 + 0.5 * part**-0.4 + 0.001 * seed)]
+
+
+@pytest.mark.parametrize(
+    ("rate", "said"),
+    [(lambda part: 1e-3 * (1 - 0.9 * part), "was at 34% to 100% of its peak there and at 10% at the end"),
+     (lambda part: 1e-3, "was the same at all of them"), (None, "is not told")],
+)  # fmt: skip
+def test_points_on_the_way_are_told_with_their_learning_rate(tmp_path, rate, said):
+    arms = {"long": [("web", "pretrain", {"web": 6400})]}
+    made = study(tmp_path, arms, falling, [2**-k for k in range(5, -1, -1)] + [0.75], rate=rate)
+    for question in ("saturation", "prediction"):
+        (answer,) = ask(Asked(made), [question])
+        assert answer.findings and all(FOLLOWS in f.note for f in answer.findings)
+        assert all(said in f.note for f in answer.findings)
+
+
+def test_ends_of_different_budgets_are_taken_before_points_on_the_way(tmp_path):
+    budgets = {f"b{k}": 400 * 2**k for k in range(6)}
+    arms = {name: [(f"stage {name}", "pretrain", {"web": tokens})] for name, tokens in budgets.items()}
+
+    def score(strategy: str, seed: int, position: int, part: float) -> list[Point]:
+        high = 0.3 * (part < 1)  # the rate has not come down
+        noise = np.random.default_rng([seed, budgets[strategy]]).normal(0, 0.002)
+        loss = 2 + 5 * (part * budgets[strategy]) ** -0.4 + high + noise
+        return [("web", "held-out", "bits per byte", loss)]
+
+    made = study(tmp_path, arms, score, [0.25, 0.5, 1.0])
+    asked = Asked(made)
+    (line,) = lines(asked, asked.groups[0])
+    assert {row["tokens"] for row in line.rows} == set(budgets.values()) and "of 6 budgets" in line.note
+    (answer,) = ask(asked, ["prediction"])
+    (found,) = answer.findings
+    assert found.estimate == pytest.approx(2 + 5 * 25_600**-0.4, abs=0.01) and line.note in found.note
+
+
+# ---- what to run next ---------------------------------------------------------------------------------------------
+
+
+def test_the_order_proposed_differs_from_one_that_was_run_in_the_order_alone(tmp_path):
+    def score(strategy: str, seed: int, position: int, part: float) -> list[Point]:
+        return [("gsm", "problems", "accuracy", 20.0 + 5 * seed + len(strategy))]
+
+    tune: Stage = ("tune", "instruct", {"chat": 1000})
+    code, math = ("code", "pretrain", {"code": 500}), ("math", "pretrain", {"math": 300})
+    made = study(tmp_path, {"code first": [code, math, tune], "scratch": [math, tune]}, score)
+    (proposal,) = [p for p in next_runs(made, tokens=1e6).proposals if p.question == "phases"]
+    assert proposal.runs == "math → code → tune, 2 seeds" and "[math, code, tune]" in proposal.how
+    assert proposal.tokens == 2 * 1800
