@@ -45,7 +45,11 @@ class Imported:
 
 
 def gather(
-    sources: Sequence[Path], format: str = "auto", *, baseline: str | None = None, tokens_per_step: int | None = None,
+    sources: Sequence[Path],
+    format: str = "auto",
+    *,
+    baseline: str | None = None,
+    tokens_per_step: int | None = None,
     accuracies: str = "auto",
 ) -> Imported:
     """All sources as one set of checked tables. `baseline` names the strategy that others are measured against;
