@@ -113,11 +113,20 @@ def _measured(
     parts |= order_parts(design, own, flat, main, level)
     if synergy and design.measure != ACCURACY:
         parts |= synergy_parts(design, main, level)
-    return replace(
-        about, estimate=widest.value, undefined=None,
-        intervals=tuple(i for e in found if (i := e.interval(level))), p_value=widest.p_value,
-        test=tested(widest), parts=parts, note=join(notes(design, parts, widest, own)),
+    made = replace(
+        about, parts=parts, note=join(notes(design, parts, widest, own)),
         table=table(design, flat, Lines(surface, doses, main)),
+    )  # fmt: skip
+    if design.filler and surface.lack_p is not None and surface.lack_p < LACK:
+        # What the filler's model misses is a product of doses too, and would be taken for γ.
+        why = (
+            f"the cells do not lie on T (lack of fit, p = {surface.lack_p:.2g}), and γ is not told from what the model "
+            f"of {design.filler} misses; arms of less {design.filler} show its own effect"
+        )
+        return replace(made, undefined=why)
+    return replace(
+        made, estimate=widest.value, undefined=None, intervals=tuple(i for e in found if (i := e.interval(level))),
+        p_value=widest.p_value, test=tested(widest),
     )  # fmt: skip
 
 

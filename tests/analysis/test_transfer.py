@@ -197,9 +197,9 @@ def test_a_concave_filler_is_not_taken_for_a_crossover(gamma: float) -> None:
     for seed in range(10):
         f = transfer(rows(law, sigma=0.03, seed=seed, filler=True), filler="prose")
         assert f.parts["crossover_p"] is None or f.parts["crossover_p"] > 0.05
-        assert f.parts["removable"] is not False and "changes its sign" not in f.note
-        if f.parts["lack_of_fit_p"] < 0.05 and f.p_value < 0.05:
-            assert f.parts["removable"] is None and "not told" in f.note
+        assert f.parts.get("removable") is not False and "changes its sign" not in f.note
+        if f.parts["lack_of_fit_p"] < 0.05:  # γ takes up what the filler's model misses
+            assert f.estimate is None and f.p_value is None and "the model of prose misses" in f.undefined
 
 
 def test_with_a_filler_a_crossover_is_shown_by_the_surface_that_holds_it() -> None:
