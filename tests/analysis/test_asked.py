@@ -72,6 +72,8 @@ def test_doses_that_differ_by_rounding_are_one_level():
 def test_a_third_source_is_a_filler_only_where_it_fills_up_to_one_total():
     filled = square(prose=lambda a, b: 1e6 - a - b + 1e-6 * a)
     assert designs.crossed(cells(*filled)) == (("a", "b"), "prose")
+    less = {**filled[0], "a": 0.0, "b": 0.0, "prose": 3e5}
+    assert designs.crossed(cells(*filled, less)) == (("a", "b"), "prose")
     with pytest.raises(Refused, match="a and b are crossed, but web varied too"):
         designs.crossed(cells(*square(web=lambda a, b: a / 2 + b)))
     with pytest.raises(Refused, match="but books, prose varied too"):
