@@ -65,8 +65,8 @@ def head_starts(asked: Asked) -> list[HeadStart]:
 
 def crossed(rows: Sequence[Row]) -> tuple[tuple[str, str], str | None]:
     """The two sources whose doses at the end are fully crossed, and the one that fills up the rest. A third source that
-    varies is a filler only where it makes the total the same in every run that reads of the two (arms of less filler alone
-    show its own effect); else what it does is not told apart."""
+    varies is a filler only where it makes the total the same in every run that reads of the two (arms of less filler
+    alone show its own effect); else what it does is not told apart."""
     ends = [row for row in rows if row["final"]]
     names = sorted({key.removeprefix(DOSE) for row in ends for key in row if key.startswith(DOSE)})
     levels = {name: snapped(row[DOSE + name] for row in ends) for name in names}
