@@ -270,7 +270,8 @@ def _removed(entries: Mapping[str, Row | None]) -> str:
 
 def _recipes(stages: Sequence[Row]) -> str:
     fields = list(dict.fromkeys(field for stage in stages for field in stage["identity"]["recipe"]))
-    rows = [[field, *(stage["identity"]["recipe"].get(field, "–") for stage in stages)] for field in fields]
+    kept = [stage["identity"]["recipe"] for stage in stages]
+    rows = [[field, *("–" if (v := recipe.get(field)) is None else v for recipe in kept)] for field in fields]
     rows.append(["seed", *(stage["seed"] for stage in stages)])
     return _table(["recipe", *(cell(stage["stage"]) for stage in stages)], rows)
 

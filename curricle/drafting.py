@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -67,7 +68,10 @@ def draft(model: str, sources: list[str], budget_tokens: str) -> str:
         *(
             []
             if preset
-            else ["recipe: {optimizer: adamw, learning_rate: 1.0e-4, batch_tokens: 16384, precision: bf16}"]
+            else [
+                f"recipe: {{optimizer: adamw, learning_rate: 1.0e-4, batch_tokens: {_batch(model, stage)}, "
+                "precision: bf16}"
+            ]
         ),
     ]
     return "\n".join(lines) + "\n"
@@ -89,6 +93,7 @@ def draft_factorial(design: Design, model: str, sources: list[str]) -> str:
     names = {arm.strategy: [f"{source} {shortened(tokens)}" for source, tokens in arm.stages] for arm in design.arms}
     baseline = design.arms[0].strategy
     first, second = design.sources
+    least = min(tokens for _, tokens in stages)
     lines = [
         f"# A factorial: {len(design.arms)} strategies × {design.seeds} seeds.",
         f"# {'It ' + design.why if design.answers else 'It cannot answer: ' + design.why}.",
@@ -111,8 +116,8 @@ def draft_factorial(design: Design, model: str, sources: list[str]) -> str:
         f"seeds: [{', '.join(map(str, range(design.seeds)))}]",
         "# Constant, so that a source is learnt at the same rate wherever it stands.",
         "recipe: {schedule: constant}" if model in PRESETS
-        else "recipe: {optimizer: adamw, learning_rate: 1.0e-4, batch_tokens: 16384, precision: bf16,\n"
-        "         schedule: constant}",
+        else f"recipe: {{optimizer: adamw, learning_rate: 1.0e-4, batch_tokens: {_batch(model, least)},\n"
+        "         precision: bf16, schedule: constant}",
     ]  # fmt: skip
     return "\n".join(lines) + "\n"
 
@@ -143,7 +148,8 @@ def draft_swarm(mixtures: Mapping[str, Mapping[str, float]], tokens: int, model:
         f"target: {used[-1]}",
         "seeds: [0]  # more mixtures say more than more seeds",
         *([] if model in PRESETS
-          else ["recipe: {optimizer: adamw, learning_rate: 1.0e-4, batch_tokens: 16384, precision: bf16}"]),
+          else [f"recipe: {{optimizer: adamw, learning_rate: 1.0e-4, batch_tokens: {_batch(model, tokens)}, "
+                "precision: bf16}"]),
     ]  # fmt: skip
     return "\n".join(lines) + "\n"
 
@@ -178,12 +184,25 @@ def _model(model: str, preset: bool) -> list[str]:
         ]
     if "/" not in model and not Path(model).exists():
         raise Refused(f"--model {model}: neither a preset ({', '.join(PRESETS)}) nor a folder nor a hub id")
-    return [f"model: {{checkpoint: {_quoted(model)}, context: 1024}}  # its own tokenizer is used"]
+    return [f"model: {{checkpoint: {_quoted(model)}, context: {_context(model)}}}  # its own tokenizer is used"]
+
+
+def _context(model: str) -> int:
+    """1,024, or what the checkpoint's positions allow where it is at hand."""
+    try:
+        config = json.loads((Path(model) / "config.json").read_text(encoding="utf-8"))
+        return min(1024, int(config.get("max_position_embeddings") or config.get("n_positions") or 1024))
+    except (OSError, ValueError, AttributeError, TypeError):
+        return 1024
+
+
+def _batch(model: str, stage_tokens: int) -> int:
+    """16k tokens, or as many rows less as let the stage have thirty steps."""
+    context = _context(model)
+    return context * max(1, min(16_384, stage_tokens // 30) // context)
 
 
 def _quoted(text: str) -> str:
-    import json
-
     return json.dumps(text, ensure_ascii=False)
 
 

@@ -327,7 +327,8 @@ def _node(
             if read / epoch > study.max_epochs:
                 faults.append(
                     f"stages.{name}.mixture.{source}: {read * context:,} tokens by the end of the stage are "
-                    f"{read / epoch:.1f} epochs of its {supplied.tokens:,}; max_epochs = {study.max_epochs:g}"
+                    f"{read / epoch:.1f} epochs of its {supplied.tokens:,}; max_epochs = {study.max_epochs:g}: lower "
+                    f"the budget or its weight, or raise max_epochs"
                 )
     ancestor = None
     if parent is not None:

@@ -248,6 +248,14 @@ def test_without_strategies_each_stage_is_one_by_itself(study, tmp_path):
     assert found.strategies == {name: (name,) for name in study.stages}
 
 
+def test_a_draft_from_a_checkpoint_fits_its_positions_and_its_budget(tmp_path):
+    (tmp_path / "config.json").write_text('{"max_position_embeddings": 128}')
+    made = parse_study(draft(str(tmp_path), [], "50k"), tmp_path / "s.yaml")
+    assert made.model.context == 128
+    least = min(stage.budget_tokens for name, stage in made.stages.items() if name != "instruct")
+    assert made.recipe.batch_tokens % 128 == 0 and least // made.recipe.batch_tokens >= 30
+
+
 def test_a_variable_that_is_not_set_is_named(study, monkeypatch, tmp_path):
     monkeypatch.delenv("NO_CORPORA", raising=False)
     with pytest.raises(Refused, match="the variable NO_CORPORA is not set"):

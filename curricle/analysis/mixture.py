@@ -23,7 +23,7 @@ from curricle.analysis.members import Member
 from curricle.analysis.mixing_laws import Law, fit_law
 from curricle.analysis.mixture_findings import LEVEL, Answer, Fitted, fit_swarm, witnesses
 from curricle.analysis.recalibration import Moved, Recalibration, recalibrate
-from curricle.analysis.simplex import repeated
+from curricle.analysis.simplex import refuse_too_little, repeated
 from curricle.analysis.swarm import Row, Swarm, join_column, read_amounts, read_ratios, read_swarm
 from curricle.study import Refused, nearest
 
@@ -114,13 +114,13 @@ def mixture(
     """
     swarm = read_swarm(ratios, metrics)
     wanted = weights_of(swarm, targets)
-    fitted = fit_swarm(swarm, method, seed)
-    moved = at_target_size(fitted, larger)
     here, origin = natural_of(swarm, natural, available)
     most, unique = caps(swarm, available, budget_tokens, max_epochs)
     weights = np.array([wanted.get(m, 0.0) for m in swarm.metrics])
     weights /= weights.sum()
     problem = Problem(weights, here, most, unique, np.full(len(weights), np.inf), swarm.metrics, max_kl)
+    fitted = fit_swarm(swarm, method, seed)
+    moved = at_target_size(fitted, larger)
     random = np.random.default_rng(seed)
     whole: Any = fitted.whole
     if moved is not None:
@@ -198,6 +198,7 @@ def caps(
             raise Refused(f"max_epochs: {max_epochs:g}; it and the budget must be above 0")
         unique = amounts_of(available, swarm, "available") / budget_tokens
         most = np.minimum(most, max_epochs * unique)
+        refuse_too_little(most)  # before anything is fitted
     return most, unique
 
 

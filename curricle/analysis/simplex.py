@@ -37,6 +37,15 @@ class Optimum:
     gap: float  # the value is at most so far above the least
 
 
+def refuse_too_little(most_J: np.ndarray) -> None:
+    """Caps that leave no mixture."""
+    if most_J.sum() < 1 - 1e-12:
+        raise Refused(
+            f"available: the tokens at hand make only {most_J.sum():.1%} of the budget at that many epochs; "
+            "raise --max-epochs or lower --budget-tokens"
+        )
+
+
 def best_on_simplex(
     objective: Smooth, most_J: np.ndarray, limits: Sequence[Limit] = (), start_J: np.ndarray | None = None,
     precision: float = 1e-8,
@@ -44,11 +53,7 @@ def best_on_simplex(
     """Minimise over p ≥ 0, Σp = 1, p ≤ most, and the limits. A source with most = 0 gets exactly 0. Raises `Refused`
     where the caps leave no mixture, or the limits none."""
     open_J = most_J > 0
-    if most_J.sum() < 1 - 1e-12:
-        raise Refused(
-            f"available: the tokens at hand make only {most_J.sum():.1%} of the budget at that many epochs; "
-            "raise --max-epochs or lower --budget-tokens"
-        )
+    refuse_too_little(most_J)
     most = np.minimum(most_J[open_J], 1.0)
     if most_J.sum() < 1 + 1e-9 or open_J.sum() == 1:  # the caps leave one mixture
         p = np.zeros(len(most_J))

@@ -54,12 +54,10 @@ def study(
     from curricle.commands.analysis import found
     from curricle.report.proposals import next_runs_view
 
+    tokens = _count("--budget-tokens", budget_tokens)  # refused before a corpus is read
     console = make_console(quiet=as_json)
     results, own = found(of, store, set or [], console)
-    design = next_runs(
-        results, target=target or own, tokens=_count("--budget-tokens", budget_tokens), flops=budget_flops,
-        hours=budget_hours,
-    )  # fmt: skip
+    design = next_runs(results, target=target or own, tokens=tokens, flops=budget_flops, hours=budget_hours)
     if figures is not None and design.front is not None:
         from curricle.report.charts import save_all
 
@@ -92,7 +90,7 @@ def factorial(
         float | None, typer.Option(help="The spread of one run's T over seeds, where it is known.")
     ] = None,
     gamma: Annotated[float | None, typer.Option(help="The γ that must be seen.")] = None,
-    model: Annotated[str, typer.Option(help="A preset (0.5m … 7b), or a checkpoint's folder or hub id.")] = "1m",
+    model: Annotated[str, typer.Option(help="A preset (0.4m … 7b), or a checkpoint's folder or hub id.")] = "1m",
     source: Annotated[list[str] | None, typer.Option(metavar="NAME=PATH", help="A corpus: files or a glob.")] = None,
     out: Annotated[Path | None, typer.Option(help="Write the study here.")] = None,
     as_json: Json = False,
@@ -135,7 +133,7 @@ def swarm(
     ] = None,
     runs: Annotated[int, typer.Option(help="Different mixtures, the natural and the uniform one among them.")] = 36,
     budget_tokens: Annotated[str, typer.Option(help="Of each run.")] = "250k",
-    model: Annotated[str, typer.Option(help="A preset (0.5m … 7b), or a checkpoint's folder or hub id.")] = "1m",
+    model: Annotated[str, typer.Option(help="A preset (0.4m … 7b), or a checkpoint's folder or hub id.")] = "1m",
     seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Write the study here.")] = None,
     as_json: Json = False,

@@ -51,6 +51,11 @@ def mixture(
 
     if (predict is None) != (out is None):
         raise Refused("--predict and --out go together: mixtures to predict, and the file for what is predicted")
+    if (available is None) != (budget_tokens is None):
+        raise Refused("--available and --budget-tokens go together: what there is, and how much of it is read")
+    if max_kl is not None and not max_kl > 0:
+        raise Refused(f"--max-kl {max_kl:g}: a divergence in nats, above 0")
+    planned = tokens(budget_tokens)
     if (larger_ratios is None) != (larger_metrics is None):
         raise Refused("--larger-ratios and --larger-metrics go together")
     tables = read(ratios, "--ratios"), read(metrics, "--metrics")
@@ -76,7 +81,7 @@ def mixture(
             method=method,
             natural=read(natural, "--natural") if natural else None,
             available=read(available, "--available") if available else None,
-            budget_tokens=tokens(budget_tokens),
+            budget_tokens=planned,
             max_epochs=max_epochs,
             bounds=dict(split(b, "--bound") for b in bound or []),
             max_kl=max_kl,
@@ -100,7 +105,9 @@ def read(path: Path, option: str) -> list[dict[str, str]]:
             reader = csv.DictReader(file)
             names = list(reader.fieldnames or [])
             rows = list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except OSError as error:
+        raise Refused(f"{option} {path}: {(error.strerror or str(error)).lower()}") from None
+    except (UnicodeDecodeError, csv.Error) as error:
         raise Refused(f"{option} {path}: {error}") from None
     for name in names:
         if names.count(name) > 1:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 def new(
     path: Annotated[Path, typer.Argument(help="The file to write.")] = Path("study.yaml"),
-    model: Annotated[str, typer.Option(help="A preset (0.5m … 7b), or a checkpoint's folder or hub id.")] = "1m",
+    model: Annotated[str, typer.Option(help="A preset (0.4m … 7b), or a checkpoint's folder or hub id.")] = "1m",
     source: Annotated[list[str] | None, typer.Option(metavar="NAME=PATH", help="A corpus: files or a glob.")] = None,
     budget_tokens: Annotated[str, typer.Option(help="Tokens of a strategy, such as 2B.")] = "1M",
 ) -> None:

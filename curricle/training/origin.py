@@ -70,7 +70,8 @@ def find(study: Study, store: Store, plan_only: bool) -> Origin | None:
             raise Refused(f"model.preset: state the shape of {name}, which is not on this disk, to plan without it")
         return Origin(f"{name}@{model.revision or 'main'}", PRESETS[model.preset], name, model.revision)
     if "/" not in name or name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise Refused(f"{FIELD}: {name}: no such folder, and not a hub id such as org/name")
+        hint = "; get it with  python scripts/fetch_smollm2.py" if Path(name).name == "smollm2-135m" else ""
+        raise Refused(f"{FIELD}: {name}: no such folder, and not a hub id such as org/name{hint}")
     config = _config(name, f"{FIELD}: {name}: no such folder, and the hub gave", revision=model.revision or "main")
     revision = model.revision or getattr(config, "_commit_hash", None)
     return Origin(f"{name}@{revision or 'main'}", shape_of(config), name, revision)
