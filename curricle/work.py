@@ -219,15 +219,12 @@ def _initial(prepared: Prepared, node: Node, delimiter: int) -> PreTrainedModel:
 
 
 def _begin(prepared: Prepared, node: Node, folder: Path, ranks: Ranks) -> Begin | None:
-    """The state that a run begins with beside its weights: that of a run with the same first steps, or its parent's."""
+    """The state that a run without one of its own begins with beside its weights: its parent's, where that counts."""
     from curricle.training import checkpoint
     from curricle.training.loop import Begin
 
-    found = ranks.decided(
-        lambda: None if checkpoint.complete(folder / "checkpoints") else _adopted(prepared, node, folder)
-    )
-    if found is not None:
-        return Begin(found, "resume")
+    if ranks.first and not checkpoint.complete(folder / "checkpoints"):
+        _adopt(prepared, node, folder)
     if node.parent is None:
         return None
     parent = prepared.store.run_folder(node.parent)
@@ -245,9 +242,9 @@ def _register(prepared: Prepared, node: Node, step: int) -> None:
         write_json(file, {"run": node.run, "step": step})
 
 
-def _adopted(prepared: Prepared, node: Node, folder: Path) -> Path | None:
-    """The latest state of another run that is a state of this one, too; what that run kept until then is taken over:
-    its metrics, and its weights at the points that are asked of this run. None where there is no such state."""
+def _adopt(prepared: Prepared, node: Node, folder: Path) -> None:
+    """Take over the first part of another run, up to the latest state that is a state of this one, too: its states, its
+    weights at the points that are asked of this run, its metrics. Nothing where there is no such state."""
     from curricle.training import averaging
     from curricle.training.loop import lines_until
 
@@ -257,19 +254,22 @@ def _adopted(prepared: Prepared, node: Node, folder: Path) -> Path | None:
             continue  # the donor has not kept what must be averaged until then
         file = prepared.store.root / "states" / f"{node.states[step]}.json"
         donor = prepared.store.run_folder(read_json(file)["run"]) if file.exists() else folder
-        points = [s for s in node.evaluate_at if s <= step]
-        kept = {s: _kept_by(donor, node, s) for s in points}
-        if donor == folder or not is_complete(state_folder(donor, step)) or not all(kept.values()):
+        kept = {weights_folder(folder, node, s): _kept_by(donor, node, s) for s in node.evaluate_at if s <= step}
+        states = sorted(s for s in {*node.needed, step} if s <= step)
+        kept |= {state_folder(folder, s): _whole(state_folder(donor, s)) for s in states}
+        if donor == folder or not all(kept.values()):
             continue
-        for point, place in kept.items():
-            target = weights_folder(folder, node, point)
+        with whole_file(folder / "metrics.jsonl") as metrics:
+            metrics.writelines(lines_until(donor / "metrics.jsonl", step))
+        for target, place in kept.items():  # the latest state last: where it is, all before it is
             if place is not None and not is_complete(target):
                 with whole_folder(target) as temporary:
                     shutil.copytree(place, temporary, copy_function=_linked, dirs_exist_ok=True)
-        with whole_file(folder / "metrics.jsonl") as metrics:
-            metrics.writelines(lines_until(donor / "metrics.jsonl", step))
-        return state_folder(donor, step)
-    return None
+        return
+
+
+def _whole(folder: Path) -> Path | None:
+    return folder if is_complete(folder) else None
 
 
 def _kept_by(donor: Path, node: Node, step: int) -> Path | None:

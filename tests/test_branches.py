@@ -13,11 +13,12 @@ from tiny_study import tiny, write_study
 
 from curricle import runner
 from curricle.planning import compile_plan
-from curricle.preparation import make_plan
+from curricle.preparation import make_plan, prepare, stock
 from curricle.results import Results
 from curricle.store import Store
 from curricle.study import Refused, Study
 from curricle.studyfile import load_study
+from curricle.work import work_on
 
 WHOLE = {"mixture": {"algebra": 1}, "budget_tokens": 4096}
 ANNEALED = {
@@ -190,6 +191,44 @@ def test_a_mean_of_states_is_never_taken_for_a_state(tmp_path, averaged):
     assert weights(files["adopter"], tmp_path / "store") == weights(files["adopter"], tmp_path / "afresh")
     scored = "select tokens, item, nats from evaluations order by all"
     assert after_it.sql(scored) == afresh.sql(scored)
+
+
+CODE = {"mixture": {"code": 1}}
+
+
+def compiled(folder: Path, store: Path, strategies: dict[str, list[str]], **stages: dict):
+    """A study of code with no benchmarks, ready to be worked on in this process, and its nodes by stage."""
+    folder.mkdir(exist_ok=True)
+    fields = tiny(sources={"code": {"files": "code.jsonl"}}, benchmarks={}, held_out={"scored_bytes": 500},
+                  max_epochs=99, stages={name: CODE | stage for name, stage in stages.items()}, strategies=strategies,
+                  baseline=next(iter(strategies)), recipe={"batch_tokens": 512, "warmup_tokens": 512})  # fmt: skip
+    prepared = prepare(load_study(write_study(folder, fields)), Store(store))
+    plan = compile_plan(prepared.study, prepared.catalogue)
+    stock(prepared, plan)
+    return prepared, {node.stage: node for node in plan.nodes.values()}
+
+
+def worked(prepared, node) -> list[tuple[str, int]]:
+    return [(m.kind, m.tokens) for m in work_on(prepared, node)]
+
+
+def test_an_adopted_prefix_is_a_prefix_to_branch_from(tmp_path):
+    stages = {"short": {"budget_tokens": 1024}, "long": {"budget_tokens": 2048},
+              "cool": {"budget_tokens": 512, "branch_at": "1024"}}  # fmt: skip
+    ends = {}
+    for store, order in (("adopted", ("short", "long", "cool")), ("afresh", ("long", "cool"))):
+        prepared, nodes = compiled(tmp_path, tmp_path / store, {"a": ["short"], "b": ["long", "cool"]}, **stages)
+        said = {stage: worked(prepared, nodes[stage]) for stage in order}
+        assert all(messages[-1][0] == "done" for messages in said.values())
+        first = min(tokens for kind, tokens in said["long"] if kind == "step" and tokens > 0)
+        ends[store] = [weights_in(prepared, nodes[stage]) for stage in ("long", "cool")], first
+    assert ends["adopted"][0] == ends["afresh"][0]
+    assert ends["adopted"][1] > ends["afresh"][1], "nothing was adopted"
+
+
+def weights_in(prepared, node) -> bytes:
+    file = prepared.store.run_folder(node.run) / "model" / "model.safetensors"
+    return b"".join(t.numpy().tobytes() for _, t in sorted(load_file(file).items()))
 
 
 def weights(file: Path, store: Path) -> list[bytes]:
