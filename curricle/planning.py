@@ -243,15 +243,16 @@ def compile_plan(study: Study, catalogue: Catalogue) -> Plan:
                 for name in study.strategies[strategy]:
                     recipe = study.recipe_of(name).model_copy(update=chosen.get(name, {}))
                     node = _node(study, catalogue, name, recipe, seed, parent, faults)
+                    # A branch from a state that several runs have is one node; its parent is the first of them.
                     known = nodes.get(node.run, node)
                     passing = tuple(dict.fromkeys([*known.strategies, arm]))
-                    parent = nodes[node.run] = replace(node, strategies=passing)
+                    parent = nodes[node.run] = replace(known, strategies=passing)
                     path.append(node.run)
                 paths[arm, seed] = tuple(path)
                 arms[arm] = strategy
     if faults:
         raise Refused("\n".join(f"{study.path or study.name}: {fault}" for fault in dict.fromkeys(faults)))
-    return Plan(study, catalogue, _with_states(nodes), paths, arms)
+    return Plan(study, catalogue, _with_states(nodes, paths.values()), paths, arms)
 
 
 def _arms(study: Study, strategy: str) -> Iterator[tuple[str, dict[str, dict[str, float]]]]:
@@ -264,13 +265,17 @@ def _arms(study: Study, strategy: str) -> Iterator[tuple[str, dict[str, dict[str
         yield f"{strategy} [{said}]" if said else strategy, chosen
 
 
-def _with_states(nodes: dict[str, Node]) -> dict[str, Node]:
-    """Which states are kept: the ends of phases, and where another stage branches off; scored there, too."""
+def _with_states(nodes: dict[str, Node], paths: Iterable[Sequence[str]]) -> dict[str, Node]:
+    """Which states are kept: the ends of phases, and where a path leaves for a branch; scored there, too. A run that is
+    not the branch's parent has the same state there, so whichever comes first lends it to the other."""
     needed: dict[str, set[int]] = {run: set() for run in nodes}
     branches: dict[str, set[int]] = {run: set() for run in nodes}
+    for before, after in itertools.chain.from_iterable(map(itertools.pairwise, paths)):
+        branch = nodes[after].branch_step
+        if branch is not None:
+            branches[before].add(branch)
     for node in nodes.values():
         if node.parent is not None and node.branch_step is not None:
-            branches[node.parent].add(node.branch_step)
             needed[node.parent].add(node.branch_step)
         elif node.parent is not None and node.init_from != "weights":
             needed[node.parent].add(nodes[node.parent].steps)

@@ -50,6 +50,27 @@ def test_a_later_stage_goes_on_in_the_stream_where_the_earlier_one_stopped():
     assert one.skip == {} and two.skip == one.rows and one.run != two.run
 
 
+def test_a_branch_from_a_state_that_two_runs_share_has_one_parent_which_comes_before_it():
+    cool = {"mixture": {"algebra": 1}, "budget_tokens": 1024, "branch_at": 2048}
+    stages = {name: {"mixture": {"algebra": 1}, "budget_tokens": n} for name, n in (("short", 4096), ("long", 8192))}
+    plan = compiled(
+        tiny(
+            stages=stages | {"cool": cool},
+            strategies={"a": ["short", "cool"], "b": ["long", "cool"]},
+            baseline="a",
+            recipe={"batch_tokens": 512, "warmup_tokens": 512},
+        )
+    )
+    order = list(plan.nodes)
+    (short, branch), (longer, other) = plan.paths["a", 0], plan.paths["b", 0]
+    assert branch == other and plan.nodes[branch].strategies == ("a", "b")
+    assert all(n.parent is None or order.index(n.parent) < order.index(n.run) for n in plan.nodes.values())
+    assert plan.nodes[branch].parent == short and plan.nodes[short].needed == {4} and not plan.nodes[longer].needed
+    # Both arms are scored where they branch off, and the prefix is trained once.
+    assert plan.nodes[short].states[4] == plan.nodes[longer].states[4]
+    assert 4 in plan.nodes[short].evaluate_at and 4 in plan.nodes[longer].evaluate_at
+
+
 CHANGES = {
     "seeds": [1],
     "model.context": 128,
