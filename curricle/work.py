@@ -104,6 +104,10 @@ def work_on(
                 sweep(part)
             if not (folder / "run.json").exists():
                 write_json(folder / "run.json", prepared.described(node))
+            checkpoint.name(folder / "checkpoints", node.states)
+            for step in node.states:
+                if is_complete(state_folder(folder, step)):
+                    _register(prepared, node, step)
         if ranks.decided(lambda: is_trained(prepared, node)):
             yield from _evaluate_kept(prepared, node, folder, ranks, asked_to_stop)
         else:

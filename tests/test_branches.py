@@ -18,7 +18,7 @@ from curricle.results import Results
 from curricle.store import Store
 from curricle.study import Refused, Study
 from curricle.studyfile import load_study
-from curricle.work import work_on
+from curricle.work import Message, is_done, work_on
 
 WHOLE = {"mixture": {"algebra": 1}, "budget_tokens": 4096}
 ANNEALED = {
@@ -224,6 +224,20 @@ def test_an_adopted_prefix_is_a_prefix_to_branch_from(tmp_path):
         ends[store] = [weights_in(prepared, nodes[stage]) for stage in ("long", "cool")], first
     assert ends["adopted"][0] == ends["afresh"][0]
     assert ends["adopted"][1] > ends["afresh"][1], "nothing was adopted"
+
+
+def test_a_state_that_was_saved_before_it_was_branched_from_stays(tmp_path):
+    stages = {"long": {"budget_tokens": 1536, "evaluate_at": [1024]}}
+    prepared, nodes = compiled(tmp_path, tmp_path / "store", {"b": ["long"]}, **stages)
+    asked: list[Message] = []
+    for message in work_on(prepared, nodes["long"], asked_to_stop=lambda: bool(asked)):
+        if message.kind == "evaluating":
+            asked.append(message)
+    branches = {"cool": {"budget_tokens": 512, "branch_at": "1024"}}
+    prepared, nodes = compiled(tmp_path, tmp_path / "store", {"b": ["long", "cool"]}, **stages, **branches)
+    assert next(t for kind, t in worked(prepared, nodes["long"]) if kind == "step") == 1024, "it went on"
+    assert worked(prepared, nodes["cool"])[-1][0] == "done"
+    assert is_done(prepared, nodes["long"])
 
 
 def weights_in(prepared, node) -> bytes:

@@ -23,7 +23,7 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
 
-from curricle.store import finish_folder, is_complete, read_json, write_json
+from curricle.store import finish_folder, is_complete, read_json, sweep, write_json
 from curricle.training.distribution import Ranks
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "momentum_buffer")
@@ -139,6 +139,16 @@ def describe(place: Path) -> Saved:
 def complete(folder: Path) -> list[Path]:
     """The whole checkpoints, oldest first."""
     return sorted(f for f in folder.glob("step-*") if is_complete(f))
+
+
+def name(folder: Path, states: Mapping[int, str]) -> None:
+    """Give the states that other runs may begin from their fingerprints, where they were saved before that was asked:
+    a state with a name stays."""
+    for place in complete(folder):
+        sweep(place)
+        said = read_json(place / "state.json")
+        if said["state"] is None and said["step"] in states:
+            write_json(place / "state.json", said | {"state": states[said["step"]]})
 
 
 def keep_milestones(folder: Path) -> None:
