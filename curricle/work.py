@@ -11,7 +11,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -143,37 +143,85 @@ def _ours(folder: Path, run: str, ranks: Ranks) -> Iterator[None]:
 def _train(
     prepared: Prepared, node: Node, folder: Path, ranks: Ranks, execution: Execution, asked_to_stop: Asked
 ) -> Iterator[Message]:
-    from curricle.tokens.tokenizer import load as load_tokenizer
+    """What lies behind the newest state first, then on from there."""
+
+    def behind() -> list[int]:
+        return ranks.decided(lambda: _settled(node, folder))
+
+    if again := behind():
+        yield from _take_steps(prepared, node, folder, ranks, execution, asked_to_stop, again)
+        if behind():
+            return
+    if not ranks.decided(lambda: is_trained(prepared, node)):
+        yield from _take_steps(prepared, node, folder, ranks, execution, asked_to_stop)
+    if ranks.decided(lambda: is_trained(prepared, node)):
+        # What was asked since, at points that an earlier session passed.
+        yield from _evaluate_kept(prepared, node, folder, ranks, asked_to_stop)
+
+
+def _settled(node: Node, folder: Path) -> list[int]:
+    """The steps before the newest state after which something is to be kept that nobody had asked for when they were
+    taken. They are taken once more, in `again/`, from the last state before them, and what the run has reached stays;
+    states that are made there and needed are the run's own."""
     from curricle.training import checkpoint
+
+    sweep(folder)
+    made = checkpoint.complete(folder / "again" / "checkpoints")
+    for place in made:
+        target = folder / "checkpoints" / place.name
+        if checkpoint.describe(place).step in node.needed and not is_complete(target):
+            place.rename(target)
+    states = checkpoint.complete(folder / "checkpoints")
+    lacking = [s for s in node.evaluate_at if not is_complete(weights_folder(folder, node, s))]
+    lacking += [s for s in node.needed if not is_complete(state_folder(folder, s))]
+    reached = checkpoint.describe(states[-1]).step if states else 0
+    behind = sorted({s for s in lacking if s < reached})
+    past = [place for place in made if behind and place.name > state_folder(folder, behind[0]).name]
+    if (past or not behind) and (folder / "again").exists():
+        checkpoint.drop(folder / "again")
+    return behind
+
+
+def _take_steps(
+    prepared: Prepared,
+    node: Node,
+    folder: Path,
+    ranks: Ranks,
+    execution: Execution,
+    asked_to_stop: Asked,
+    again: Sequence[int] = (),
+) -> Iterator[Message]:
+    """Train, and keep and score the weights at every point. With `again` until the last of these steps only, in
+    `again/`."""
+    from curricle.tokens.tokenizer import load as load_tokenizer
     from curricle.training import model as models
     from curricle.training.distribution import whole_weights
     from curricle.training.loop import train
 
     tokenizer = load_tokenizer(prepared.tokenizer, prepared.revision)
     tokenizer.chat_template = prepared.chat_template(node.kind, node.sources) or tokenizer.chat_template
-    if ranks.first and _point_lies_behind(node, folder):
-        # It was not asked for before: the same steps are taken again.
-        checkpoint.clear(folder / "checkpoints")
-    begin = _begin(prepared, node, folder, ranks)
+    begin = _begin(prepared, node, folder, ranks, before=again[0] if again else None)
     how = execution.for_device(ranks.device.type)
     model = _initial(prepared, node, tokenizer.eos_token_id)
+    taken = 0
     steps = train(
         model,
         sampler_for(prepared, node),
         node.recipe,
         steps=node.steps,
-        evaluate_at=frozenset(node.evaluate_at),
-        folder=folder,
-        milestones=node.states,
+        evaluate_at=frozenset(s for s in node.evaluate_at if not again or s in again),
+        folder=folder / "again" if again else folder,
+        milestones={s: state for s, state in node.states.items() if not again or s in again},
         begin=begin,
         ranks=ranks,
         execution=how,
-        asked_to_stop=asked_to_stop,
+        asked_to_stop=lambda: asked_to_stop() or (bool(again) and taken >= again[-1]),
         flops_per_token=prepared.catalogue.shape.training_flops_per_token(prepared.catalogue.vocabulary, node.context),
     )
     # On a GPU the layers are compiled for training's shapes; what is scored is then what was exported.
     live = ranks.size == 1 and not how.compile and ranks.device.type == "cpu"
     for now in steps:
+        taken = now.step
         yield Message("step", node.run, now.tokens, now.loss_nats, now.tokens_per_second)
         if now.step in node.states and ranks.first:
             _register(prepared, node, now.step)
@@ -186,19 +234,6 @@ def _train(
                     models.export(whole, tokenizer, kept)
                 ranks.wait()
             _evaluate(prepared, node, folder, now.step, (model, tokenizer) if live else None, ranks, asked_to_stop)
-    if not ranks.decided(lambda: is_trained(prepared, node)):
-        return
-    # What was asked since, at points that an earlier session passed.
-    yield from _evaluate_kept(prepared, node, folder, ranks, asked_to_stop)
-
-
-def _point_lies_behind(node: Node, folder: Path) -> bool:
-    from curricle.training import checkpoint
-
-    found = checkpoint.complete(folder / "checkpoints")
-    reached = checkpoint.describe(found[-1]).step if found else 0
-    points = [weights_folder(folder, node, s) for s in node.evaluate_at if s < reached]
-    return not all(map(is_complete, [*points, *(state_folder(folder, s) for s in node.needed if s < reached)]))
 
 
 # ---- where a run begins -------------------------------------------------------------------------------------------
@@ -222,11 +257,20 @@ def _initial(prepared: Prepared, node: Node, delimiter: int) -> PreTrainedModel:
     )
 
 
-def _begin(prepared: Prepared, node: Node, folder: Path, ranks: Ranks) -> Begin | None:
-    """The state that a run without one of its own begins with beside its weights: its parent's, where that counts."""
+def _begin(prepared: Prepared, node: Node, folder: Path, ranks: Ranks, before: int | None = None) -> Begin | None:
+    """The state that a run without one of its own begins with beside its weights: its parent's, where that counts. For
+    what lies `before` a step its own last state until there."""
     from curricle.training import checkpoint
     from curricle.training.loop import Begin
 
+    if before is not None:
+        own = ranks.decided(
+            lambda: [p for p in checkpoint.complete(folder / "checkpoints") if checkpoint.describe(p).step <= before][
+                -1:
+            ]
+        )
+        if own:
+            return Begin(own[0], "resume")
     if ranks.first and not checkpoint.complete(folder / "checkpoints"):
         _adopt(prepared, node, folder)
     if node.parent is None:

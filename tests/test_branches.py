@@ -18,7 +18,7 @@ from curricle.results import Results
 from curricle.store import Store
 from curricle.study import Refused, Study
 from curricle.studyfile import load_study
-from curricle.work import Message, is_done, work_on
+from curricle.work import is_done, work_on
 
 WHOLE = {"mixture": {"algebra": 1}, "budget_tokens": 4096}
 ANNEALED = {
@@ -199,9 +199,16 @@ CODE = {"mixture": {"code": 1}}
 def compiled(folder: Path, store: Path, strategies: dict[str, list[str]], **stages: dict):
     """A study of code with no benchmarks, ready to be worked on in this process, and its nodes by stage."""
     folder.mkdir(exist_ok=True)
-    fields = tiny(sources={"code": {"files": "code.jsonl"}}, benchmarks={}, held_out={"scored_bytes": 500},
-                  max_epochs=99, stages={name: CODE | stage for name, stage in stages.items()}, strategies=strategies,
-                  baseline=next(iter(strategies)), recipe={"batch_tokens": 512, "warmup_tokens": 512})  # fmt: skip
+    fields = tiny(
+        sources={"code": {"files": "code.jsonl"}},
+        benchmarks={},
+        held_out={"scored_bytes": 500},
+        max_epochs=99,
+        stages={name: stage if "phases" in stage else CODE | stage for name, stage in stages.items()},
+        strategies=strategies,
+        baseline=next(iter(strategies)),
+        recipe={"batch_tokens": 512, "warmup_tokens": 512},
+    )
     prepared = prepare(load_study(write_study(folder, fields)), Store(store))
     plan = compile_plan(prepared.study, prepared.catalogue)
     stock(prepared, plan)
@@ -210,6 +217,15 @@ def compiled(folder: Path, store: Path, strategies: dict[str, list[str]], **stag
 
 def worked(prepared, node) -> list[tuple[str, int]]:
     return [(m.kind, m.tokens) for m in work_on(prepared, node)]
+
+
+def until(prepared, node, tokens: int) -> list[int]:
+    """Work on a run and leave it at that step, as who presses Ctrl-C: the steps that were taken, in tokens."""
+    steps: list[int] = []
+    for message in work_on(prepared, node, asked_to_stop=lambda: tokens in steps):
+        if message.kind == "step":
+            steps.append(message.tokens)
+    return steps
 
 
 def test_an_adopted_prefix_is_a_prefix_to_branch_from(tmp_path):
@@ -229,15 +245,38 @@ def test_an_adopted_prefix_is_a_prefix_to_branch_from(tmp_path):
 def test_a_state_that_was_saved_before_it_was_branched_from_stays(tmp_path):
     stages = {"long": {"budget_tokens": 1536, "evaluate_at": [1024]}}
     prepared, nodes = compiled(tmp_path, tmp_path / "store", {"b": ["long"]}, **stages)
-    asked: list[Message] = []
-    for message in work_on(prepared, nodes["long"], asked_to_stop=lambda: bool(asked)):
-        if message.kind == "evaluating":
-            asked.append(message)
+    until(prepared, nodes["long"], 1024)
     branches = {"cool": {"budget_tokens": 512, "branch_at": "1024"}}
     prepared, nodes = compiled(tmp_path, tmp_path / "store", {"b": ["long", "cool"]}, **stages, **branches)
     assert next(t for kind, t in worked(prepared, nodes["long"]) if kind == "step") == 1024, "it went on"
     assert worked(prepared, nodes["cool"])[-1][0] == "done"
     assert is_done(prepared, nodes["long"])
+
+
+def test_a_point_asked_for_later_costs_the_steps_to_it_and_nothing_that_was_made(tmp_path):
+    parts = [{"until": "1024", "mixture": {"code": 1}}, {"until": "100%", "mixture": {"code": 1}}]
+    long = {"budget_tokens": 3072, "phases": parts}
+    prepared, nodes = compiled(tmp_path, tmp_path / "store", {"b": ["long"]}, long=long)
+    until(prepared, nodes["long"], 2560)
+    checkpoints = prepared.store.run_folder(nodes["long"].run) / "checkpoints"
+    before = {f.name for f in checkpoints.glob("step-*")}
+    assert before == {"step-00000002", "step-00000005"}
+
+    long |= {"evaluate_at": [1536]}
+    stages = {"long": long, "cool": {"budget_tokens": 512, "branch_at": "2048"}}
+    prepared, nodes = compiled(tmp_path, tmp_path / "store", {"b": ["long", "cool"]}, **stages)
+    steps = until(prepared, nodes["long"], 1536)  # left in the gap, and gone on with
+    assert before <= {f.name for f in checkpoints.glob("step-*")}
+    steps += [tokens for kind, tokens in worked(prepared, nodes["long"]) if kind == "step"]
+    assert sorted(set(steps)) == [1536, 2048, 3072], "from the state at 1,024 to the branch, and from 2,560 on"
+    afresh, others = compiled(tmp_path, tmp_path / "afresh", {"b": ["long", "cool"]}, **stages)
+    for stage in ("long", "cool"):
+        assert worked(prepared, nodes[stage])[-1] == worked(afresh, others[stage])[-1]
+        assert weights_in(prepared, nodes[stage]) == weights_in(afresh, others[stage])
+    here, there = (each.store.run_folder(nodes["long"].run) for each in (prepared, afresh))
+    assert {f.relative_to(here) for f in here.rglob("*")} == {f.relative_to(there) for f in there.rglob("*")}
+    point = "points/000000001536/model.safetensors"
+    assert (here / point).read_bytes() == (there / point).read_bytes()
 
 
 def weights_in(prepared, node) -> bytes:

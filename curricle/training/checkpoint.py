@@ -110,7 +110,7 @@ class Saver:
             write_json(self._temporary / "state.json", named | {"guard": dict(saved.guard)})
             finish_folder(self._temporary, self.folder / f"step-{saved.step:08d}")
             for old in [f for f in complete(self.folder) if describe(f).state is None][: -self.keep]:
-                _drop(old)
+                drop(old)
         self._temporary = None
         self.ranks.wait()
 
@@ -154,16 +154,10 @@ def name(folder: Path, states: Mapping[int, str]) -> None:
 def keep_milestones(folder: Path) -> None:
     """Drop what is only there to resume from, once a run has ended."""
     for old in [f for f in complete(folder) if describe(f).state is None]:
-        _drop(old)
+        drop(old)
 
 
-def clear(folder: Path) -> None:
-    """Drop all checkpoints, so that the run begins again."""
-    for old in complete(folder):
-        _drop(old)
-
-
-def _drop(folder: Path) -> None:
+def drop(folder: Path) -> None:
     # Renamed first: a folder that is half deleted must not look whole.
     shutil.rmtree(folder.rename(folder.with_name(f".{folder.name}.old.tmp")))
 
