@@ -12,7 +12,7 @@ import platform
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -79,9 +79,25 @@ def is_trained(prepared: Prepared, node: Node) -> bool:
     return all(map(is_complete, kept_folders(prepared, node)))
 
 
-def is_done(prepared: Prepared, node: Node) -> bool:
+def is_scored(prepared: Prepared, node: Node) -> bool:
     """Trained, and every evaluation there."""
     return is_trained(prepared, node) and all(file.exists() for file in evaluation_files(prepared, node))
+
+
+def is_done(prepared: Prepared, node: Node) -> bool:
+    """Scored, and rid of what it needs no longer: a run that was killed in between is entered once more for that."""
+    return is_scored(prepared, node) and not left_over(prepared.store.run_folder(node.run))
+
+
+def left_over(folder: Path) -> list[Path]:
+    """What is of use only until a run is scored: what is taken once more or averaged, states that have no name and so
+    are only there to resume from, and what was being removed."""
+    states = folder / "checkpoints"
+    found = [part for part in (folder / "again", folder / "average") if part.exists()]
+    for place in filter(is_complete, sorted(states.glob("step-*"))):
+        with suppress(FileNotFoundError):  # another process has just removed it
+            found += [place] if read_json(place / "state.json")["state"] is None else []
+    return [*found, *folder.glob(".*.old.tmp"), *states.glob(".*.old.tmp")]
 
 
 def work_on(
@@ -93,15 +109,15 @@ def work_on(
 ) -> Iterator[Message]:
     """Train what is left of a run and evaluate it; nothing that is there is done again. The last message is `done`, or
     `stopped` where it was asked to stop and has saved. Raises `Held` where another process works on it."""
-    from curricle.training import averaging, checkpoint
+    from curricle.training import checkpoint
     from curricle.training.distribution import Ranks
 
     ranks = ranks or Ranks.alone()
     folder = prepared.store.run_folder(node.run)
     with _ours(folder, node.run, ranks):
         if ranks.first:
-            for part in (folder, folder / "points", folder / "evaluations", folder / "average"):
-                sweep(part)
+            for part in ("", "points", "evaluations", "checkpoints", "average"):
+                sweep(folder / part)
             if not (folder / "run.json").exists():
                 write_json(folder / "run.json", prepared.described(node))
             checkpoint.name(folder / "checkpoints", node.states)
@@ -116,10 +132,10 @@ def work_on(
                 sessions = read_json(file)["sessions"] if file.exists() else []
                 write_json(file, {"sessions": [*sessions, receipt(ranks)]})
             yield from _train(prepared, node, folder, ranks, execution or Execution(), asked_to_stop)
-        done = ranks.decided(lambda: is_done(prepared, node))
+        done = ranks.decided(lambda: is_scored(prepared, node))
         if done and ranks.first:
-            averaging.clear(folder)
-            checkpoint.keep_milestones(folder / "checkpoints")  # other runs may begin with these
+            for place in left_over(folder):
+                checkpoint.drop(place)
     yield Message("done" if done else "stopped", node.run, node.tokens if done else 0)
 
 

@@ -18,6 +18,7 @@ from curricle.results import Results
 from curricle.store import Store
 from curricle.study import Refused, Study
 from curricle.studyfile import load_study
+from curricle.training import checkpoint
 from curricle.work import is_done, work_on
 
 WHOLE = {"mixture": {"algebra": 1}, "budget_tokens": 4096}
@@ -277,6 +278,26 @@ def test_a_point_asked_for_later_costs_the_steps_to_it_and_nothing_that_was_made
     assert {f.relative_to(here) for f in here.rglob("*")} == {f.relative_to(there) for f in there.rglob("*")}
     point = "points/000000001536/model.safetensors"
     assert (here / point).read_bytes() == (there / point).read_bytes()
+
+
+def test_who_was_killed_before_the_last_cleaning_leaves_a_run_that_is_entered_again(tmp_path, monkeypatch):
+    mean = {"budget_tokens": 1024, "recipe": {"average": {"last": 2, "every_tokens": 512}}}
+    stages = {"mean": mean | {"evaluate_at": [512]}}
+    prepared, nodes = compiled(tmp_path, tmp_path / "store", {"b": ["mean"]}, **stages)
+
+    def killed(place: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(checkpoint, "drop", killed)
+        worked(prepared, nodes["mean"])
+    folder = prepared.store.run_folder(nodes["mean"].run)
+    before = weights_in(prepared, nodes["mean"])
+    assert (folder / "average").exists() and not is_done(prepared, nodes["mean"])
+    assert worked(prepared, nodes["mean"]) == [("done", 1024)], "nothing is trained or scored again"
+    assert is_done(prepared, nodes["mean"]) and weights_in(prepared, nodes["mean"]) == before
+    assert [f.name for f in (folder / "checkpoints").iterdir()] == ["step-00000002"]
+    assert not (folder / "average").exists()
 
 
 def weights_in(prepared, node) -> bytes:

@@ -5,7 +5,6 @@ Each state that counts is kept as a folder of its own, whole or not at all, so a
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,13 +60,6 @@ def apply(folder: Path, model: PreTrainedModel, recipe: Recipe, steps: int, rank
             sums[name] += tensor
     for name, tensor in own.items():
         tensor.copy_(sums[name] / len(places))
-
-
-def clear(folder: Path) -> None:
-    """Drop what was kept, once the run has ended."""
-    if (folder / "average").exists():
-        # Renamed first: a folder that is half deleted must not look whole.
-        shutil.rmtree((folder / "average").rename(folder / ".average.old.tmp"))
 
 
 def _place(folder: Path, step: int) -> Path:

@@ -151,12 +151,6 @@ def name(folder: Path, states: Mapping[int, str]) -> None:
             write_json(place / "state.json", said | {"state": states[said["step"]]})
 
 
-def keep_milestones(folder: Path) -> None:
-    """Drop what is only there to resume from, once a run has ended."""
-    for old in [f for f in complete(folder) if describe(f).state is None]:
-        drop(old)
-
-
 def drop(folder: Path) -> None:
     # Renamed first: a folder that is half deleted must not look whole.
     shutil.rmtree(folder.rename(folder.with_name(f".{folder.name}.old.tmp")))
