@@ -324,7 +324,8 @@ def _adopt(prepared: Prepared, node: Node, folder: Path) -> None:
         if donor == folder or not all(kept.values()):
             continue
         with whole_file(folder / "metrics.jsonl") as metrics:
-            metrics.writelines(lines_until(donor / "metrics.jsonl", step))
+            # Not what it scored: it may have had other sources.
+            metrics.writelines(m for m in lines_until(donor / "metrics.jsonl", step) if b'"evaluation": {' not in m)
         for target, place in kept.items():  # the latest state last: where it is, all before it is
             if place is not None and not is_complete(target):
                 with whole_folder(target) as temporary:
@@ -422,11 +423,12 @@ def _note_held_out(prepared: Prepared, node: Node, folder: Path, step: int, seco
     columns = ("nats", "target_tokens", "bytes")
     tables = {name: pq.read_table(file, columns=list(columns)) for name, file in files.items()}
     scored = {name: {c: pc.sum(table[c]).as_py() for c in columns} for name, table in tables.items()}
-    line = json.dumps({"step": step, "tokens": tokens, "evaluation": scored, "seconds": round(seconds, 3)}) + "\n"
-    known = metrics.read_text(encoding="utf-8") if metrics.exists() else ""
-    if f'"step": {step}, "tokens": {tokens}, "evaluation"' not in known:
+    about = {"step": step, "tokens": tokens, "evaluation": scored}
+    known = metrics.read_text(encoding="utf-8").splitlines() if metrics.exists() else []
+    same = [json.loads(m) for m in known if m.startswith(f'{{"step": {step}, "tokens": {tokens}, "evaluation": {{')]
+    if not same or same[-1]["evaluation"] != scored:  # of two the later counts: the file is only ever written to
         with open(metrics, "a", encoding="utf-8") as out:
-            out.write(line)
+            out.write(json.dumps(about | {"seconds": round(seconds, 3)}) + "\n")
 
 
 def receipt(ranks: Ranks) -> dict[str, Any]:

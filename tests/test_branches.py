@@ -197,13 +197,13 @@ def test_a_mean_of_states_is_never_taken_for_a_state(tmp_path, averaged):
 CODE = {"mixture": {"code": 1}}
 
 
-def compiled(folder: Path, store: Path, strategies: dict[str, list[str]], **stages: dict):
+def compiled(folder: Path, store: Path, strategies: dict[str, list[str]], scored_bytes: int = 500, **stages: dict):
     """A study of code with no benchmarks, ready to be worked on in this process, and its nodes by stage."""
     folder.mkdir(exist_ok=True)
     fields = tiny(
         sources={"code": {"files": "code.jsonl"}},
         benchmarks={},
-        held_out={"scored_bytes": 500},
+        held_out={"scored_bytes": scored_bytes},
         max_epochs=99,
         stages={name: stage if "phases" in stage else CODE | stage for name, stage in stages.items()},
         strategies=strategies,
@@ -298,6 +298,24 @@ def test_who_was_killed_before_the_last_cleaning_leaves_a_run_that_is_entered_ag
     assert is_done(prepared, nodes["mean"]) and weights_in(prepared, nodes["mean"]) == before
     assert [f.name for f in (folder / "checkpoints").iterdir()] == ["step-00000002"]
     assert not (folder / "average").exists()
+
+
+def test_held_out_scores_in_the_metrics_are_those_of_what_is_asked_now(tmp_path):
+    stages = {"short": {"budget_tokens": 1024}, "long": {"budget_tokens": 1536, "evaluate_at": [1024],
+              "phases": [{"until": "1024", **CODE}, {"until": "100%", **CODE}]}}  # fmt: skip
+    few, nodes = compiled(tmp_path, tmp_path / "store", {"a": ["short"]}, short=stages["short"], scored_bytes=500)
+    assert worked(few, nodes["short"])[-1][0] == "done"
+    more, nodes = compiled(tmp_path, tmp_path / "store", {"a": ["short"], "b": ["long"]}, **stages, scored_bytes=3000)
+    assert [t for kind, t in worked(more, nodes["long"]) if kind == "step"] == [1024, 1536], "the prefix was adopted"
+    assert [kind for kind, _ in worked(more, nodes["short"])] == ["evaluating", "done"]
+
+    def scored(stage: str) -> list[int]:
+        lines = (more.store.run_folder(nodes[stage].run) / "metrics.jsonl").read_text().splitlines()
+        found = [m for m in map(json.loads, lines) if m["tokens"] == 1024 and "evaluation" in m]
+        return [m["evaluation"]["code"]["bytes"] for m in found]
+
+    old, new = scored("short")
+    assert old < new and scored("long") == [new], "not the lines of the run that was taken over"
 
 
 def weights_in(prepared, node) -> bytes:
