@@ -280,13 +280,10 @@ def _begin(prepared: Prepared, node: Node, folder: Path, ranks: Ranks, before: i
     from curricle.training.loop import Begin
 
     if before is not None:
-        own = ranks.decided(
-            lambda: [p for p in checkpoint.complete(folder / "checkpoints") if checkpoint.describe(p).step <= before][
-                -1:
-            ]
-        )
+        found = ranks.decided(lambda: checkpoint.complete(folder / "checkpoints"))
+        own = [place for place in found if checkpoint.describe(place).step <= before]
         if own:
-            return Begin(own[0], "resume")
+            return Begin(own[-1], "resume")
     if ranks.first and not checkpoint.complete(folder / "checkpoints"):
         _adopt(prepared, node, folder)
     if node.parent is None:
@@ -367,6 +364,8 @@ def _evaluate_kept(
         if not ranks.decided(partial(_all_asked, prepared, node, folder, step)):
             yield Message("evaluating", node.run, node.tokens_at(step))
             _evaluate(prepared, node, folder, step, None, ranks, asked_to_stop)
+        elif ranks.first:  # a line behind steps that were cut off and taken again is cut off with them
+            _note_held_out(prepared, node, folder, step, 0.0)
 
 
 def _all_asked(prepared: Prepared, node: Node, folder: Path, step: int) -> bool:
@@ -423,12 +422,12 @@ def _note_held_out(prepared: Prepared, node: Node, folder: Path, step: int, seco
     columns = ("nats", "target_tokens", "bytes")
     tables = {name: pq.read_table(file, columns=list(columns)) for name, file in files.items()}
     scored = {name: {c: pc.sum(table[c]).as_py() for c in columns} for name, table in tables.items()}
-    about = {"step": step, "tokens": tokens, "evaluation": scored}
+    line = {"step": step, "tokens": tokens, "evaluation": scored, "seconds": round(seconds, 3)}
     known = metrics.read_text(encoding="utf-8").splitlines() if metrics.exists() else []
     same = [json.loads(m) for m in known if m.startswith(f'{{"step": {step}, "tokens": {tokens}, "evaluation": {{')]
     if not same or same[-1]["evaluation"] != scored:  # of two the later counts: the file is only ever written to
         with open(metrics, "a", encoding="utf-8") as out:
-            out.write(json.dumps(about | {"seconds": round(seconds, 3)}) + "\n")
+            out.write(json.dumps(line) + "\n")
 
 
 def receipt(ranks: Ranks) -> dict[str, Any]:

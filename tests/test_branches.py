@@ -276,6 +276,9 @@ def test_a_point_asked_for_later_costs_the_steps_to_it_and_nothing_that_was_made
         assert weights_in(prepared, nodes[stage]) == weights_in(afresh, others[stage])
     here, there = (each.store.run_folder(nodes["long"].run) for each in (prepared, afresh))
     assert {f.relative_to(here) for f in here.rglob("*")} == {f.relative_to(there) for f in there.rglob("*")}
+    for folder in (here, there):
+        lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+        assert sorted(m["tokens"] for m in lines if "evaluation" in m) == [1536, 2048, 3072]
     point = "points/000000001536/model.safetensors"
     assert (here / point).read_bytes() == (there / point).read_bytes()
 
