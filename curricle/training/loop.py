@@ -122,7 +122,8 @@ def train(
         saver.save(model, optimizers, Saved(step, updates, milestones.get(step), guard.memory()))
         saved, saved_at = step, time.monotonic()
         in_saves += saved_at - began
-        save_every = max(save_every, 20 * (saved_at - began))  # saving may take a twentieth of the time
+        # Saving may take a twentieth of the time; one slow save (a busy disk) says nothing about the ones after it.
+        save_every = max(how.save_seconds, 20 * (saved_at - began))
 
     model.train()
     try:

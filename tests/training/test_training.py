@@ -9,7 +9,9 @@ import random
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,7 +25,7 @@ from curricle.shapes import Shape
 from curricle.study import Recipe
 from curricle.tokens.sampler import Sampler
 from curricle.tokens.shards import Shard, Supply
-from curricle.training import checkpoint
+from curricle.training import checkpoint, loop
 from curricle.training.loop import Diverged, lines_until, train, update
 from curricle.training.model import build
 from curricle.training.optimizer import Muon, make_optimizers
@@ -108,6 +110,26 @@ def test_kill_9_during_training_and_saving_ends_in_the_same_weights(tmp_path):
     assert same(whole, finish(tmp_path / "cut", steps=60))
     assert not [f for f in (tmp_path / "cut" / "checkpoints").iterdir() if f.name.startswith(".")]
     assert len(reached) <= Execution().keep + 1
+
+
+def test_after_one_slow_save_those_that_follow_are_as_frequent_as_before(tmp_path, monkeypatch):
+    """On a clock of our own: a step takes one second, the first save two, and the others none."""
+    clock, saves = [0.0], []
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: clock[0], perf_counter=time.perf_counter))
+
+    class SlowAtFirst(checkpoint.Saver):
+        def save(self, model, optimizers, saved):
+            clock[0] += 0.0 if saves else 2.0
+            saves.append(saved.step)
+            super().save(model, optimizers, saved)
+
+    monkeypatch.setattr(loop, "Saver", SlowAtFirst)
+    model, sampler = make(samples=320)
+    how = Execution(save_seconds=5)
+    for _ in train(model, sampler, RECIPE, steps=80, evaluate_at=frozenset(), folder=tmp_path, execution=how):
+        clock[0] += 1
+    between = [later - earlier for earlier, later in pairwise(saves[:-1])]
+    assert between[0] > 40 and len(between) > 2 and set(between[1:]) == {6}
 
 
 def test_a_checkpoint_without_its_mark_is_not_read(tmp_path):
