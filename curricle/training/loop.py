@@ -185,6 +185,8 @@ def train(
                 averaging.keep(folder, model, step, ranks)
             if now.evaluate or now.final or step in milestones:
                 save()
+            if now.evaluate or now.final:
+                saver.finish()  # an evaluation may be killed: all that came before it must count by then
             if now.final:
                 averaging.apply(folder, model, recipe, steps, ranks)
             yield now

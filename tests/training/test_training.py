@@ -112,6 +112,17 @@ def test_kill_9_during_training_and_saving_ends_in_the_same_weights(tmp_path):
     assert len(reached) <= Execution().keep + 1
 
 
+def test_what_was_trained_before_an_evaluation_counts_when_it_begins(tmp_path):
+    """Also where saves are written while training goes on: a worker that is scoring is killed, not waited for."""
+    model, sampler = make()
+    how = Execution(save_seconds=1e9, save_ahead=True)
+    points = frozenset({2, 4})
+    for now in train(model, sampler, RECIPE, steps=4, evaluate_at=points, folder=tmp_path, execution=how):
+        if now.evaluate:
+            newest = checkpoint.complete(tmp_path / "checkpoints")[-1:]
+            assert [checkpoint.describe(place).step for place in newest] == [now.step]
+
+
 def test_after_one_slow_save_those_that_follow_are_as_frequent_as_before(tmp_path, monkeypatch):
     """On a clock of our own: a step takes one second, the first save two, and the others none."""
     clock, saves = [0.0], []
