@@ -103,10 +103,12 @@ class Training:
             after = time.monotonic() - self._began
             so_far = f"{len(self.done)}/{len(self.plan.nodes)}  {after:.0f} s"
             self.console.print(f"[green]✓[/green] {name} [dim]{message.run}  {so_far}[/dim]", highlight=False)
+        if message.kind == "failed":  # the whole text comes at the end, when the others are done
+            self.console.print(f"[red]✗[/red] {name} [dim]{message.run}  failed[/dim]", highlight=False)
         bar = self._bar
         if bar is None or self._total is None:
             return
-        if message.kind in {"done", "stopped"}:
+        if message.kind in {"done", "stopped", "failed"}:
             if message.run in self._tasks:
                 bar.remove_task(self._tasks.pop(message.run))  # type: ignore[arg-type]
         else:

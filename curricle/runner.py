@@ -5,11 +5,12 @@ Interrupted at any moment, it goes on where the last whole checkpoints stand: th
 
 from __future__ import annotations
 
+import json
 import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from curricle.training.distribution import Ranks
 
 ASK_AGAIN_SECONDS = 1.0  # after which a run that another driver holds is tried again
+LEFT_TWICE = "it was left unfinished twice, and nobody had asked for that"
 
 
 class Interrupted(Exception):
@@ -40,7 +42,10 @@ class Interrupted(Exception):
 
 
 class Failed(RuntimeError):
-    """A run broke. The text names it and says what happened."""
+    """Runs broke. The text names each and says what happened; whatever does not begin from them is done."""
+
+    def __init__(self, failures: Mapping[str, str]):
+        super().__init__("\n".join(f"{run} failed: {text}" for run, text in failures.items()))
 
 
 Show = Callable[[Message], None]
@@ -173,13 +178,16 @@ def asked_to_stop() -> Iterator[Callable[[], bool]]:
 def execute(
     plan: Plan, prepared: Prepared, crew: Crew, interrupted: Callable[[], bool], done_before: frozenset[str]
 ) -> Iterator[Message]:
-    """Everything the crew says, until all runs are done. Runs that another driver works on are waited for."""
+    """Everything the crew says, until all runs are done. Runs that another driver works on are waited for. A run that
+    fails takes only those with it that begin from it: one arm that diverges must not keep the others from their end.
+    """
     finished = set(done_before)
     waiting = [node for run, node in plan.nodes.items() if run not in finished]
     ahead = _work_ahead(plan)
     waiting.sort(key=lambda node: -ahead[node.run])  # the longest chain first, so that none is left alone at the end
     held: dict[str, float] = {}  # by run, when to ask again
     left: set[str] = set()  # runs that were left without being asked to
+    failed: dict[str, str] = {}  # by run, what happened
     stopping = False
     try:
         while waiting or crew.busy:
@@ -192,7 +200,7 @@ def execute(
                 break
             for message in crew.listen(timeout=0.2):
                 if message.kind == "failed":
-                    raise Failed(f"{message.run} failed:\n{message.text}")
+                    failed[message.run] = message.text
                 if message.kind == "refused":
                     raise Refused(message.text)
                 if message.kind == "held":
@@ -201,19 +209,33 @@ def execute(
                 if message.kind == "stopped" and not stopping:
                     # A file that another machine wrote may be seen late; twice is a fault.
                     if message.run in left:
-                        raise Failed(f"{message.run} was left unfinished twice, and nobody had asked for that")
-                    left.add(message.run)
-                    waiting.append(plan.nodes[message.run])
+                        failed[message.run] = LEFT_TWICE
+                    else:
+                        left.add(message.run)
+                        waiting.append(plan.nodes[message.run])
                 if message.kind == "done":
                     finished.add(message.run)
                 yield message
+            waiting = [node for node in waiting if not _begins_from(plan, node, failed)]
             if interrupted() and not stopping:
                 stopping = True
                 crew.stop()
     finally:
         crew.close()
+    if failed and not stopping:
+        raise Failed(failed)
     if stopping:
-        raise Interrupted(f"{len(finished)} of {len(plan.nodes)} runs are done, what was begun is saved")
+        broken = f"; {Failed(failed)}" if failed else ""
+        raise Interrupted(f"{len(finished)} of {len(plan.nodes)} runs are done, what was begun is saved{broken}")
+
+
+def _begins_from(plan: Plan, node: Node, runs: Collection[str]) -> bool:
+    """Whether one of these runs is among those that a run follows."""
+    while node.parent is not None:
+        if node.parent in runs:
+            return True
+        node = plan.nodes[node.parent]
+    return False
 
 
 def first_then_all(ranks: Ranks, make: Callable[[], Made]) -> Made:
@@ -235,9 +257,12 @@ def walk_as_rank(
     plan: Plan, prepared: Prepared, ranks: Ranks, execution: Execution, interrupted: Callable[[], bool]
 ) -> Iterator[Message]:
     """The same under torchrun: every rank walks through the runs in one order, all of them on each run together."""
+    from curricle.training.loop import Diverged, NothingToLearn
+
     finished = ranks.decided(lambda: done(plan, prepared))
+    failed: dict[str, str] = {}
     for run, node in plan.nodes.items():
-        if run in finished:
+        if run in finished or _begins_from(plan, node, failed):
             continue
         tries = 0
         while True:
@@ -245,13 +270,19 @@ def walk_as_rank(
                 last = yield from _said(work_on(prepared, node, ranks, execution, interrupted))
             except Held:
                 last = "held"
+            except (Diverged, NothingToLearn) as error:  # on every rank alike
+                failed[run] = str(error)
+                break
             if last == "done":
                 break
             if ranks.summed([interrupted()])[0]:
                 raise Interrupted("what was begun is saved")
             if last == "stopped" and (tries := tries + 1) > 1:
-                raise Failed(f"{run} was left unfinished twice, and nobody had asked for that")
+                failed[run] = LEFT_TWICE
+                break
             time.sleep(ASK_AGAIN_SECONDS)
+    if failed:
+        raise Failed(failed)
 
 
 def _said(messages: Iterator[Message]) -> Generator[Message, None, str]:
@@ -310,16 +341,18 @@ def gather(plan: Plan, prepared: Prepared, folder: Path) -> Results:
     rows.write_table(
         folder / "evaluations.parquet", pa.concat_tables(tables) if tables else rows.EVALUATIONS.empty_table()
     )
-    best = best_arms(plan, pa.concat_tables(tables)) if tables else {}
+    diverged = {run for run, node in plan.nodes.items() if _has_diverged(prepared.store, node)}
+    best = best_arms(plan, pa.concat_tables(tables), diverged) if tables else {}
     rows.write_rows(folder / "mixtures.parquet", _mixture_rows(plan), rows.MIXTURES)
     rows.write_rows(folder / "runs.parquet", _run_rows(plan, steps, best), rows.RUNS)
     return Results(folder)
 
 
-def best_arms(plan: Plan, evaluations: Any) -> dict[str, str]:
+def best_arms(plan: Plan, evaluations: Any, diverged: Collection[str] = ()) -> dict[str, str]:
     """Strategy → the arm that stands for it: of those with several learning rates the one whose target has the fewest
-    bits per byte at the end, over all seeds; none until all of them are done. (Chosen and judged on the same problems,
-    so a little optimistic; all arms of a study have the same advantage.)"""
+    bits per byte at the end, over all seeds; none until all of them are done. An arm with a run that has `diverged`
+    never ends and is not waited for. (Chosen and judged on the same problems, so a little optimistic; all arms of a
+    study have the same advantage.)"""
     import pyarrow.compute as pc
 
     target = evaluations.filter((pc.field("benchmark") == plan.study.answer_target) & pc.field("final"))
@@ -328,23 +361,35 @@ def best_arms(plan: Plan, evaluations: Any) -> dict[str, str]:
     found: dict[str, str] = {}
     for strategy in plan.study.strategies:
         arms = [arm for arm, of in plan.arms.items() if of == strategy]
-        ends = {arm: [plan.paths[arm, seed][-1] for seed in plan.study.seeds] for arm in arms}
+        paths = {arm: [plan.paths[arm, seed] for seed in plan.study.seeds] for arm in arms}
+        ends = {
+            arm: [p[-1] for p in of] for arm, of in paths.items() if not any(run in diverged for p in of for run in p)
+        }
         if len(arms) == 1:
             found[strategy] = arms[0]
-        elif all(run in by_run for runs in ends.values() for run in runs):
-            found[strategy] = min(arms, key=lambda arm: sum(by_run[run] for run in ends[arm]))
+        elif ends and all(run in by_run for runs in ends.values() for run in runs):
+            found[strategy] = min(ends, key=lambda arm: sum(by_run[run] for run in ends[arm]))
     return found
 
 
 def _steps(store: Store, node: Node) -> list[dict[str, Any]]:
-    folder = store.run_folder(node.run)
-    if not (folder / "metrics.jsonl").exists():
-        return []
-    with open(folder / "metrics.jsonl", encoding="utf-8") as lines:
-        # The last may be cut off, where a run was killed or the disk was full.
-        whole = [line for line in lines if line.startswith("{") and line.endswith("}\n")]
-    peak = _peak_flops(store, folder, node)
+    whole = _metrics(store, node)
+    peak = _peak_flops(store, store.run_folder(node.run), node)
     return rows.step_rows(whole, run=node.run, stage=node.stage, seed=node.seed, peak_flops=peak)
+
+
+def _metrics(store: Store, node: Node) -> list[str]:
+    """The lines of a run's metrics. The last may be cut off, where a run was killed or the disk was full."""
+    file = store.run_folder(node.run) / "metrics.jsonl"
+    if not file.exists():
+        return []
+    with open(file, encoding="utf-8") as lines:
+        return [line for line in lines if line.startswith("{") and line.endswith("}\n")]
+
+
+def _has_diverged(store: Store, node: Node) -> bool:
+    """Whether the last that a run did was to stop because it learnt no more."""
+    return any("diverged" in json.loads(line) for line in _metrics(store, node)[-1:])
 
 
 def _peak_flops(store: Store, folder: Path, node: Node) -> float | None:

@@ -105,16 +105,24 @@ class Worker:
     """One process, or the ranks of one run: takes one node at a time. Only the first rank tells how it goes."""
 
     def __init__(self, prepared: Prepared, threads: int, execution: Execution, gpus: Sequence[int] | None):
-        context = multiprocessing.get_context("spawn")
         self.node: Node | None = None
         self._evaluating = False
+        self._given = prepared, threads, execution
+        self._gpus = gpus
+        self._meeting: tempfile.TemporaryDirectory | None = None
+        self.connections: list[Connection] = []
+        self.processes: list[Any] = []
+        self._spawn()
+
+    def _spawn(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        prepared, threads, execution = self._given
         self._stop = context.Event()
         self._meeting = tempfile.TemporaryDirectory(prefix="curricle-ranks-") if execution.ranks > 1 else None
         meeting = Path(self._meeting.name) / "rendezvous" if self._meeting else None
-        self.connections, self.processes = [], []
         for rank in range(execution.ranks):
             ours, theirs = context.Pipe()
-            arguments = (theirs, self._stop, prepared, threads, execution, rank, meeting, gpus)
+            arguments = (theirs, self._stop, prepared, threads, execution, rank, meeting, self._gpus)
             process = context.Process(target=_serve, args=arguments, daemon=True)
             with _main_hidden():
                 process.start()
@@ -123,7 +131,10 @@ class Worker:
             self.processes.append(process)
 
     def start(self, node: Node) -> None:
-        self.node = node
+        if not all(process.is_alive() for process in self.processes):  # killed; this run has no part in that
+            self._gather_up()
+            self._spawn()
+        self.node, self._evaluating = node, False
         with suppress(OSError):  # a process that is gone is noticed by whoever listens
             for connection in self.connections:
                 connection.send(node)
@@ -139,8 +150,10 @@ class Worker:
         self._evaluating = message.kind == "evaluating"
         if message.kind not in SAYS_MORE:
             self.node = None
-        if message.kind in {"failed", "refused"} and len(self.processes) > 1:
-            self.kill()  # the other ranks wait for one that will not come
+        if message.kind in {"failed", "refused"}:
+            # Other ranks wait for one that will not come, and what broke a run may have broken its process (a GPU's
+            # context): the next run gets new ones.
+            self.kill()
         return message
 
     def stop(self) -> None:
@@ -161,11 +174,15 @@ class Worker:
         with suppress(EOFError, OSError):
             while self.node is not None and self.connections[0].poll(SAVE_SECONDS):
                 self.receive(self.connections[0])
+        self._gather_up()
+
+    def _gather_up(self) -> None:
         for connection in self.connections:
             connection.close()
         for process in self.processes:
             process.join(timeout=5)
         self.kill()
+        self.connections, self.processes = [], []
         if self._meeting is not None:
             self._meeting.cleanup()
 

@@ -203,6 +203,47 @@ def test_a_run_that_is_left_without_being_asked_is_begun_once_more_and_no_more(t
         list(runner.execute(plan, None, Leaving(99), lambda: False, frozenset()))
 
 
+class Failing(Leaving):
+    """A crew with which these runs fail."""
+
+    def __init__(self, failing: set[str]):
+        super().__init__(0)
+        self.failing = failing
+
+    def start(self, node):
+        super().start(node)
+        if node.run in self.failing:
+            self.said = [Message("failed", node.run, text="loss nan")]
+
+
+def test_a_run_that_fails_takes_only_those_with_it_that_begin_from_it(tmp_path):
+    plan = make_plan(load_study(write_study(tmp_path, tiny(seeds=[0, 1]))), tmp_path / "store")
+    failing = {plan.paths["code first", 0][0], plan.paths["from scratch", 1][1]}
+    said = []
+    with pytest.raises(runner.Failed) as failure:
+        for message in runner.execute(plan, None, Failing(failing), lambda: False, frozenset()):
+            said.append(message)
+    assert all(f"{run} failed: loss nan" in str(failure.value) for run in failing)
+    assert {m.run for m in said if m.kind == "failed"} == failing
+    done = {m.run for m in said if m.kind == "done"}
+    assert done == {run for run in plan.nodes if not failing & {run, *before(plan, run)}} and len(done) == 6
+
+
+def test_an_arm_that_diverged_is_not_waited_for_and_never_the_best(tmp_path):
+    import pyarrow as pa
+
+    fields = tiny(strategies={"maths": ["math"], "code": ["code"]}, baseline="code")
+    fields["stages"]["math"]["sweep"] = [1e-3, 4e-3, 1.0]
+    plan = make_plan(load_study(write_study(tmp_path, fields)), tmp_path / "store")
+    slow, quick, wild = (plan.paths[arm, 0][-1] for arm in plan.arms if arm != "code")
+    row = {"benchmark": plan.study.answer_target, "final": True, "bytes": 100}
+    table = pa.Table.from_pylist([{**row, "run": slow, "nats": 90.0}, {**row, "run": quick, "nats": 80.0}])
+    assert "maths" not in runner.best_arms(plan, table)
+    assert runner.best_arms(plan, table, {wild})["maths"] == "maths [math 0.004]"
+    assert runner.best_arms(plan, table, {quick, wild})["maths"] == "maths [math 0.001]"
+    assert "maths" not in runner.best_arms(plan, table, {slow, quick, wild})
+
+
 def test_a_line_of_metrics_that_is_being_written_is_not_read_yet(trained, tmp_path):
     file, kept, _, _ = trained
     place = Store(shutil.copytree(kept, tmp_path / "store"))
@@ -281,16 +322,28 @@ def test_a_worker_that_is_killed_alone_is_told_and_its_run_goes_on(trained, tmp_
     (tmp_path / "tiny.yaml").write_text(file.read_text())
     plan = make_plan(load_study(tmp_path / "tiny.yaml"), tmp_path / "store")
 
-    def kill_the_busy(message):
-        if message.kind == "step":
+    killed: set[str] = set()
+
+    def kill_the_first(message):
+        if message.kind == "step" and not killed:
+            killed.add(message.run)
             for child in multiprocessing.active_children():
                 os.kill(child.pid, signal.SIGKILL)
 
-    options = {"store": tmp_path / "store", "out": tmp_path / "out"}
-    with pytest.raises(runner.Failed, match="its worker was killed"):
-        runner.run(plan, show=kill_the_busy, **options)
+    options = {"store": tmp_path / "store", "out": tmp_path / "out", "workers": 1}
+    with pytest.raises(runner.Failed, match="its worker was killed") as failure:
+        runner.run(plan, show=kill_the_first, **options)
+    assert str(failure.value).count("failed") == 1, "the runs after it get a worker that lives"
+    done = runner.done(plan, prepare(plan.study, Store(tmp_path / "store")))
+    assert done == {run for run in plan.nodes if not killed & {run, *before(plan, run)}} and done
     runner.run(plan, **options)
     assert weights(tmp_path / "store", list(plan.nodes)) == weights(store, list(plan.nodes))
+
+
+def before(plan, run: str) -> set[str]:
+    """The runs that one follows."""
+    parent = plan.nodes[run].parent
+    return set() if parent is None else {parent, *before(plan, parent)}
 
 
 def test_a_tokenizer_that_is_not_the_checkpoint_s_is_refused(trained, tmp_path):

@@ -123,7 +123,6 @@ def run_as_rank(study: Study, folder: Path, store: Path, execution: Execution, c
     from curricle.progress import Reading, Training
     from curricle.study import Refused
     from curricle.training.distribution import Ranks
-    from curricle.training.loop import Diverged, NothingToLearn
 
     ranks = Ranks.of_torchrun()
     assert ranks is not None
@@ -149,14 +148,10 @@ def run_as_rank(study: Study, folder: Path, store: Path, execution: Execution, c
             with training.shown():
                 for message in runner.walk_as_rank(plan, prepared, ranks, execution, interrupted):
                     training(message)
-    except (Refused, runner.Interrupted) as error:
+    except (Refused, runner.Interrupted, runner.Failed) as error:  # on every rank alike: one says it
         if ranks.first:
             raise
-        raise typer.Exit(2 if isinstance(error, Refused) else 130) from None
-    except (Diverged, NothingToLearn) as error:  # of the study, on every rank alike: one line says it
-        if ranks.first:
-            raise runner.Failed(str(error)) from None
-        raise typer.Exit(1) from None
+        raise typer.Exit(2 if isinstance(error, Refused) else 1 if isinstance(error, runner.Failed) else 130) from None
     ranks.leave()
     if ranks.first:
         write_report(console, plan, prepared, runner.gather(plan, prepared, folder / "results"), folder, command)

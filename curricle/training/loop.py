@@ -173,14 +173,17 @@ def train(
                 objection,
             )
             in_saves = 0.0
-            if metrics is not None:
-                _write(metrics, now, flops_per_token)
+            diverged = None
             if sum(guard.skipped) > recipe.max_skipped or (now.final and not guard.losses):
-                raise Diverged(
+                diverged = (
                     f"{sum(guard.skipped)} of the last {len(guard.skipped)} steps were skipped, the last at step "
                     f"{step}: {objection}; lower recipe.learning_rate (now {recipe.learning_rate:g}), or look at the "
                     f"text with curricle explain"
                 )
+            if metrics is not None:
+                _write(metrics, now, flops_per_token, diverged)
+            if diverged is not None:
+                raise Diverged(diverged)
             if averaging.due(recipe, step, steps):
                 averaging.keep(folder, model, step, ranks)
             if now.evaluate or now.final or step in milestones:
@@ -290,13 +293,15 @@ def _seed_of(seed: int, step: int, rank: int) -> int:
     return (seed * 1_000_003 + step) * 4_099 + rank
 
 
-def _write(metrics: Any, now: Step, flops_per_token: float | None) -> None:
+def _write(metrics: Any, now: Step, flops_per_token: float | None, diverged: str | None) -> None:
     row: dict[str, Any] = {name: getattr(now, name) for name in KEPT}
     row = {name: v if not isinstance(v, float) or math.isfinite(v) else None for name, v in row.items()}
     if flops_per_token is not None:
         row["flops_per_second"] = now.tokens_per_second * flops_per_token
     if now.skipped is not None:
         row["guard"] = now.skipped
+    if diverged is not None:
+        row["diverged"] = diverged
     metrics.write(json.dumps(row) + "\n")
     metrics.flush()
 

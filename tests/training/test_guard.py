@@ -100,6 +100,8 @@ def test_a_run_that_keeps_spiking_stops_and_says_so(tmp_path):
     recipe = RECIPE.model_copy(update={"max_skipped": 3})
     with pytest.raises(Diverged, match="4 of the last 4 steps were skipped, the last at step 4: loss nan"):
         list(train(model, sampler, recipe, steps=60, evaluate_at=frozenset(), folder=tmp_path))
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "diverged" in line] == [4], "whoever chooses among arms must know"
 
 
 def test_averaging_gives_the_mean_of_the_last_states_also_after_an_interruption(tmp_path):
