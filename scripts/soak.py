@@ -4,13 +4,15 @@
 
 A small study is run undisturbed, then in another store with a SIGKILL or SIGTERM at random moments after its start, to
 the driver or to one of its workers, until it has been stopped so often, and then to its end. Each time it comes to its
-end the weights of all runs must be equal byte for byte to the undisturbed ones and nothing half written may be left;
-then it begins anew. A driver that was asked to stop must have saved and left with 130.
+end the weights of all runs must be equal byte for byte to the undisturbed ones, every answer and score the same, every
+step noted once, and nothing half written and no checkpoint left but those that other runs begin from; then it begins
+anew. A driver that was asked to stop must have saved and left with 130.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import random
 import shutil
@@ -84,6 +86,42 @@ def weights(store: Path) -> dict[str, bytes]:
     return {str(f.relative_to(store)): f.read_bytes() for f in files}
 
 
+def answers(store: Path) -> dict[str, list]:
+    """The rows of every evaluation, by place."""
+    import pyarrow.parquet as pq
+
+    return {
+        str(f.relative_to(store)): pq.read_table(f).to_pylist() for f in store.glob("runs/*/*/evaluations/*.parquet")
+    }
+
+
+def noted(store: Path) -> dict[str, list]:
+    """What every run's metrics say: steps with their losses, and the scores on held-out text, but for times."""
+    found = {}
+    for file in store.glob("runs/*/*/metrics.jsonl"):
+        lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        # A run that was left during an evaluation and resumed before it notes the scores at another place.
+        found[str(file.relative_to(store))] = [[r["step"], r["loss_nats"]] for r in lines if "loss_nats" in r] + sorted(
+            [r["step"], json.dumps(r["evaluation"])] for r in lines if "evaluation" in r
+        )
+    return found
+
+
+def states(store: Path) -> list[str]:
+    """The checkpoints that are there."""
+    return sorted(str(f.relative_to(store)) for f in store.glob("runs/*/*/checkpoints/*"))
+
+
+def all_of(store: Path) -> dict[str, dict]:
+    """What a store holds that nobody's strike may change, by kind."""
+    return {
+        "files of weights": weights(store),
+        "evaluations": answers(store),
+        "runs' metrics": noted(store),
+        "checkpoints": dict.fromkeys(states(store)),
+    }
+
+
 def stray(store: Path) -> list[str]:
     """What a killed process left half written."""
     return [str(f.relative_to(store)) for f in store.glob("**/.*.tmp")]
@@ -102,11 +140,15 @@ def struck(process: subprocess.Popen, chance: random.Random) -> tuple[str, set[i
     return f"{number.name} to the driver", allowed
 
 
-def faults_of(store: Path, whole: dict[str, bytes]) -> list[str]:
+def faults_of(store: Path, whole: dict[str, dict]) -> list[str]:
     """What is wrong with a store in which everything is done."""
-    found = weights(store)
-    differ = sorted(n for n in whole.keys() | found.keys() if whole.get(n) != found.get(n))
-    faults = [f"{len(differ)} of {len(whole)} files of weights differ, the first {differ[0]}"] if differ else []
+    faults = []
+    for kind, found in all_of(store).items():
+        wanted = whole[kind]
+        differ = [n for n in sorted(wanted.keys() | found.keys()) if n not in wanted or n not in found]
+        differ += [n for n in sorted(wanted.keys() & found.keys()) if wanted[n] != found[n]]
+        if differ:
+            faults.append(f"{len(differ)} of {len(wanted)} {kind} differ, the first {differ[0]}")
     return faults + [f"left half written: {name}" for name in stray(store / "runs")]
 
 
@@ -118,8 +160,9 @@ def soak(kills: int, ranks: int, tokens: int, seed: int, checkpoint: str | None 
     began = time.monotonic()
     subprocess.run(command(file, place / "whole" / "store", ranks), check=True, stdout=subprocess.DEVNULL)
     undisturbed = time.monotonic() - began
-    whole = weights(place / "whole" / "store")
-    say(f"undisturbed: {undisturbed:.0f} s, {len(whole)} files of weights")
+    whole = all_of(place / "whole" / "store")
+    counted = ", ".join(f"{len(found)} {kind}" for kind, found in whole.items())
+    say(f"undisturbed: {undisturbed:.0f} s; {counted}")
     store, struck_so_far, finished, asked_early = place / "cut" / "store", 0, 0, 0
     while struck_so_far < kills:
         with subprocess.Popen(
@@ -141,14 +184,14 @@ def soak(kills: int, ranks: int, tokens: int, seed: int, checkpoint: str | None 
                     return [f"exit {process.returncode} without a signal: {process.stderr.read().decode()[-2000:]}"]
                 if faults := faults_of(store, whole):
                     return faults
-                say(f"      {time.monotonic() - began:6.0f} s  at its end: the same weights; it begins anew")
+                say(f"      {time.monotonic() - began:6.0f} s  at its end: all the same; it begins anew")
                 shutil.rmtree(store / "runs")
                 shutil.rmtree(store / "states", ignore_errors=True)
     done = subprocess.run(command(file, store, ranks), capture_output=True, text=True)
     faults = [f"the last run failed: {done.stderr[-2000:]}"] if done.returncode else faults_of(store, whole)
     say(
         f"{struck_so_far} times struck ({asked_early} before it listened to SIGTERM), {finished + 1} times at its end; "
-        f"{len(whole)} files of weights compared each time"
+        f"{counted} compared each time"
     )
     if not faults:
         shutil.rmtree(place)
@@ -165,7 +208,7 @@ def main() -> None:
     asked = parser.parse_args()
     os.environ.setdefault("PYTHONUNBUFFERED", "1")
     faults = soak(asked.kills, asked.ranks, asked.tokens, asked.seed, asked.checkpoint)
-    print("\n".join(faults) or "the same weights to the byte, nothing half written")
+    print("\n".join(faults) or "the same weights to the byte, the same answers and metrics, nothing half written")
     sys.exit(bool(faults))
 
 
