@@ -160,6 +160,7 @@ class RayCrew:
         self._tasks: dict[Any, Node] = {}
         self._attempts: dict[str, int] = {}
         self._slots_seen = (-SLOTS_SECONDS, 0)
+        self._stopping = False
 
     def _slots(self) -> int:
         """How many runs the cluster's nodes have room for at once."""
@@ -194,6 +195,8 @@ class RayCrew:
             time.sleep(timeout)
             return []
         ended, _ = ray.wait(list(self._tasks), timeout=timeout)
+        if self._stopping:  # a post box whose node died is back, and has forgotten
+            ray.get(self._post.stop.remote())
         working = {node.run for node in self._tasks.values()}
         heard = [m for m in ray.get(self._post.take.remote()) if m.run in working]
         return heard + [self._end(task) for task in ended]
@@ -214,6 +217,7 @@ class RayCrew:
     def stop(self) -> None:
         import ray
 
+        self._stopping = True
         begun = ray.get(self._post.stop.remote())
         for task in [t for t, node in self._tasks.items() if node.run not in begun]:
             ray.cancel(task)

@@ -14,6 +14,7 @@ import time
 import uuid
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from tiny_study import tiny, write_study
@@ -71,6 +72,30 @@ def test_what_is_prepared_here_can_be_read_from_any_folder_and_at_another_root(s
     assert moved.study.resolve("code.jsonl") == study_file.with_name("code.jsonl")
     places = [*moved.corpora.values(), *moved.shards.values(), moved.tokenizer, moved.stream("algebra", 0)]
     assert all(place.is_relative_to(tmp_path / "elsewhere") for place in places)
+
+
+def test_a_post_box_that_lost_its_memory_is_told_again_to_stop(monkeypatch):
+    """An actor whose node dies begins anew elsewhere; tasks that ask it must still learn that they are to stop."""
+    ray = SimpleNamespace(get=lambda answer: answer, wait=lambda tasks, timeout: ([], tasks), cancel=lambda task: None)
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    node = SimpleNamespace(run="math/0")
+
+    def reached_by(post):
+        return SimpleNamespace(
+            **{name: SimpleNamespace(remote=getattr(post, name)) for name in ("begin", "take", "stop", "asked_to_stop")}
+        )
+
+    crew = cluster.RayCrew.__new__(cluster.RayCrew)
+    crew._tasks, crew._stopping, first = {"task": node}, False, cluster.Post()
+    crew._post = reached_by(first)
+    first.begin(node.run)
+    crew.listen(0)
+    assert not first.asked_to_stop()
+    crew.stop()
+    second = cluster.Post()
+    crew._post = reached_by(second)
+    crew.listen(0)
+    assert second.asked_to_stop()
 
 
 @pytest.fixture(scope="module")
