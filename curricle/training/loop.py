@@ -97,8 +97,8 @@ def train(
 
     `evaluate_at` holds steps; 0 is the model as it came. `milestones` are steps whose whole state stays, with its
     fingerprint. Every rank calls it alike; where any is asked to stop, all save and return before the next step.
-    Raises `Diverged` past `recipe.max_skipped` steps that had to be skipped, `NothingToLearn` on a batch in which
-    nothing is to be learnt, `Refused` where a batch cannot be shared out over the ranks.
+    Raises `Diverged` past `recipe.max_skipped` steps that had to be skipped, `NothingToLearn` before the first step
+    where a batch of any step would have nothing to learn, `Refused` where a batch cannot be shared out over the ranks.
     """
     ranks = ranks or Ranks.alone()
     how = (execution or Execution()).for_device(ranks.device.type)
@@ -113,6 +113,11 @@ def train(
     start = _start(checkpoints, model, optimizers, begin, ranks)
     step = saved = start.step
     updates, guard = start.optimizer_steps, Guard(recipe.skip_sigma, start.guard)
+    if (barren := _barren(sampler, rows, step, steps)) is not None:
+        raise NothingToLearn(
+            f"step {barren + 1} would have nothing to learn: none of its {rows} rows has a token that carries loss, as "
+            f"inside a prompt of many rows; raise recipe.batch_tokens (now {recipe.batch_tokens:,})"
+        )
     metrics = _reopen(folder / "metrics.jsonl", step) if ranks.first else None
     save_every, saved_at, in_saves = how.save_seconds, time.monotonic(), 0.0
 
@@ -287,6 +292,17 @@ def _start(
         return Saved(0, 0)
     found = checkpoint.restore(begin.place, model, optimizers, weights_too=begin.verb != "optimizer")
     return found if begin.verb == "resume" else Saved(0, found.optimizer_steps)
+
+
+def _barren(sampler: Sampler, rows: int, step: int, steps: int) -> int | None:
+    """How many steps come before the first, from `step` on, whose batch has no token that carries loss; None where
+    every batch has one. Better known now than after hours."""
+    if not sampler.answers_only or all(s.loss is None for supply in sampler.supplies for s in supply.shards):
+        return None
+    for at in range(step, steps):
+        if not any(sampler.read(i)[2][1:].any() for i in range(at * rows, (at + 1) * rows)):
+            return at
+    return None
 
 
 def _seed_of(seed: int, step: int, rank: int) -> int:

@@ -26,7 +26,7 @@ from curricle.study import Recipe
 from curricle.tokens.sampler import Sampler
 from curricle.tokens.shards import Shard, Supply
 from curricle.training import checkpoint, loop
-from curricle.training.loop import Diverged, lines_until, train, update
+from curricle.training.loop import Diverged, NothingToLearn, lines_until, train, update
 from curricle.training.model import build
 from curricle.training.optimizer import Muon, make_optimizers
 
@@ -234,6 +234,20 @@ def test_a_batch_with_nothing_to_learn_is_refused():
     empty = type(batch)(batch.tokens_BT, torch.full_like(batch.labels_BT, -100), batch.positions_BT, 0)
     with pytest.raises(ValueError, match="nothing to learn"):
         update(model, make_optimizers(model, RECIPE), empty, RECIPE, 1e-3, 2)
+
+
+def test_a_batch_with_nothing_to_learn_is_known_before_the_first_step(tmp_path):
+    """Answers only, and a prompt that is longer than the fourth batch."""
+    model, _ = make()
+    tokens = np.random.default_rng(0).integers(1, 64, 2000).astype(np.uint16)
+    loss = np.ones(len(tokens), np.bool_)
+    loss[3 * 128 : 4 * 128 + 1] = False
+    supply = Supply([Shard(tokens, np.array([len(tokens)], np.uint64), loss)], permuted=False)
+    sampler = Sampler({"s": supply}, [(40, {"s": 1.0})], row_tokens=32, seed=0, answers_only=True)
+    arguments = (model, sampler, RECIPE)
+    with pytest.raises(NothingToLearn, match="step 4 would have nothing to learn: none of its 4 rows"):
+        next(train(*arguments, steps=10, evaluate_at=frozenset(), folder=tmp_path / "ten"))
+    assert len(list(train(*arguments, steps=3, evaluate_at=frozenset(), folder=tmp_path / "three"))) == 3
 
 
 def test_our_muon_computes_what_torch_computes():
