@@ -151,7 +151,7 @@ def train(
                 save()
             if step * rows in sampler.turns.ends:
                 guard.new_text()
-            torch.manual_seed(_seed_of(sampler.seed, step, ranks.rank))  # dropout, where a model has any
+            torch.manual_seed(_seed_of(sampler.seed, step, ranks.rank))  # for whatever a family may draw
             lr = learning_rate(recipe, step, steps)
             loss, norm = gradients(learner, batch, recipe, int(targets), micro_rows, ranks)
             objection = guard.objection(loss, norm)
@@ -263,6 +263,7 @@ def move(optimizers: list[torch.optim.Optimizer], lr: float) -> None:
 def _ready(model: PreTrainedModel, ranks: Ranks, how: Execution, recipe: Recipe) -> Learner:
     """The model on its device, cut over the ranks, compiled where that was asked."""
     model.to(ranks.device)
+    _without_dropout(model)
     attention.keep_documents_apart(model, how.attention, ranks.device.type)
     if how.recompute:
         model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -272,6 +273,17 @@ def _ready(model: PreTrainedModel, ranks: Ranks, how: Execution, recipe: Recipe)
             layer.compile()
     shard(learner, model, ranks, precision=recipe.precision, replicas=how.replicas)
     return learner
+
+
+def _without_dropout(model: PreTrainedModel) -> None:
+    """What dropout draws depends on how a batch is cut and shared out, so with it neither accumulation nor the number
+    of ranks would leave a run as it is. Some families (GPT-2) have it on by default."""
+    for owner in (model.config, *model.modules()):
+        if isinstance(owner, nn.Dropout):
+            owner.p = 0.0
+        for name, value in vars(owner).items():
+            if ("drop" in name or "jitter" in name) and isinstance(value, float):
+                setattr(owner, name, 0.0)
 
 
 def _start(

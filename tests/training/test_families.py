@@ -92,6 +92,18 @@ def test_packed_rows_are_isolated(checkpoint):
             assert torch.allclose(packed[start:stop], alone, atol=1e-4, rtol=1e-4)
 
 
+def test_how_a_batch_is_cut_leaves_a_run_as_it_is_in_a_family_with_dropout(tmp_path):
+    losses = []
+    for micro in (None, 64):
+        torch.manual_seed(1)
+        model = hf.AutoModelForCausalLM.from_config(hf.GPT2Config(**SHAPE))
+        assert model.config.resid_pdrop > 0
+        recipe, folder = Recipe(batch_tokens=128, micro_batch_tokens=micro), tmp_path / str(micro)
+        steps = train(model, sampler(), recipe, steps=4, evaluate_at=frozenset(), folder=folder)
+        losses.append([step.loss_nats for step in steps])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
 @pytest.mark.parametrize("family", ["Falcon", "OPT", "Bloom", "Mpt"])
 def test_a_family_in_which_packed_documents_read_each_other_is_refused(family, tokenizer, tmp_path):
     torch.manual_seed(1)
