@@ -173,7 +173,7 @@ def soak(kills: int, ranks: int, tokens: int, seed: int, checkpoint: str | None 
             except subprocess.TimeoutExpired:
                 struck_so_far += 1
                 how, allowed = struck(process, chance)
-                process.wait(timeout=120)
+                process.wait(timeout=120 + 2 * undisturbed)  # where a worker was hit, the driver does the other runs
                 say(f"{struck_so_far:4d}  {time.monotonic() - began:6.0f} s  {how}: exit {process.returncode}")
                 if process.returncode not in allowed:
                     return [f"{how}: exit {process.returncode}: {process.stderr.read().decode()[-2000:]}"]
