@@ -311,7 +311,8 @@ def the_answer(study: Study, findings: Sequence[Finding], target: str) -> Row:
     on_target = [f for f in findings if f.benchmark == target and f.unit != PERCENT]
     measures = [m for m in MEASURES if any(f.measure == m for f in on_target)]
     asked, pairs = study.question, study.compare
-    sentences = [answer(findings, asked, target, m, pairs).removeprefix(asked).strip() for m in measures]
+    said = [answer(findings, asked, target, m, pairs).removeprefix(asked).strip() for m in measures]
+    sentences = list(dict.fromkeys(said))  # while nothing is answered, each measure says the same
     first = measures[0] if measures else None
     claims = [f for f in on_target if f.question == "gain" and f.measure == first]
     return {"sentences": sentences or [answer(findings, "", target, compare=pairs).strip()], "claims": claims}

@@ -205,7 +205,7 @@ def summary_view(study: Study, findings: Sequence[Finding]) -> RenderableType:
     target = study.answer_target
     on_target = [f for f in findings if f.benchmark == target]
     parts: list[RenderableType] = [Text(answer(findings, study.question, target, compare=study.compare))]
-    if {f.measure for f in on_target} == {ACCURACY, BITS_PER_BYTE}:
+    if {f.measure for f in on_target if f.question == "gain"} == {ACCURACY, BITS_PER_BYTE}:
         parts.append(Text(answer(findings, "In bits per byte of the solutions:", target, BITS_PER_BYTE, study.compare)))
     changes = [f for f in on_target if f.question in {"gain", "contrast"}]
     subjects = list(dict.fromkeys(f.subject for f in changes))
