@@ -35,6 +35,7 @@ from curricle.study import Study
 MEASURES = (ACCURACY, BITS_PER_BYTE)
 MOST_ROWS = 24  # of a finding's table; `findings.json` has all
 MOST_DRAWN = 1  # figures of one question; the rest are counted, and drawn by `analyse --figures`
+MOST_NUMBERS = 120  # findings of one question in its table of all numbers; `findings.json` has all
 LONGEST_TEXT = 1500  # characters of a prompt or an output that the page shows
 Row = dict[str, Any]
 Item = TypeVar("Item")
@@ -319,12 +320,13 @@ def the_answer(study: Study, findings: Sequence[Finding], target: str) -> Row:
 
 
 def tables(findings: Sequence[Finding], target: str) -> list[Row]:
-    """All findings by question, those on the target first."""
+    """Findings by question, those on the target first; of a question with very many the first `MOST_NUMBERS`: the pairs
+    of a swarm alone are thousands, and a page must open."""
     made = []
     for question in dict.fromkeys(f.question for f in findings):
         here = sorted((f for f in findings if f.question == question), key=lambda f: f.benchmark != target)
         title = TITLES.get(question) or (charts.CHARTS[question].title if question in charts.CHARTS else question)
-        made.append({"title": title, "rows": here})
+        made.append({"title": title, "rows": here[:MOST_NUMBERS], "count": len(here)})
     return made
 
 

@@ -235,6 +235,14 @@ def test_a_question_with_many_findings_draws_the_first_and_says_how_many_more(sm
     assert all(f"luck {i}" in text for i in range(len(many)))
 
 
+def test_a_swarm_s_thousands_of_pairs_are_counted_and_not_all_written_out(small, written, tmp_path):
+    pair = next(f for f in small.findings if f.question == "contrast")
+    many = [replace(pair, subject=f"mix {i} over mix {i + 1}") for i in range(page.MOST_NUMBERS + 40)]
+    text = text_of(written(tmp_path, small.study, small.plan, small.results, findings=[*small.findings, *many]))
+    assert f"The first {page.MOST_NUMBERS}; <code>findings.json</code>" in text
+    assert "mix 0 over mix 1" in text and f"mix {page.MOST_NUMBERS + 30} over" not in text
+
+
 def test_hostile_words_in_a_question_s_findings_stay_text(small, written, hostile, tmp_path, monkeypatch):
     monkeypatch.setitem(charts.CHARTS, "luck", charts.Chart("How much is luck", f"{__name__}:luck"))
     findings = [*small.findings, *asked(hostile)]
