@@ -69,7 +69,7 @@ def test_predictions_have_the_same_key_and_each_metric_with_its_limits(place):
         (("--target", "metric/web_los"), "target: unknown metric 'metric/web_los'; did you mean"),
         (("--method", "gpp"), "--method gpp: unknown"),
         (("--predict", "others.csv"), "--predict and --out go together"),
-        (("--budget-tokens", "100B"), "available: goes together with budget_tokens"),
+        (("--budget-tokens", "100B"), "--available and --budget-tokens go together"),
         (("--bound", "metric/web_loss"), "write METRIC=VALUE"),
         (("--natural", "nowhere.csv"), "--natural nowhere.csv"),
     ],

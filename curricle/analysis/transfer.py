@@ -41,7 +41,8 @@ if TYPE_CHECKING:
 
 POWER = 0.8
 FEW_DEGREES = 4
-LACK = 0.05
+LACK = 0.05  # below it the cells are said not to lie on T
+REFUSED = 0.01  # below it γ is refused where a filler is modelled (at .05 a design of power .8 kept .7)
 LINES = 25  # points of a fitted line
 UNTOLD = "γ is not told from 0 on this scale, which is no evidence that it is 0"
 
@@ -117,7 +118,7 @@ def _measured(
         about, parts=parts, note=join(notes(design, parts, widest, own)),
         table=table(design, flat, Lines(surface, doses, main)),
     )  # fmt: skip
-    if design.filler and surface.lack_p is not None and surface.lack_p < LACK:
+    if design.filler and surface.lack_p is not None and surface.lack_p < REFUSED:
         # What the filler's model misses is a product of doses too, and would be taken for γ.
         why = (
             f"the cells do not lie on T (lack of fit, p = {surface.lack_p:.2g}), and γ is not told from what the model "
