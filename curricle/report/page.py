@@ -80,7 +80,7 @@ def write(
             *chart_groups(study, plan, layout, results, findings, style),
             *question_groups(findings, study.answer_target),
         ],
-        changes=[f for among in by(changes, lambda f: f.subject).values() for f in among],
+        changes=[f for among in by(changes, lambda f: f.subject).values() for f in among][:MOST_NUMBERS],
         tables=tables(findings, target),
         kinds=[(kind, KIND_MEANS[kind]) for kind in KINDS],
         examples=chosen_examples(study, results, on_target, target),
