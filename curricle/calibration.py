@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from curricle.planning import Plan
+from curricle.receipt import cpu_name
 from curricle.store import Store, fingerprint, read_json, write_json
 from curricle.study import Refused
-from curricle.work import cpu_name
 
 if TYPE_CHECKING:
     import torch

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,11 +15,12 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from curricle.execution import Execution
 from curricle.planning import Node
 from curricle.preparation import Prepared, sampler_for
+from curricle.receipt import receipt
 from curricle.results import EVALUATIONS, write_rows
 from curricle.store import Held, is_complete, locked, read_json, sweep, whole_file, whole_folder, write_json
 
@@ -428,34 +428,3 @@ def _note_held_out(prepared: Prepared, node: Node, folder: Path, step: int, seco
     if not same or same[-1]["evaluation"] != scored:  # of two the later counts: the file is only ever written to
         with open(metrics, "a", encoding="utf-8") as out:
             out.write(json.dumps(line) + "\n")
-
-
-def receipt(ranks: Ranks) -> dict[str, Any]:
-    """Where a session of training began: bit for bit holds where these agree."""
-    import torch
-    import transformers
-
-    on_gpu = ranks.device.type == "cuda"
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "threads": torch.get_num_threads(),
-        "ranks": ranks.size,
-        "device": torch.cuda.get_device_name(ranks.device) if on_gpu else "cpu",
-        "cpu": cpu_name(),
-        "cpu_features": torch.backends.cpu.get_cpu_capability(),
-        "machine": platform.machine(),
-        "system": platform.system(),
-        "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }
-
-
-def cpu_name() -> str:
-    """What the maker calls this machine's CPU."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    found = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(found, platform.processor() or platform.machine())

@@ -15,7 +15,7 @@ import pytest
 import yaml
 from tiny_study import tiny, write_study
 
-from curricle import runner, upkeep
+from curricle import gathering, runner, upkeep
 from curricle.preparation import make_plan, prepare
 from curricle.results import Results
 from curricle.store import Store, is_complete
@@ -238,10 +238,10 @@ def test_an_arm_that_diverged_is_not_waited_for_and_never_the_best(tmp_path):
     slow, quick, wild = (plan.paths[arm, 0][-1] for arm in plan.arms if arm != "code")
     row = {"benchmark": plan.study.answer_target, "final": True, "bytes": 100}
     table = pa.Table.from_pylist([{**row, "run": slow, "nats": 90.0}, {**row, "run": quick, "nats": 80.0}])
-    assert "maths" not in runner.best_arms(plan, table)
-    assert runner.best_arms(plan, table, {wild})["maths"] == "maths [math 0.004]"
-    assert runner.best_arms(plan, table, {quick, wild})["maths"] == "maths [math 0.001]"
-    assert "maths" not in runner.best_arms(plan, table, {slow, quick, wild})
+    assert "maths" not in gathering.best_arms(plan, table)
+    assert gathering.best_arms(plan, table, {wild})["maths"] == "maths [math 0.004]"
+    assert gathering.best_arms(plan, table, {quick, wild})["maths"] == "maths [math 0.001]"
+    assert "maths" not in gathering.best_arms(plan, table, {slow, quick, wild})
 
 
 def test_a_line_of_metrics_that_is_being_written_is_not_read_yet(trained, tmp_path):
@@ -249,12 +249,12 @@ def test_a_line_of_metrics_that_is_being_written_is_not_read_yet(trained, tmp_pa
     place = Store(shutil.copytree(kept, tmp_path / "store"))
     study = load_study(file)
     plan, prepared = make_plan(study, place), prepare(study, place)
-    before = runner.reached(plan, prepared)
+    before = gathering.reached(plan, prepared)
     for run in plan.nodes:
         with open(place.run_folder(run) / "metrics.jsonl", "a", encoding="utf-8") as lines:
             lines.write('{"step": 9, "tok')
-    assert runner.reached(plan, prepared) == before
-    runner.gather(plan, prepared, tmp_path / "results")
+    assert gathering.reached(plan, prepared) == before
+    gathering.gather(plan, prepared, tmp_path / "results")
 
 
 def test_what_no_study_refers_to_is_found_and_removed(trained, tmp_path):
@@ -309,7 +309,7 @@ def test_a_report_half_way_compares_no_unfinished_strategy(trained, tmp_path):
     from dataclasses import replace
 
     half = replace(prepared, store=Store(begun))
-    results = runner.gather(plan, half, tmp_path / "results")
+    results = gathering.gather(plan, half, tmp_path / "results")
     assert not [f for f in analyse(results) if f.question == "gain"]
 
 

@@ -73,12 +73,12 @@ def found(of: str, store: Path, overrides: list[str], console: Console) -> tuple
         if overrides:
             raise Refused(f"--set goes with a study; {of} is a folder of rows")
         return rows_in(Path(of)), None
-    from curricle import runner
+    from curricle import gathering, runner
 
     study = load_study(of, overrides)
     plan, prepared = planned(study, store, console)
     runner.refuse_declared(plan)
-    return runner.gather(plan, prepared, Path("runs") / study.name / "results"), study.answer_target
+    return gathering.gather(plan, prepared, Path("runs") / study.name / "results"), study.answer_target
 
 
 def rows_in(folder: Path) -> Results:

@@ -141,13 +141,13 @@ def _explain_run(console: Console, plan: Plan, prepared: Prepared, why: str) -> 
 
 def status(study: StudyArgument = "code-first", store: StoreOption = STORE, set: Set = None) -> None:
     """Show which runs of a study are done, begun or waiting."""
-    from curricle import runner
+    from curricle import gathering, runner
     from curricle.report.listing import status_view
     from curricle.studyfile import load_study
 
     console = make_console()
     compiled, prepared = planned(load_study(study, set or []), store, console)
-    console.print(status_view(compiled, runner.reached(compiled, prepared), runner.done(compiled, prepared)))
+    console.print(status_view(compiled, gathering.reached(compiled, prepared), runner.done(compiled, prepared)))
 
 
 def schema() -> None:

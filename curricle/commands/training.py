@@ -118,7 +118,7 @@ def run_as_rank(study: Study, folder: Path, store: Path, execution: Execution, c
     """One of the processes that torchrun started. All train every run together; the first one speaks and writes."""
     from dataclasses import replace
 
-    from curricle import runner, upkeep
+    from curricle import gathering, runner, upkeep
     from curricle.preparation import stock
     from curricle.progress import Reading, Training
     from curricle.study import Refused
@@ -154,7 +154,7 @@ def run_as_rank(study: Study, folder: Path, store: Path, execution: Execution, c
         raise typer.Exit(2 if isinstance(error, Refused) else 1 if isinstance(error, runner.Failed) else 130) from None
     ranks.leave()
     if ranks.first:
-        write_report(console, plan, prepared, runner.gather(plan, prepared, folder / "results"), folder, command)
+        write_report(console, plan, prepared, gathering.gather(plan, prepared, folder / "results"), folder, command)
 
 
 def report(
@@ -164,7 +164,7 @@ def report(
     set: Set = None,
 ) -> None:
     """Write the report of what is done so far; nothing is trained."""
-    from curricle import runner
+    from curricle import gathering, runner
     from curricle.studyfile import load_study
 
     console = make_console()
@@ -172,7 +172,7 @@ def report(
     compiled, prepared = planned(loaded, store, console)
     runner.refuse_declared(compiled)
     folder = out or Path("runs") / loaded.name
-    results = runner.gather(compiled, prepared, folder / "results")
+    results = gathering.gather(compiled, prepared, folder / "results")
     write_report(console, compiled, prepared, results, folder, command_of(study, out, store, set))
 
 

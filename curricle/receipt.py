@@ -1,0 +1,42 @@
+"""What a session of training ran on: the versions and the machine."""
+
+from __future__ import annotations
+
+import platform
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from curricle.training.distribution import Ranks
+
+
+def receipt(ranks: Ranks) -> dict[str, Any]:
+    """Where a session of training began: bit for bit holds where these agree."""
+    import torch
+    import transformers
+
+    on_gpu = ranks.device.type == "cuda"
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "threads": torch.get_num_threads(),
+        "ranks": ranks.size,
+        "device": torch.cuda.get_device_name(ranks.device) if on_gpu else "cpu",
+        "cpu": cpu_name(),
+        "cpu_features": torch.backends.cpu.get_cpu_capability(),
+        "machine": platform.machine(),
+        "system": platform.system(),
+        "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def cpu_name() -> str:
+    """What the maker calls this machine's CPU."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    found = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(found, platform.processor() or platform.machine())
