@@ -19,11 +19,11 @@ import numpy as np
 
 from curricle.analysis.cells import ordered
 from curricle.analysis.outcomes import DOSE
-from curricle.analysis.surface import determined, dose_of, prefix_factor, terms
+from curricle.analysis.surface import POWER, determined, dose_of, power_needed, prefix_factor, terms
 from curricle.study import Refused, nearest
 from curricle.values import shortened
 
-LEVEL, POWER = 0.95, 0.8
+LEVEL = 0.95
 KAPPA_CELLS = 7  # parameters of the effective-token law, one more with a filler
 
 
@@ -171,10 +171,12 @@ def judged(
         if seeds < 2:
             fails = "one seed says nothing about another run: give at least 2, better 3"
         else:
-            smallest_sd = quantiles(df, POWER) * error / math.sqrt(seeds)
+            smallest_sd = quantiles(df, power_needed(filler is not None)) * error / math.sqrt(seeds)
     smallest = smallest_sd * sigma if smallest_sd and sigma else None
     if smallest is not None and wanted is not None and smallest > abs(wanted):
-        enough = seeds_for(abs(wanted), sigma or 0.0, smallest_sd or 0.0, seeds, len(arms))
+        enough = seeds_for(
+            abs(wanted), sigma or 0.0, smallest_sd or 0.0, seeds, len(arms), power_needed(filler is not None)
+        )
         fails = f"γ = {wanted:g} is wanted and the smallest that it can tell is {smallest:.3g}; {enough} seeds would do"
     kappa = len(used) >= KAPPA_CELLS + (filler is not None)
     told = "" if smallest_sd is None else f"{smallest_sd:.2f} standard deviations over seeds"
@@ -198,11 +200,11 @@ def judged(
     )
 
 
-def seeds_for(wanted: float, sigma: float, smallest_sd: float, seeds: int, arms: int) -> int:
+def seeds_for(wanted: float, sigma: float, smallest_sd: float, seeds: int, arms: int, power: float = POWER) -> int:
     """The fewest seeds with which the same arms tell the wanted γ."""
-    error = smallest_sd / quantiles(arms * (seeds - 1), POWER) * math.sqrt(seeds) * sigma
+    error = smallest_sd / quantiles(arms * (seeds - 1), power) * math.sqrt(seeds) * sigma
     more = seeds
-    while quantiles(arms * (more - 1), POWER) * error / math.sqrt(more) > wanted:
+    while quantiles(arms * (more - 1), power) * error / math.sqrt(more) > wanted:
         more += max(1, more // 20)
     return more
 

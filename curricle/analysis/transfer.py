@@ -22,6 +22,7 @@ from curricle.analysis.compare import holm_adjusted
 from curricle.analysis.finding import ACCURACY, LOG_LOSS, LOGITS, THIS_STRATEGY, Finding, Part, join
 from curricle.analysis.intervals import Estimate
 from curricle.analysis.surface import (
+    LACK,
     Cells,
     Dose,
     Surface,
@@ -34,7 +35,6 @@ from curricle.analysis.surface import (
     terms,
 )
 from curricle.analysis.transfer_parts import (
-    LACK,
     crossover_of_surface,
     filler_parts,
     items_parts,
@@ -49,7 +49,6 @@ if TYPE_CHECKING:
     from curricle.results import Results
 
 FEW_DEGREES = 4
-REFUSED = 0.01  # below it γ is refused where a filler is modelled (at .05 a design of power .8 kept .7)
 LINES = 25  # points of a fitted line
 UNTOLD = "γ is not told from 0 on this scale, which is no evidence that it is 0"
 
@@ -125,7 +124,7 @@ def _measured(
         about, parts=parts, note=join(notes(design, parts, widest, own)),
         table=table(design, flat, Lines(surface, doses, main)),
     )  # fmt: skip
-    if design.filler and surface.lack_p is not None and surface.lack_p < REFUSED:
+    if design.filler and surface.lack_p is not None and surface.lack_p < LACK:
         # What the filler's model misses is a product of doses too, and would be taken for γ.
         why = (
             f"the cells do not lie on T (lack of fit, p = {surface.lack_p:.2g}), and γ is not told from what the model "

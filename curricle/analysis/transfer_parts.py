@@ -11,10 +11,7 @@ from curricle.analysis.cells import Factorial, ordered
 from curricle.analysis.crossover import double_cancellation, gail_simon
 from curricle.analysis.finding import THESE_PROBLEMS, Part
 from curricle.analysis.intervals import Estimate, holm
-from curricle.analysis.surface import Cells, Surface, fit, prefix_factor
-
-POWER = 0.8
-LACK = 0.05  # below it the cells are said not to lie on T
+from curricle.analysis.surface import LACK, Cells, Surface, fit, power_needed, prefix_factor
 
 
 def scale_parts(prefix: str, cells: Cells, used: Sequence[int], x_CK: np.ndarray, level: float) -> dict[str, Part]:
@@ -35,13 +32,16 @@ def limits(name: str, e: Estimate, level: float) -> dict[str, Part]:
 
 
 def power_parts(cells: Cells, surface: Surface) -> dict[str, Part]:
-    """The smallest γ that such a design finds in 8 of 10 studies: (t.975 + t.8)·SE."""
+    """The smallest γ that such a design finds in 8 of 10 studies: (t.975 + t.8)·SE, a little more with a filler."""
     from scipy.special import stdtrit
 
     if not cells.df or not cells.pooled:
         return {"smallest_gamma": None}
     error = (cells.pooled * float((surface.weights["gamma"] ** 2 / cells.counts_C).sum())) ** 0.5
-    return {"smallest_gamma": float(stdtrit(cells.df, 0.975) + stdtrit(cells.df, POWER)) * error}
+    return {
+        "smallest_gamma": float(stdtrit(cells.df, 0.975) + stdtrit(cells.df, power_needed("phi" in surface.weights)))
+        * error
+    }
 
 
 def items_parts(cells: Cells, surface: Surface, widest: Estimate) -> dict[str, Part]:

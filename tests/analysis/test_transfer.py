@@ -198,7 +198,7 @@ def test_a_concave_filler_is_not_taken_for_a_crossover(gamma: float) -> None:
         f = transfer(rows(law, sigma=0.03, seed=seed, filler=True), filler="prose")
         assert f.parts["crossover_p"] is None or f.parts["crossover_p"] > 0.05
         assert f.parts.get("removable") is not False and "changes its sign" not in f.note
-        if f.parts["lack_of_fit_p"] < 0.01:  # γ takes up what the filler's model misses
+        if f.parts["lack_of_fit_p"] < 0.05:  # γ takes up what the filler's model misses
             assert f.estimate is None and f.p_value is None and "the model of prose misses" in f.undefined
 
 
