@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import stat
+import time
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -23,6 +24,7 @@ from curricle.work import evaluation_files, is_done, kept_folders, state_folder
 
 RECORDS = ("run.json", "receipt.json", "metrics.jsonl")
 WHOLE_IN_A_RUN = ("average", "checkpoints", "points")  # whose folders are whole or not there
+RENEWED_SECONDS = 1.0  # after which a folder that did not arrive whole is asked for once more: see `Remote.renew`
 
 
 class Remote:
@@ -68,7 +70,15 @@ class Remote:
             return True
         if not self.complete(relative):
             return False
-        sizes: dict[str, int] = json.loads(self._fs.cat_file(self._at(f"{relative}/{COMPLETE}")))
+        try:
+            self._fetch(store, relative)
+        except OSError:
+            time.sleep(RENEWED_SECONDS)
+            self._fetch(store, relative)
+        return True
+
+    def _fetch(self, store: Store, relative: str) -> None:
+        sizes: dict[str, int] = json.loads(self.read(f"{relative}/{COMPLETE}"))
         with whole_folder(store.root / relative) as temporary:
             for name, size in sizes.items():
                 target = temporary / name
@@ -78,7 +88,14 @@ class Remote:
                 self._fs.get_file(self._at(f"{relative}/{name}"), str(target))
                 if target.stat().st_size != size:
                     raise OSError(f"{self.url}/{relative}/{name}: {target.stat().st_size} bytes, {size} were pushed")
-        return True
+
+    def renew(self, store: Store, relative: str, name: str) -> None:
+        """Put one file of a folder that is whole there in the place of what it was. Who pulls in that moment finds a
+        size that is not the stated one, and tries again."""
+        sizes: dict[str, int] = json.loads(self.read(f"{relative}/{COMPLETE}"))
+        file = store.root / relative / name
+        self._put(file, f"{relative}/{name}")
+        self._write(f"{relative}/{COMPLETE}", json.dumps(sizes | {name: file.stat().st_size}).encode())
 
     def children(self, relative: str) -> list[str]:
         """Whole folders in a folder, by path, in order."""
@@ -223,6 +240,8 @@ def push_run(remote: Remote, prepared: Prepared, node: Node) -> None:
     here = [f for part in WHOLE_IN_A_RUN for f in sorted((folder / part).glob("[!.]*")) if is_complete(f)]
     for place in [*here, folder / "model"]:
         remote.push(store, _relative(store, place))
+    for place in (f for f in here if f.parent.name == "checkpoints"):
+        _push_name(remote, store, _relative(store, place))
     for fingerprint in node.states.values():
         remote.push_file(store, f"states/{fingerprint}.json")
     for file in sorted((folder / "evaluations").glob("[!.]*.parquet")):
@@ -238,6 +257,13 @@ def push_run(remote: Remote, prepared: Prepared, node: Node) -> None:
         past = ended or old.rsplit("/", 1)[1] < reached
         if past and not is_complete(store.root / old) and json.loads(remote.read(f"{old}/state.json"))["state"] is None:
             remote.drop(old)
+
+
+def _push_name(remote: Remote, store: Store, state: str) -> None:
+    """A state that was pushed without a name and has got one since: others are to keep it."""
+    named = read_json(store.root / state / "state.json")["state"]
+    if named is not None and json.loads(remote.read(f"{state}/state.json"))["state"] is None:
+        remote.renew(store, state, "state.json")
 
 
 def pull_run(remote: Remote, prepared: Prepared, node: Node) -> None:

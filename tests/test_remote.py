@@ -144,6 +144,29 @@ def test_a_driver_that_lags_drops_nothing_of_one_that_is_ahead(remote, stores, m
     assert remote.children("runs/math/1/average") == []
 
 
+def test_a_name_that_a_pushed_state_gets_later_arrives_and_keeps_it(remote, stores, monkeypatch):
+    from types import SimpleNamespace
+
+    from curricle import remote as afar
+    from curricle.store import read_json, write_json
+
+    here, there = stores
+    state = "runs/math/1/checkpoints/step-00000001"
+    with whole_folder(here.root / state) as folder:
+        write_json(folder / "state.json", {"state": None})
+    monkeypatch.setattr(afar, "is_done", lambda *_: False)
+    node = SimpleNamespace(run="math/1", states={})
+    afar.push_run(remote, SimpleNamespace(store=here), node)
+    assert remote.pull(there, state)
+    write_json(here.root / state / "state.json", {"state": "abc"})
+    afar.push_run(remote, SimpleNamespace(store=here), node)
+    # One who has the state without its name neither takes the name away nor drops the state.
+    monkeypatch.setattr(afar, "is_done", lambda *_: True)
+    afar.push_run(remote, SimpleNamespace(store=there), node)
+    new = Store(there.root.parent / "new")
+    assert remote.pull(new, state) and read_json(new.root / state / "state.json") == {"state": "abc"}
+
+
 def test_a_parent_that_is_not_there_is_said(remote, stores):
     from types import SimpleNamespace
 
