@@ -1,6 +1,6 @@
 """What a person sees while a study is prepared and trained: one bar for the whole, one line for each worker.
 
-Where the output is no terminal, a line is printed whenever something ends.
+Where the output is no terminal, a line is printed whenever something ends, and for what trains on each minute.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 
 SHORT = 0.5  # seconds below which a step is not worth a line
+MINUTE = 60.0  # after which a log hears of a run again
 
 
 class Left(ProgressColumn):
@@ -70,6 +71,7 @@ class Training:
     def __init__(self, console: Console, plan: Plan, done: frozenset[str], peaks: Mapping[str, float] | None = None):
         self.console, self.plan, self.done, self.peaks = console, plan, set(done), peaks or {}
         self._began = time.monotonic()
+        self._said: dict[str, float] = {}  # by run, when a log last heard of it
         self._tasks: dict[str, int] = {}
         self._bar: Progress | None = None
         self._total: int | None = None
@@ -107,6 +109,8 @@ class Training:
             self.console.print(f"[red]✗[/red] {name} [dim]{message.run}  failed[/dim]", highlight=False)
         bar = self._bar
         if bar is None or self._total is None:
+            if message.kind == "step":
+                self._log(message, node, name)
             return
         if message.kind in {"done", "stopped", "failed"}:
             if message.run in self._tasks:
@@ -116,13 +120,25 @@ class Training:
                 self._tasks[message.run] = bar.add_task(f"  {name}", total=node.tokens, note="")
             note = "held by another process" if message.kind == "held" else "evaluating"
             if message.kind == "step":
-                note = f"loss {message.loss_nats:.3f}  {self.speed(node, message.tokens_per_second)}"
+                note = self._step(message, node)
             known = None if message.kind == "held" else message.tokens  # nobody tells us how far the other one is
             bar.update(self._tasks[message.run], completed=known, note=note)  # type: ignore[arg-type]
         ended = sum(self.plan.nodes[run].tokens for run in self.done if run in self.plan.nodes)
         before = sum(n.tokens for n in self.plan.nodes.values()) - (bar.tasks[0].total or 0)
         under_way = sum(t.completed for t in bar.tasks[1:])
         bar.update(self._total, completed=ended - before + under_way)  # type: ignore[arg-type]
+
+    def _log(self, message: Message, node: Node, name: str) -> None:
+        """A line on a run under way, not more often than once a minute."""
+        now = time.monotonic()
+        if now - self._said.setdefault(message.run, self._began) < MINUTE:
+            return
+        self._said[message.run] = now
+        part = f"{message.tokens / node.tokens:.0%}  {self._step(message, node)}"
+        self.console.print(f"  {name} [dim]{message.run}  {part}  {now - self._began:.0f} s[/dim]", highlight=False)
+
+    def _step(self, message: Message, node: Node) -> str:
+        return f"loss {message.loss_nats:.3f}  {self.speed(node, message.tokens_per_second)}"
 
     def speed(self, node: Node, tokens_per_second: float) -> str:
         """`30,100 tokens/s`, and `MFU 41 %` where the peak is known."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
 from rich.console import Console
 
+from curricle import progress
 from curricle.preparation import make_plan
 from curricle.progress import Training
 from curricle.work import Message
@@ -37,3 +40,17 @@ def test_a_run_that_another_process_holds_is_not_said_to_be_evaluated(plan):
         shown(Message("evaluating", run, 512))
         shown(Message("held", run))
         assert shown._bar.tasks[-1].completed == 512
+
+
+def test_a_log_hears_of_a_run_under_way_once_a_minute(plan, monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    out = io.StringIO()
+    shown, (run, node) = Training(Console(file=out, width=200), plan, frozenset()), next(iter(plan.nodes.items()))
+    with shown.shown():
+        for seconds, tokens in ((1, 0.1), (61, 0.5), (70, 0.6), (125, 0.75)):
+            now[0] = 1000.0 + seconds
+            shown(Message("step", run, round(tokens * node.tokens), 2.5, 1000.0))
+    lines = out.getvalue().splitlines()
+    assert [line.split()[-2:] for line in lines] == [["61", "s"], ["125", "s"]]
+    assert "50%  loss 2.500  1,000 tokens/s" in lines[0] and run in lines[0] and "75%" in lines[1]
