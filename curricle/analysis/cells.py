@@ -59,10 +59,10 @@ class Factorial:
 
     @property
     def orders(self) -> list[str]:
-        """The orders that cells with both sources come in, the natural one (first source first) leading."""
-        natural = ordered(self.sources)
+        """The orders that cells with both sources come in, that of `sources` leading: whoever names them says it."""
+        named = ordered(self.sources)
         counted = [cell.order for cell in self.cells if cell.both]
-        return sorted(dict.fromkeys(counted), key=lambda order: (order != natural, -counted.count(order)))
+        return sorted(dict.fromkeys(counted), key=lambda order: (order != named, -counted.count(order)))
 
     def of_order(self, order: str) -> list[int]:
         """Cells that a surface over that order rests on: those in it, and those to which no order applies."""
@@ -190,8 +190,8 @@ def orders_of(rows: Sequence[Row], pair: tuple[str, str]) -> dict[tuple[Any, Any
         seen |= {pair[0]} if a and not b else {pair[1]} if b and not a else set()
         seen |= {MIXED} if a and b and not row.get("final", True) else set()
     for key, seen in alone.items():
-        natural, reverse = ordered(pair), ordered(pair[::-1])
-        told.setdefault(key, natural if pair[0] in seen else reverse if pair[1] in seen else "".join(seen & {MIXED}))
+        forward, reverse = ordered(pair), ordered(pair[::-1])
+        told.setdefault(key, forward if pair[0] in seen else reverse if pair[1] in seen else "".join(seen & {MIXED}))
     return told
 
 

@@ -15,7 +15,7 @@ from curricle.analysis.arms import ends, last_stage_shares
 from curricle.analysis.bound import bounds
 from curricle.analysis.bound_score import last_loss_bound
 from curricle.analysis.budgets import lines, noted
-from curricle.analysis.cells import SAME_DOSE, read_factorial, snapped
+from curricle.analysis.cells import SAME_DOSE, ordered, orders_of, read_factorial, snapped
 from curricle.analysis.critical import critical_share
 from curricle.analysis.efficiency import transferred
 from curricle.analysis.finding import ACCURACY, BITS_PER_BYTE, Finding, short
@@ -92,8 +92,24 @@ def crossed(rows: Sequence[Row]) -> tuple[tuple[str, str], str | None]:
     )
 
 
+def in_order(rows: Sequence[Row], pair: tuple[str, str], target: str | None = None) -> tuple[str, str]:
+    """The pair in the order that γ rests on, never the alphabet's: the one that most cells with both sources were read
+    in; of two with as many, the one whose last source is the target, else the one whose strategy comes first."""
+    orders = orders_of(rows, pair)
+    cells: dict[str, set[tuple[float, ...]]] = {}
+    for row in rows:
+        doses = tuple(float(row[DOSE + source]) for source in pair)
+        if row["final"] and all(doses):
+            cells.setdefault(orders[row.get("strategy"), row["seed"]], set()).add(doses)
+    known = {ordered(each): each for each in (pair, pair[::-1])}
+    seen = [order for order in cells if order in known]  # in the order of their first strategies
+    best = max(seen, key=lambda o: (len(cells[o]), known[o][1] == target), default=None)
+    return known[best] if best else pair[::-1] if pair[0] == target else pair
+
+
 def transfer_of_crossed(asked: Asked) -> list[Finding]:
-    sources, filler = crossed(asked.rows)
+    pair, filler = crossed(asked.rows)
+    sources = in_order(asked.rows, pair, asked.benchmark or asked.target)
     whys: list[Refused] = []
     of: list[Row] = []
     for group in asked.groups:

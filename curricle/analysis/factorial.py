@@ -110,7 +110,7 @@ def factorial_design(
 
     `filler` keeps total tokens fixed, at the two largest doses together unless `total_tokens` says more; `filler_arms`
     are arms of less filler alone, which tell its effect from γ. `orders`: ("code→math", "math→code") for both, the
-    natural one by default. `sigma`: the seeds' spread of one run's T (`seed_sd` of an earlier finding). `wanted`: the γ
+    first alone by default. `sigma`: the seeds' spread of one run's T (`seed_sd` of an earlier finding). `wanted`: the γ
     that must be seen. Raises `Refused` for what is no factorial.
     """
     pair = two_of(doses, sources)

@@ -50,7 +50,7 @@ def outcomes(results: Results) -> list[dict[str, Any]]:
         phases.setdefault(row["run"], []).append(row)
     sources = sorted({row["source"] for of_run in phases.values() for row in of_run})
     paths: dict[tuple[str, int], list[Row]] = {}
-    for row in results.sql("SELECT * FROM runs ORDER BY position"):
+    for row in sorted(results.sql("SELECT * FROM runs"), key=lambda row: row["position"]):  # strategies as they stand
         paths.setdefault((row["strategy"], row["seed"]), []).append(row)
     made: list[dict[str, Any]] = []
     for path in paths.values():

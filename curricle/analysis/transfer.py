@@ -70,8 +70,8 @@ def transfer(
 ) -> Finding:
     """γ on f's scale, with everything beside it in `parts` and the cells and fitted lines in `table`.
 
-    `order`: which cells with both sources the surface rests on, the natural one by default ("code→math"); others enter
-    the pooled variance and the order effect. `dose_power`: s from D^r instead of log(1 + D/D₀), where D₀ is the
+    `order`: which cells with both sources the surface rests on, that of `sources` by default ("code→math"); others
+    enter the pooled variance and the order effect. `dose_power`: s from D^r instead of log(1 + D/D₀), where D₀ is the
     smallest positive dose of a source unless `dose_unit` gives it. `guess`: accuracy without knowledge, from 0 to 1.
     `floor`: of the loss, E in −ln(L − E). `filler`: the source that keeps total tokens fixed; it is modelled.
     `synergy=False` leaves κ out. Raises `Refused` for rows that are no factorial; where the cells cannot tell γ, the

@@ -91,11 +91,46 @@ def factorial(measure: str, benchmark: str, levels: Sequence[float] = (0, 2e5, 4
 
 def test_a_benchmark_that_is_no_factorial_does_not_take_the_answer_from_others():
     good, bad = factorial("bits per byte", "text"), factorial("bits per byte", "other")[:2]
-    found = designs.transfer_of_crossed(SimpleNamespace(rows=good, groups=[bad, good]))
+    found = designs.transfer_of_crossed(SimpleNamespace(rows=good, groups=[bad, good], benchmark=None, target=None))
     assert {f.benchmark for f in found} == {"text"}
     nats = factorial("nats per token", "theirs")
-    both = designs.transfer_of_crossed(SimpleNamespace(rows=good, groups=[nats, good]))
+    both = designs.transfer_of_crossed(SimpleNamespace(rows=good, groups=[nats, good], benchmark=None, target=None))
     assert {(f.benchmark, f.measure) for f in both} == {("theirs", "nats per token"), ("text", "bits per byte")}
+
+
+def crossed_arms(*orders: tuple[str, str]) -> dict[str, list[Stage]]:
+    """Doses of two sources crossed, each pair of doses in each of the orders."""
+    arms: dict[str, list[Stage]] = {}
+    for first, second in orders:
+        for a, b in product((200, 400), repeat=2):
+            path = [(f"{name} {dose}", "pretrain", {name: dose}) for name, dose in ((first, a), (second, b))]
+            arms[" then ".join(stage for stage, *_ in path)] = path
+    return arms
+
+
+def of_two(strategy: str, seed: int, position: int, part: float) -> list[Point]:
+    noise = np.random.default_rng([seed, *map(ord, strategy)]).normal(0, 0.01)
+    return [(b, "held-out", "bits per byte", 2.0 + noise) for b in ("algebra", "code")]
+
+
+@pytest.mark.parametrize(
+    ("orders", "dropped", "target", "rests_on"),
+    [([("code", "algebra")], "", "algebra", "code→algebra"),
+     ([("code", "algebra")], "", "code", "code→algebra"),  # no other order was run
+     ([("algebra", "code"), ("code", "algebra")], "", "algebra", "code→algebra"),  # ends with the target
+     ([("code", "algebra"), ("algebra", "code")], "", "gsm", "code→algebra"),  # stands first
+     ([("algebra", "code"), ("code", "algebra")], "algebra 400 then code 400", "gsm", "code→algebra")],  # most cells
+)  # fmt: skip
+def test_the_order_that_gamma_rests_on_is_the_studys_and_not_the_alphabets(tmp_path, orders, dropped, target, rests_on):
+    arms = crossed_arms(*orders)
+    arms.pop(dropped, None)
+    made = study(tmp_path, arms, of_two)
+    rows = Asked(made).rows
+    pair = designs.in_order(rows, ("algebra", "code"), target)
+    assert "→".join(pair) == rests_on == "→".join(designs.in_order(rows, ("code", "algebra"), target))
+    if target in ("algebra", "code"):
+        found = designs.transfer_of_crossed(Asked(made, target=target))
+        assert {f.parts["order"] for f in found} == {rests_on}
 
 
 # ---- what is read -------------------------------------------------------------------------------------------------
