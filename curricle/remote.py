@@ -1,20 +1,24 @@
 """A store's folders in an object store, for machines that share no file system: any URL that fsspec knows.
 
-The layout is the store's own. A folder counts when its `COMPLETE` is there: it is written last, names every file with
-its size, and readers fetch what it names and nothing else. So what a killed process left half pushed is never read,
-and pushing again repairs it. Content has the same name everywhere: two that push one folder push the same bytes.
+The layout is the store's own, but that a folder's files lie under a prefix of the push that brought them
+(`.parts-TOKEN/`). A folder counts when its `COMPLETE` is there: it is written last, says where each file lies and how
+large it is, and readers fetch that and nothing else. So no two pushes of one folder mix, whose bytes may differ (other
+numbers of ranks write other files), and what a killed process left is never read; a day later a driver sweeps it.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 import stat
-import time
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from curricle.planning import Node, Plan
 from curricle.preparation import Prepared
@@ -24,7 +28,8 @@ from curricle.work import evaluation_files, is_done, kept_folders, state_folder
 
 RECORDS = ("run.json", "receipt.json", "metrics.jsonl")
 WHOLE_IN_A_RUN = ("average", "checkpoints", "points")  # whose folders are whole or not there
-RENEWED_SECONDS = 1.0  # after which a folder that did not arrive whole is asked for once more: see `Remote.renew`
+PARTS = ".parts-"
+SWEPT_AFTER = timedelta(days=1)  # longer than any push takes that is still under way
 
 
 class Remote:
@@ -52,50 +57,61 @@ class Remote:
             return False
         if self.complete(relative):
             return True
+        parts, held = _new_parts(), {}
         try:
-            files = sorted(f for f in folder.rglob("*") if f.is_file() and f != folder / COMPLETE)
-            for file in files:
-                self._put(file, f"{relative}/{file.relative_to(folder).as_posix()}")
-            sizes = {f.relative_to(folder).as_posix(): f.stat().st_size for f in files}
+            for file in sorted(f for f in folder.rglob("*") if f.is_file() and f != folder / COMPLETE):
+                name = file.relative_to(folder).as_posix()
+                held[name] = self._put_part(file, relative, f"{parts}/{name}")
         except FileNotFoundError:
             if is_complete(folder):
                 raise
             return False
-        self._write(f"{relative}/{COMPLETE}", json.dumps(sizes).encode())
+        if self.complete(relative):  # another was faster, and may have said more since: see `renew`
+            self._remove(f"{relative}/{parts}")
+        else:
+            self._write_complete(relative, held)
         return True
 
     def pull(self, store: Store, relative: str) -> bool:
         """A whole folder, if it is not here yet; False where there is none."""
         if is_complete(store.root / relative):
             return True
-        if not self.complete(relative):
-            return False
-        try:
-            self._fetch(store, relative)
-        except OSError:
-            time.sleep(RENEWED_SECONDS)
-            self._fetch(store, relative)
-        return True
+        held = self._held(relative)
+        while held is not None:
+            try:
+                self._fetch(store, relative, held)
+                return True
+            except FileNotFoundError:  # dropped, or renewed and swept, since we read what it holds
+                before, held = held, self._held(relative)
+                if held == before:
+                    raise
+        return False
 
-    def _fetch(self, store: Store, relative: str) -> None:
-        sizes: dict[str, int] = json.loads(self.read(f"{relative}/{COMPLETE}"))
+    def _fetch(self, store: Store, relative: str, held: Mapping[str, Any]) -> None:
         with whole_folder(store.root / relative) as temporary:
-            for name, size in sizes.items():
+            for name, part in held.items():
                 target = temporary / name
                 if not target.resolve().is_relative_to(temporary.resolve()):
                     raise OSError(f"{self.url}/{relative}: names a file outside itself, {name}")
                 target.parent.mkdir(parents=True, exist_ok=True)
-                self._fs.get_file(self._at(f"{relative}/{name}"), str(target))
-                if target.stat().st_size != size:
-                    raise OSError(f"{self.url}/{relative}/{name}: {target.stat().st_size} bytes, {size} were pushed")
+                self._fs.get_file(self._at(f"{relative}/{part['at']}"), str(target))
+                size = target.stat().st_size
+                if size != part["bytes"]:
+                    raise OSError(f"{self.url}/{relative}/{part['at']}: {size} bytes, {part['bytes']} were pushed")
 
     def renew(self, store: Store, relative: str, name: str) -> None:
-        """Put one file of a folder that is whole there in the place of what it was. Who pulls in that moment finds a
-        size that is not the stated one, and tries again."""
-        sizes: dict[str, int] = json.loads(self.read(f"{relative}/{COMPLETE}"))
-        file = store.root / relative / name
-        self._put(file, f"{relative}/{name}")
-        self._write(f"{relative}/{COMPLETE}", json.dumps(sizes | {name: file.stat().st_size}).encode())
+        """Another content for one file of a folder that is whole there. What it was stays for who is reading it."""
+        held = self._held(relative)
+        if held is not None:
+            part = self._put_part(store.root / relative / name, relative, f"{_new_parts()}/{name}")
+            self._write_complete(relative, {**held, name: part})
+
+    def look(self, relative: str, name: str) -> bytes | None:
+        """One file of a folder that is whole there; None where there is none such."""
+        held = self._held(relative)
+        with suppress(FileNotFoundError):
+            return self.read(f"{relative}/{held[name]['at']}") if held is not None and name in held else None
+        return None
 
     def children(self, relative: str) -> list[str]:
         """Whole folders in a folder, by path, in order."""
@@ -103,10 +119,32 @@ class Remote:
         return [path for path in found if self.complete(path)]
 
     def drop(self, relative: str) -> None:
-        """Remove a folder; first what makes it count."""
+        """Remove a folder; first what makes it count. What others are pushing there stays."""
+        held = self._held(relative)
+        if held is None:
+            return
         with suppress(FileNotFoundError):
             self._fs.rm_file(self._at(f"{relative}/{COMPLETE}"))
-            self._fs.rm(self._at(relative), recursive=True)
+        for parts in _prefixes(held):
+            self._remove(f"{relative}/{parts}")
+        if self._local:
+            with suppress(OSError):  # not empty: another is pushing
+                os.rmdir(self._at(relative))
+
+    def sweep(self, relative: str) -> None:
+        """Remove what pushes and drops left below a folder when they were killed: parts that no `COMPLETE` names. Those
+        of today may belong to a push that is under way, and a file system that knows no times keeps all."""
+        parts: dict[tuple[str, str], list[str]] = {}  # (folder, its parts) → files
+        for path in self._fs.find(self._at(relative)):
+            folder, mark, rest = str(path).partition(f"/{PARTS}")
+            if mark:
+                parts.setdefault((folder, PARTS + rest.split("/")[0]), []).append(str(path))
+        several = Counter(folder for folder, _ in parts)
+        for (folder, name), files in parts.items():
+            place = folder.removeprefix(self._at(""))
+            alone = several[folder] == 1 and self.complete(place)  # then it is the one that counts: nothing to read
+            if not alone and all(map(self._is_old, files)) and name not in _prefixes(self._held(place) or {}):
+                self._remove(f"{place}/{name}")
 
     # ---- files ----------------------------------------------------------------------------------------------------
 
@@ -141,6 +179,33 @@ class Remote:
         except FileNotFoundError:
             return set()
 
+    def _held(self, relative: str) -> dict[str, Any] | None:
+        """What a whole folder holds: name → where it lies in the folder, and its bytes. None where it is not whole."""
+        with suppress(FileNotFoundError):
+            return json.loads(self.read(f"{relative}/{COMPLETE}"))
+        return None
+
+    def _write_complete(self, relative: str, held: Mapping[str, Any]) -> None:
+        self._write(f"{relative}/{COMPLETE}", json.dumps(held).encode())
+
+    def _put_part(self, file: Path, relative: str, part: str) -> dict[str, Any]:
+        while True:
+            before = file.stat()
+            self._put(file, f"{relative}/{part}")
+            if os.path.samestat(before, file.stat()):  # else replaced meanwhile, by a state that has got a name
+                return {"at": part, "bytes": before.st_size}
+
+    def _remove(self, relative: str) -> None:
+        with suppress(FileNotFoundError):
+            self._fs.rm(self._at(relative), recursive=True)
+
+    def _is_old(self, path: str) -> bool:
+        try:
+            modified = self._fs.modified(path)
+        except (NotImplementedError, FileNotFoundError):
+            return False
+        return datetime.now(UTC) - modified.astimezone(UTC) > SWEPT_AFTER
+
     def _put(self, file: Path, relative: str) -> None:
         if self._local:  # object stores show a file when it is whole; a file system needs to be told to
             with open(file, "rb") as source, whole_file(Path(self._at(relative))) as target:
@@ -154,6 +219,15 @@ class Remote:
                 target.write(content)
         else:
             self._fs.pipe_file(self._at(relative), content)
+
+
+def _new_parts() -> str:
+    return PARTS + secrets.token_hex(8)
+
+
+def _prefixes(held: Mapping[str, Any]) -> set[str]:
+    """The pushes that brought a folder's files."""
+    return {part["at"].split("/")[0] for part in held.values()}
 
 
 # ---- a study's inputs -----------------------------------------------------------------------------------------------
@@ -176,8 +250,12 @@ def refuse_outside(prepared: Prepared) -> None:
 
 
 def push_inputs(remote: Remote, prepared: Prepared, plan: Plan) -> None:
+    """What the plan's runs read goes there; what killed processes left of it, and of the runs, is swept."""
+    for run in plan.nodes:
+        remote.sweep(f"runs/{run}")
     for folder in _fixed_inputs(prepared):
         remote.push(prepared.store, _relative(prepared.store, folder))
+        remote.sweep(_relative(prepared.store, folder))
     for node in plan.nodes.values():
         for stream in _streams(prepared, node):
             for block in sorted(stream.glob("block-*")):
@@ -255,15 +333,21 @@ def push_run(remote: Remote, prepared: Prepared, node: Node) -> None:
             remote.drop(old)
     for old in remote.children(f"{run}/checkpoints"):
         past = ended or old.rsplit("/", 1)[1] < reached
-        if past and not is_complete(store.root / old) and json.loads(remote.read(f"{old}/state.json"))["state"] is None:
+        if past and not is_complete(store.root / old) and _nameless(remote, old):
             remote.drop(old)
 
 
 def _push_name(remote: Remote, store: Store, state: str) -> None:
     """A state that was pushed without a name and has got one since: others are to keep it."""
     named = read_json(store.root / state / "state.json")["state"]
-    if named is not None and json.loads(remote.read(f"{state}/state.json"))["state"] is None:
+    if named is not None and _nameless(remote, state):
         remote.renew(store, state, "state.json")
+
+
+def _nameless(remote: Remote, state: str) -> bool:
+    """Whether a state that is there is of no use to other runs."""
+    found = remote.look(state, "state.json")
+    return found is not None and json.loads(found)["state"] is None
 
 
 def pull_run(remote: Remote, prepared: Prepared, node: Node) -> None:
@@ -286,27 +370,39 @@ def _pull_run(remote: Remote, store: Store, run: str) -> None:
         for folder in remote.children(f"{place}/{part}"):
             remote.pull(store, folder)
     remote.pull(store, f"{place}/model")
-    _pull_rows(remote, store, run)
+    _pull_evaluations(remote, store, run)
+    _pull_records(remote, store, run)
 
 
 def pull_rows(remote: Remote, prepared: Prepared, run: str) -> None:
-    """What results are made of: evaluations and metrics, without any weights."""
-    _pull_rows(remote, prepared.store, run)
+    """What results are made of: evaluations and metrics, without any weights. Metrics of a run that another process of
+    this machine works on are that process's to write."""
+    store = prepared.store
+    _pull_evaluations(remote, store, run)
+    with suppress(Held), locked(store.run_folder(run), run):
+        _pull_records(remote, store, run)
 
 
-def _pull_rows(remote: Remote, store: Store, run: str) -> None:
-    place = f"runs/{run}"
-    for file in remote.files(f"{place}/evaluations"):
+def _pull_evaluations(remote: Remote, store: Store, run: str) -> None:
+    for file in remote.files(f"runs/{run}/evaluations"):
         if not (store.root / file).exists():
             remote.pull_file(store, file)
-    # Of two sessions' metrics the one that reaches further is a continuation of the other.
-    metrics = store.root / place / "metrics.jsonl"
-    before = metrics.read_bytes() if metrics.exists() else b""
+
+
+def _pull_records(remote: Remote, store: Store, run: str) -> None:
+    """Only call it while holding the run's lock."""
     for name in RECORDS:
-        remote.pull_file(store, f"{place}/{name}")
-    if metrics.exists() and metrics.read_bytes().count(b"\n") < before.count(b"\n"):
-        with whole_file(metrics) as longer:
-            longer.write(before)
+        file = store.run_folder(run) / name
+        with suppress(FileNotFoundError):
+            content = remote.read(f"runs/{run}/{name}")
+            # Of two sessions' metrics the one that reaches further is a continuation of the other.
+            if name != "metrics.jsonl" or content.count(b"\n") >= _lines(file):
+                with whole_file(file) as written:
+                    written.write(content)
+
+
+def _lines(file: Path) -> int:
+    return file.read_bytes().count(b"\n") if file.exists() else 0
 
 
 def scratch(remote_url: str) -> Path:

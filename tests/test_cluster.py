@@ -21,6 +21,7 @@ from tiny_study import tiny, write_study
 
 from curricle import cluster, runner
 from curricle.preparation import make_plan, prepare
+from curricle.remote import Remote
 from curricle.store import Store, is_complete
 from curricle.study import Refused
 from curricle.studyfile import load_study
@@ -34,6 +35,11 @@ def on_ray(test):
 
 def weights(root: Path, runs: list[str]) -> dict[str, bytes]:
     return {run: (Store(root).run_folder(run) / "model" / "model.safetensors").read_bytes() for run in runs}
+
+
+def weights_at(url: str, here: Path, runs: list[str]) -> dict[str, bytes]:
+    assert all(Remote(url).pull(Store(here), f"runs/{run}/model") for run in runs)
+    return weights(here, runs)
 
 
 @pytest.mark.parametrize("on", ["ray", "ray://", "ray://host", "slurm", "ray://host:port"])
@@ -218,7 +224,7 @@ def test_two_stores_that_share_an_object_store_only(trained, fresh, monkeypatch,
     said = go(fresh, on="local", remote=remote)
     runs = list(trained[1].nodes)
     assert sorted(m.run for m in said if m.kind == "done") == sorted(runs)
-    assert weights(tmp_path / "remote", runs) == trained[2]
+    assert weights_at(remote, tmp_path / "pulled", runs) == trained[2]
     assert not list(fresh.glob("store/runs/*/*/model")), "the driver has rows, no weights"
     last = next(run for run in runs if run.startswith("instruct"))
     assert not (tmp_path / "node" / "runs" / last).exists(), "a node's folder is emptied of what is done"
@@ -230,7 +236,7 @@ def test_two_stores_that_share_an_object_store_only(trained, fresh, monkeypatch,
     # What is lost of a run there is made again from what its parent left there.
     shutil.rmtree(tmp_path / "remote" / "runs" / last)
     assert [m.run for m in go(fresh, on="local", remote=remote) if m.kind == "done"] == [last]
-    assert weights(tmp_path / "remote", runs) == trained[2]
+    assert weights_at(remote, tmp_path / "pulled again", runs) == trained[2]
 
 
 @on_ray

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from curricle.remote import Remote
-from curricle.store import COMPLETE, Store, is_complete, whole_folder
+from curricle.store import COMPLETE, Store, is_complete, whole_file, whole_folder
 from curricle.study import Refused
 
 
@@ -40,31 +40,132 @@ def test_a_folder_arrives_with_the_same_bytes(remote, stores):
     assert remote.children("tokens") == ["tokens/a"] and remote.children("tokenizers") == []
 
 
-def test_what_was_half_pushed_is_not_there_and_pushing_again_repairs_it(remote, stores, monkeypatch):
-    here, there = stores
-    filled(here, "runs/math/1/model")
-    put, put_before_it_dies = Remote._put, [1]
+def dies_after(monkeypatch, files: int, push):
+    """A push that is killed when so many files have arrived."""
+    put, left = Remote._put, [None] * files
 
     def dies(self, file, relative):
-        if not put_before_it_dies:
+        if not left:
             raise ConnectionError("gone")
-        put_before_it_dies.pop()
+        left.pop()
         put(self, file, relative)
 
     with monkeypatch.context() as patched:
         patched.setattr(Remote, "_put", dies)
         with pytest.raises(ConnectionError):
-            remote.push(here, "runs/math/1/model")
-    assert remote.files("runs/math/1/model"), "something did arrive"
+            push()
+
+
+def parts(remote: Remote, relative: str) -> set[str]:
+    return {name for name in remote._names(relative) if name.startswith(".parts-")}
+
+
+def test_what_was_half_pushed_is_not_there_and_pushing_again_repairs_it(remote, stores, monkeypatch):
+    here, there = stores
+    filled(here, "runs/math/1/model")
+    dies_after(monkeypatch, 1, lambda: remote.push(here, "runs/math/1/model"))
+    assert parts(remote, "runs/math/1/model"), "something did arrive"
     assert not remote.pull(there, "runs/math/1/model") and not (there.root / "runs/math/1/model").exists()
     assert remote.push(here, "runs/math/1/model") and remote.pull(there, "runs/math/1/model")
+
+
+def test_what_killed_pushes_left_is_swept_when_it_is_old_and_nothing_else(remote, stores, monkeypatch):
+    from datetime import timedelta
+
+    from curricle import remote as afar
+
+    here, there = stores
+    for place in ("runs/math/1/points/1", "runs/math/1/model", "tokens/a"):
+        filled(here, place)
+    for place in ("runs/math/1/points/1", "runs/math/1/model"):
+        dies_after(monkeypatch, 1, lambda place=place: remote.push(here, place))
+    assert remote.push(here, "runs/math/1/model") and remote.push(here, "tokens/a")
+    (here.root / "runs/math/1/model/about.json").write_text("{ }")
+    remote.renew(here, "runs/math/1/model", "about.json")
+    before = parts(remote, "runs/math/1/model")
+    remote.sweep("runs/math/1")
+    assert parts(remote, "runs/math/1/model") == before and parts(remote, "runs/math/1/points/1"), "of today"
+    monkeypatch.setattr(afar, "SWEPT_AFTER", timedelta(0))
+    remote.sweep("runs/math/1")
+    remote.sweep("tokens/a")
+    assert len(before) == 3 and len(parts(remote, "runs/math/1/model")) == 2
+    assert not parts(remote, "runs/math/1/points/1")
+    assert all(remote.pull(there, place) for place in ("runs/math/1/model", "tokens/a"))
+    assert (there.root / "runs/math/1/model/about.json").read_text() == "{ }"
+
+
+def test_pushes_of_other_bytes_under_one_name_never_mix(remote, stores, monkeypatch):
+    """Other numbers of ranks write a state into other files: here comes what one push brought, whole."""
+    here, there = stores
+    filled(here, "runs/math/1/model")
+    with whole_folder(there.root / "runs/math/1/model") as folder:
+        (folder / "about.json").write_text('{"longer": true}')
+        (folder / "weights-of-2").write_bytes(b"\1" * 10)
+    dies_after(monkeypatch, 1, lambda: remote.push(there, "runs/math/1/model"))
+    new = Store(there.root.parent / "new")
+    put = Remote._put
+
+    def overtaken(self, file, relative):  # the other is faster, and whole before we are
+        monkeypatch.setattr(Remote, "_put", put)
+        assert remote.push(there, "runs/math/1/model")
+        put(self, file, relative)
+
+    monkeypatch.setattr(Remote, "_put", overtaken)
+    assert remote.push(here, "runs/math/1/model") and remote.pull(new, "runs/math/1/model")
+    names = {f.name for f in (new.root / "runs/math/1/model").iterdir()}
+    assert names == {"about.json", "weights-of-2", COMPLETE}
+    assert len(parts(remote, "runs/math/1/model")) == 2, "ours, which came second, has gone; the killed one waits"
+
+
+def test_a_file_that_is_replaced_while_it_is_pushed_arrives_with_its_own_size(remote, stores, monkeypatch):
+    here, there = stores
+    folder, put = filled(here, "tokens/a"), Remote._put
+
+    def replaced_after(self, file, relative):
+        put(self, file, relative)
+        if file.name == "about.json":
+            monkeypatch.setattr(Remote, "_put", put)
+            with whole_file(file, "w") as renewed:
+                renewed.write("{ longer }")
+
+    monkeypatch.setattr(Remote, "_put", replaced_after)
+    assert remote.push(here, "tokens/a") and remote.pull(there, "tokens/a")
+    assert (there.root / "tokens/a/about.json").read_text() == "{ longer }" == (folder / "about.json").read_text()
+
+
+@pytest.mark.parametrize("then", ["dropped", "renewed"])
+def test_a_folder_that_changes_while_it_is_pulled_is_whole_or_not_there(remote, stores, monkeypatch, then):
+    from datetime import timedelta
+
+    from curricle import remote as afar
+
+    here, there = stores
+    folder, fetch = filled(here, "tokens/a"), Remote._fetch
+    remote.push(here, "tokens/a")
+    monkeypatch.setattr(afar, "SWEPT_AFTER", timedelta(0))
+
+    def late(self, *held):
+        monkeypatch.setattr(Remote, "_fetch", fetch)
+        if then == "renewed":
+            for name in ("about.json", "deep/weights"):
+                (folder / name).write_text("{new}")
+                remote.renew(here, "tokens/a", name)
+            remote.sweep("tokens/a")
+        else:
+            remote.drop("tokens/a")
+        fetch(self, *held)
+
+    monkeypatch.setattr(Remote, "_fetch", late)
+    assert remote.pull(there, "tokens/a") == (then == "renewed")
+    assert is_complete(there.root / "tokens/a") == (then == "renewed")
 
 
 def test_what_was_half_pulled_or_cut_short_is_not_here(remote, stores):
     here, there = stores
     filled(here, "tokens/a")
     remote.push(here, "tokens/a")
-    remote._write("tokens/a/about.json", b"{")
+    (ours,) = parts(remote, "tokens/a")
+    remote._write(f"tokens/a/{ours}/about.json", b"{")
     with pytest.raises(OSError, match="1 bytes, 2 were pushed"):
         remote.pull(there, "tokens/a")
     assert not is_complete(there.root / "tokens/a") and not list((there.root / "tokens").glob("*"))
@@ -73,13 +174,13 @@ def test_what_was_half_pulled_or_cut_short_is_not_here(remote, stores):
 def test_a_folder_that_is_not_whole_is_not_pushed(remote, stores):
     here, _ = stores
     (filled(here, "tokens/a") / COMPLETE).unlink()
-    assert not remote.push(here, "tokens/a") and not remote.has("tokens/a/about.json")
+    assert not remote.push(here, "tokens/a") and not remote._names("tokens/a")
 
 
 def test_a_list_that_names_files_outside_its_folder_is_not_followed(remote, stores):
     _, there = stores
-    remote._write("tokens/a/COMPLETE", b'{"../../outside": 1}')
-    remote._write("outside", b"x")
+    remote._write("tokens/a/COMPLETE", b'{"../../outside": {"at": "x", "bytes": 1}}')
+    remote._write("tokens/a/x", b"x")
     with pytest.raises(OSError, match="outside itself"):
         remote.pull(there, "tokens/a")
 
@@ -89,8 +190,40 @@ def test_a_dropped_folder_is_not_there(remote, stores):
     filled(here, "runs/math/1/checkpoints/step-1")
     remote.push(here, "runs/math/1/checkpoints/step-1")
     remote.drop("runs/math/1/checkpoints/step-1")
-    assert remote.children("runs/math/1/checkpoints") == []
+    assert remote.children("runs/math/1/checkpoints") == [] and not remote._fs.find(remote._at("runs/math"))
     remote.drop("runs/math/1/checkpoints/step-1")
+
+
+def test_a_drop_leaves_alone_what_another_is_pushing(remote, stores, monkeypatch):
+    here, there = stores
+    for store in stores:
+        filled(store, "tokens/a")
+    remote.push(here, "tokens/a")
+    before, put = parts(remote, "tokens/a"), Remote._put
+    monkeypatch.setattr(Remote, "complete", lambda *_: False)
+    dies_after(monkeypatch, 1, lambda: remote.push(there, "tokens/a"))
+    remote.drop("tokens/a")
+    left = parts(remote, "tokens/a")
+    assert Remote._put is put and len(left) == 1 and not left & before
+
+
+def test_metrics_that_reach_further_stay_and_those_of_a_run_that_is_held_too(remote, stores):
+    from types import SimpleNamespace
+
+    from curricle.remote import pull_rows
+    from curricle.store import locked
+
+    _, there = stores
+    prepared, file = SimpleNamespace(store=there), there.run_folder("math/1") / "metrics.jsonl"
+    remote._write("runs/math/1/metrics.jsonl", b"1\n2\n")
+    with locked(there.run_folder("math/1"), "math/1"):
+        pull_rows(remote, prepared, "math/1")
+    assert not file.exists()
+    pull_rows(remote, prepared, "math/1")
+    assert file.read_bytes() == b"1\n2\n"
+    file.write_bytes(b"1\n2\n3\n")
+    pull_rows(remote, prepared, "math/1")
+    assert file.read_bytes() == b"1\n2\n3\n"
 
 
 def test_an_address_that_no_library_knows_is_refused():
