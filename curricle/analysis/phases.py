@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from curricle.analysis.arms import Noise, Row, Table, checked, ends, items_of, noise, runs_of, scored, tabled
-from curricle.analysis.compare import UNITS, holm_adjusted
+from curricle.analysis.compare import UNITS
 from curricle.analysis.finding import ACCURACY, BITS_PER_BYTE, THESE_PROBLEMS, Finding, Interval, Part, join
 from curricle.analysis.intervals import Estimate, holm, student
 from curricle.study import Refused
@@ -205,7 +205,7 @@ def _sum(a: Mapping[str, float], b: Mapping[str, float], factor: float = 1.0) ->
 def phases(rows: Iterable[Row], target: str, measure: str = BITS_PER_BYTE, level: float = 0.95) -> list[Finding]:
     """For each group of strategies with the same phases in different orders: the order effect on `target` (of two
     orders, the first less the second; of more, the best less the worst, with Tukey's interval), and in `table` every
-    contrast that the design holds, Holm-adjusted over all of them.
+    contrast that the design holds, Holm-adjusted over all of them. The finding's p-value is its contrast's there.
 
     The model before any training stands for `nothing` where no strategy does and no phase is shared by all. Without two
     orders of the same phases there is one finding, undefined, that says what is missing; so there is for orders that
@@ -246,10 +246,13 @@ def phases(rows: Iterable[Row], target: str, measure: str = BITS_PER_BYTE, level
                 "high": i.high if i else None, "p": e.p_value, "p_holm": p, "over": len(flat),
             })  # fmt: skip
         runs = runs_of({key: row for key, row in at_end.items() if key[0] in {s for c in each for s in c.weights}})
-        findings.append(_order(made, table, found, group, lines, target, measure, unit, level, items_of(at_end), runs))
+        corrected = {frozenset(c.weights): p for c, p in zip(each, adjusted) if c.what == "order"}
+        findings.append(
+            _order(made, table, found, group, lines, corrected, target, measure, unit, level, items_of(at_end), runs)
+        )
     if unclear := made.unclear():
         findings.append(Finding("phases", f"other orders on {target}", measure, target, None, unit, undefined=unclear))
-    return holm_adjusted(findings, lambda f: (f.question, f.benchmark, f.measure))
+    return findings
 
 
 def _contrast(table: Table, found: Noise | None, weights: Mapping[str, float]) -> Estimate:
@@ -264,28 +267,27 @@ def _contrast(table: Table, found: Noise | None, weights: Mapping[str, float]) -
 
 def _order(
     made: Design, table: Table, found: Noise | None, group: Sequence[str], lines: Sequence[Mapping[str, Part]],
-    target: str, measure: str, unit: str, level: float, items: int, runs: tuple[str, ...],
+    corrected: Mapping[frozenset[str], float | None], target: str, measure: str, unit: str, level: float, items: int, runs: tuple[str, ...],
 ) -> Finding:  # fmt: skip
-    """The finding of one group: its order effect."""
+    """The finding of one group: its order effect, judged by the p-value that its contrast has in the table."""
     score = {s: float(table.means[table.strategies.index(s), 0]) for s in group}
     better = (lambda s: -score[s]) if measure == ACCURACY else (lambda s: score[s])
     ranked = sorted(group, key=better)
     a, b = (group[0], group[1]) if len(group) == 2 else (ranked[0], ranked[-1])
     e = _contrast(table, found, {a: 1.0, b: -1.0})
-    interval, p_value, test = e.interval(level), e.p_value, ""
+    interval, p_value, test = e.interval(level), corrected[frozenset((a, b))], ""
     if found is not None and e.variance is not None:
         test = f"t, variance pooled over {len(table.strategies)} arms, {found.own_df:.3g} degrees of freedom"
-        if len(group) > 2:
+        test += f"; Holm over {lines[0]['over']}"
+        if len(group) > 2:  # every pair is in the family, so that its p-value allows for the choice as well
             from scipy.stats import studentized_range
 
             error = math.sqrt(e.variance / 2)
             q = float(studentized_range.ppf(level, len(group), found.own_df))
             interval = Interval(e.value - q * error, e.value + q * error, THESE_PROBLEMS, level)
-            p_value = float(studentized_range.sf(abs(e.value) / error, len(group), found.own_df))
-            test = f"Tukey's range over {len(group)} orders, {found.own_df:.3g} degrees of freedom"
     counts = [int(table.counts[table.strategies.index(s)]) for s in group]
     lower = "" if measure == ACCURACY else "Lower is better."
-    several = "The best less the worst: Tukey's interval allows for the choice." if len(group) > 2 else ""
+    several = f"The best less the worst of {len(group)}: Tukey's interval allows for the choice." if len(group) > 2 else ""
     parts: dict[str, Part] = {
         "strategy": a, "against": b, "after": score[a], "before": score[b], "best": made.label(ranked[0]),
         "orders": len(group), "contrasts": len(lines), "shared": ", ".join(made.shared) or None,

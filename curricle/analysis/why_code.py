@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from curricle.analysis.finding import BITS, BITS_PER_BYTE, POINTS, THESE_PROBLEMS, Finding, Interval, Part, join
+from curricle.analysis.compare import UNITS
+from curricle.analysis.finding import ACCURACY, BITS_PER_BYTE, THESE_PROBLEMS, Finding, Interval, Part, join
 from curricle.analysis.intervals import holm, student
 from curricle.study import Refused, nearest
 
@@ -72,8 +73,8 @@ def why_code(
             raise Refused(f"taken.{name}: unknown property; {nearest(name, (*PROPERTIES, *REMAINDERS))}")
     arms = {"whole": whole, "filler": filler, **taken, **({"control": control} if control else {})}
     found, on, by = _chosen(list(rows), arms, benchmark, measure)
-    table = _table(found, arms, larger_is_better=by != BITS_PER_BYTE)
-    unit = BITS if by == BITS_PER_BYTE else POINTS
+    table = _table(found, arms, larger_is_better=by == ACCURACY)
+    unit = UNITS.get(by, by)
     contrasts = _contrasts(table)
     lines = [_line(table, name, kind, c_A, level) for name, kind, c_A in contrasts]
     help_, properties = lines[0], [line for line in lines if line["kind"] == "taken away"]
@@ -86,7 +87,7 @@ def why_code(
     noisy = [line["what"] for line in lines if not line["pooled"]]
     apart = f"More noise than in the other arms, so on its own variance: {', '.join(noisy)}." if noisy else ""
     why_not = "" if told else "Code is not told from the filler, so there is nothing to take shares of."
-    fewer = "Positive where fewer bits are needed." if by == BITS_PER_BYTE else ""
+    fewer = {ACCURACY: "", BITS_PER_BYTE: "Positive where fewer bits are needed."}.get(by, "Positive where less is lost.")
     note = join([table.note, why_not, apart, fewer])
     detectable = _detectable(table, level)
     made = []

@@ -65,6 +65,12 @@ def test_fewer_bits_per_byte_are_better():
     assert bits[0].unit == "bits per byte" and "fewer bits" in bits[0].note
 
 
+def test_a_loss_in_nats_has_its_own_unit_and_lower_is_better():
+    points, nats = why_code(rows(), **NAMED), why_code(rows(measure="nats per token", scale=-1), **NAMED)
+    assert [f.estimate for f in points] == pytest.approx([f.estimate for f in nats])
+    assert {f.unit for f in nats} == {"nats per token"} and "less is lost" in nats[0].note
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.permutations(rows()), st.floats(0.01, 100))
 def test_neither_the_order_of_rows_nor_the_unit_matters(shuffled, scale):

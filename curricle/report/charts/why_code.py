@@ -5,7 +5,7 @@ from __future__ import annotations
 import altair as alt
 
 from curricle.analysis import Finding
-from curricle.analysis.finding import BITS
+from curricle.analysis.finding import POINTS
 from curricle.report.figures import BASELINE_COLOR, COLORS, _finished
 
 KINDS = {
@@ -31,7 +31,7 @@ def chart(finding: Finding) -> alt.LayerChart:
     ]
     there = [look for kind, look in KINDS.items() if any(row["kind"] == kind for row in finding.table)]
     names = [name for name, _, _ in there]
-    title = "bits per byte saved" if finding.unit == BITS else "points of accuracy"
+    title = "points of accuracy" if finding.unit == POINTS else f"{finding.unit} saved"
     y = alt.Y("what:N", title=None, sort=None, axis=alt.Axis(ticks=False, domain=False, labelPadding=8, labelLimit=160))
     x = alt.X("effect:Q", title=title, scale=alt.Scale(padding=26))
     key = alt.Legend(orient="top", title=None, columns=2, labelLimit=260, symbolOpacity=1)
