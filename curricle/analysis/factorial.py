@@ -155,6 +155,7 @@ def judged(
     columns = [[a.doses[0] for a in used], [a.doses[1] for a in used], *([[a.filler for a in used]] if filler else [])]
     x_CK = terms([dose_of(levels, dose_power, None)(np.array(levels)) for levels in columns])
     df = len(arms) * (seeds - 1)
+    power = power_needed(len(used) > x_CK.shape[1])
     fails = ""
     smallest_sd, inflation, shared = None, 1.0, 1.0
     if not determined(x_CK):
@@ -171,12 +172,10 @@ def judged(
         if seeds < 2:
             fails = "one seed says nothing about another run: give at least 2, better 3"
         else:
-            smallest_sd = quantiles(df, power_needed(filler is not None)) * error / math.sqrt(seeds)
+            smallest_sd = quantiles(df, power) * error / math.sqrt(seeds)
     smallest = smallest_sd * sigma if smallest_sd and sigma else None
     if smallest is not None and wanted is not None and smallest > abs(wanted):
-        enough = seeds_for(
-            abs(wanted), sigma or 0.0, smallest_sd or 0.0, seeds, len(arms), power_needed(filler is not None)
-        )
+        enough = seeds_for(abs(wanted), sigma or 0.0, smallest_sd or 0.0, seeds, len(arms), power)
         fails = f"γ = {wanted:g} is wanted and the smallest that it can tell is {smallest:.3g}; {enough} seeds would do"
     kappa = len(used) >= KAPPA_CELLS + (filler is not None)
     told = "" if smallest_sd is None else f"{smallest_sd:.2f} standard deviations over seeds"

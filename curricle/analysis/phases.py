@@ -267,7 +267,8 @@ def _contrast(table: Table, found: Noise | None, weights: Mapping[str, float]) -
 
 def _order(
     made: Design, table: Table, found: Noise | None, group: Sequence[str], lines: Sequence[Mapping[str, Part]],
-    corrected: Mapping[frozenset[str], float | None], target: str, measure: str, unit: str, level: float, items: int, runs: tuple[str, ...],
+    corrected: Mapping[frozenset[str], float | None], target: str, measure: str, unit: str, level: float, items: int,
+    runs: tuple[str, ...],
 ) -> Finding:  # fmt: skip
     """The finding of one group: its order effect, judged by the p-value that its contrast has in the table."""
     score = {s: float(table.means[table.strategies.index(s), 0]) for s in group}
@@ -287,7 +288,9 @@ def _order(
             interval = Interval(e.value - q * error, e.value + q * error, THESE_PROBLEMS, level)
     counts = [int(table.counts[table.strategies.index(s)]) for s in group]
     lower = "" if measure == ACCURACY else "Lower is better."
-    several = f"The best less the worst of {len(group)}: Tukey's interval allows for the choice." if len(group) > 2 else ""
+    several = (
+        f"The best less the worst of {len(group)}: Tukey's interval allows for the choice." if len(group) > 2 else ""
+    )
     parts: dict[str, Part] = {
         "strategy": a, "against": b, "after": score[a], "before": score[b], "best": made.label(ranked[0]),
         "orders": len(group), "contrasts": len(lines), "shared": ", ".join(made.shared) or None,

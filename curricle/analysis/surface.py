@@ -20,14 +20,15 @@ from curricle.study import Refused
 
 TERMS = ("base", "alpha", "beta", "gamma", "phi")
 UNEVEN = 0.2  # Bartlett's p below which spreads are not taken as one; few seeds give that test little power
-LACK = 0.05  # the p below which cells are said not to lie on T; with a filler γ is then refused
+LACK = 0.05  # the p below which cells are said not to lie on T, and γ is refused
 POWER = 0.8  # of a design: it tells its smallest γ in 8 of 10 studies
 MANY = 1e9  # degrees of freedom of a variance that is known, as a binomial's is
 
 
-def power_needed(filler: bool) -> float:
-    """What γ's test must have for `POWER` in all: with a filler, `LACK` of sound studies lose their γ to chance."""
-    return POWER / (1 - LACK) if filler else POWER
+def power_needed(tested: bool) -> float:
+    """What γ's test must have for `POWER` in all: where cells are tested for lying on T, which takes more of them than
+    terms, `LACK` of sound studies lose their γ to chance."""
+    return POWER / (1 - LACK) if tested else POWER
 
 
 # ---- scales of scores ---------------------------------------------------------------------------------------------

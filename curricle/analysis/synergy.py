@@ -10,6 +10,7 @@ neighbours' best. Letters: B problems of the batch, C cells, K parameters.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -72,13 +73,13 @@ def synergy(
         return _undefined(about, f"{len(used)} cells cannot tell {free + 1} parameters; 3 doses of each source can")
     if not cells.df or not cells.pooled:
         return _undefined(about, "the seeds' spread is unknown (one run a cell, or no variation)")
+    from scipy.special import fdtrc, stdtr
+
     first = profile(data)
     spare = len(used) - free - 1
     variance, df = cells.pooled, float(cells.df)
     lack_p = None
     if spare:
-        from scipy.special import fdtrc
-
         least = float(first.losses.min())
         lack_p = float(fdtrc(spare, cells.df, least / spare / cells.pooled))
         if lack_p < 0.05:
@@ -87,7 +88,9 @@ def synergy(
     kappas, losses, thetas = refined(first, data, limit)
     best = int(losses.argmin())
     low, high = accepted(kappas, (losses - losses[best]) / limit)
+    zero = float(losses[int(np.abs(kappas).argmin())] - losses[best]) / variance  # 0 is on the grid
     parts: dict[str, Part] = {
+        "zero_p": float(2 * stdtr(df, -math.sqrt(max(zero, 0.0)))),
         "complementary": low is not None and low > 0, "substitutes": high is not None and high < 0,
         "lack_of_fit_p": lack_p, "seed_sd": cells.sd, "df": df, "order": order,
         **{name: float(value) for name, value in zip(NAMES, natural(thetas[best], data.loss_C.min()))},

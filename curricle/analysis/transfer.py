@@ -20,7 +20,7 @@ import numpy as np
 from curricle.analysis.cells import Factorial, Row, columns, read_factorial
 from curricle.analysis.compare import holm_adjusted
 from curricle.analysis.finding import ACCURACY, LOG_LOSS, LOGITS, THIS_STRATEGY, Finding, Part, join
-from curricle.analysis.intervals import Estimate
+from curricle.analysis.intervals import Estimate, holm
 from curricle.analysis.surface import (
     LACK,
     Cells,
@@ -42,6 +42,7 @@ from curricle.analysis.transfer_parts import (
     power_parts,
     scale_parts,
     shape_parts,
+    signs_parts,
     synergy_parts,
 )
 
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 
 FEW_DEGREES = 4
 LINES = 25  # points of a fitted line
+CLAIMS = ("crossover_p", "signs_keep_p", "double_cancellation_p", "kappa_p")  # beside γ's own
 UNTOLD = "γ is not told from 0 on this scale, which is no evidence that it is 0"
 
 
@@ -117,6 +119,7 @@ def _measured(
     if design.filler:
         parts |= filler_parts(own, surface, x_CK)
     parts |= shape_parts(design, flat, used) | (crossover_of_surface(surface) if design.filler else {})
+    parts |= signs_parts(surface)
     parts |= order_parts(design, own, flat, main, level)
     if synergy and design.measure != ACCURACY:
         parts |= synergy_parts(design, main, level)
@@ -124,12 +127,10 @@ def _measured(
         about, parts=parts, note=join(notes(design, parts, widest, own)),
         table=table(design, flat, Lines(surface, doses, main)),
     )  # fmt: skip
-    if design.filler and surface.lack_p is not None and surface.lack_p < LACK:
-        # What the filler's model misses is a product of doses too, and would be taken for γ.
-        why = (
-            f"the cells do not lie on T (lack of fit, p = {surface.lack_p:.2g}), and γ is not told from what the model "
-            f"of {design.filler} misses; arms of less {design.filler} show its own effect"
-        )
+    if surface.lack_p is not None and surface.lack_p < LACK:
+        # Under another law γ is that law's curvature, and would be told from 0 where no source helps the other.
+        missed = f" ({design.filler}'s own effect may be such; arms of less of it show that)" if design.filler else ""
+        why = f"the cells do not lie on T (lack of fit, p = {surface.lack_p:.2g}), so γ may be what T misses{missed}"
         return replace(made, undefined=why)
     return replace(
         made, estimate=widest.value, undefined=None, intervals=tuple(i for e in found if (i := e.interval(level))),
@@ -142,14 +143,27 @@ def transfers(
     order: str | None = None, dose_power: float | None = None, dose_unit: Mapping[str, float] | None = None,
     guess: Mapping[str, float] | None = None, synergy: bool = True, level: float = 0.95,
 ) -> list[Finding]:  # fmt: skip
-    """`transfer` on every benchmark in every measure that the rows hold, p-values corrected by Holm within a measure.
-    `guess` is by benchmark."""
+    """`transfer` on every benchmark in every measure that the rows hold. Within a measure the p-values of γ, and each
+    of the other claims' (`CLAIMS`), are corrected by Holm. `guess` is by benchmark."""
     made = []
     for benchmark, measure in measured_pairs(rows):
         design = read_factorial(rows, sources, benchmark, measure, filler)
         floor = (guess or {}).get(benchmark, 0.0)
         made.append(_measured(design, order, dose_power, dose_unit or {}, floor, 0.0, synergy, level))
-    return [concluded(found, level) for found in holm_adjusted(made, lambda f: f.measure)]
+    corrected = holm_adjusted(made, lambda f: f.measure)
+    for claim in CLAIMS:
+        corrected = claims_adjusted(corrected, claim)
+    return [concluded(found, level) for found in corrected]
+
+
+def claims_adjusted(found: Sequence[Finding], claim: str) -> list[Finding]:
+    """One claim's p-value in each finding's parts, corrected by Holm over the benchmarks of a measure."""
+    made = list(found)
+    for measure in {f.measure for f in found}:
+        here = [k for k, f in enumerate(found) if f.measure == measure and isinstance(f.parts.get(claim), float)]
+        for k, p in zip(here, holm([float(found[k].parts[claim] or 0.0) for k in here])):
+            made[k] = replace(found[k], parts={**found[k].parts, claim: p})
+    return made
 
 
 def measured_pairs(rows: Sequence[Row] | Results) -> list[tuple[str, str]]:
@@ -258,38 +272,40 @@ def tested(e: Estimate) -> str:
 
 
 def concluded(found: Finding, level: float) -> Finding:
-    """The finding with what its corrected p-value allows to be said: `removable` in parts, a verdict in its note."""
-    if found.estimate is None:
-        return found
-    parts = dict(found.parts)
-    crossover = parts["crossover_p"]
-    resolved = found.p_value is not None and found.p_value <= 1 - level
-    shown = isinstance(crossover, float) and crossover <= 1 - level
-    filler = parts["filler"]
-    parts["removable"] = None if not resolved or crossover is None else not shown
-    if resolved and crossover is None:
-        verdict = (
-            f"γ is told from 0 on the scale of {parts['scale']}; whether an increasing change of scale could remove it "
-            f"is not told"
-        )
-        verdict += f", since signs with {filler} held are the surface's, and cells do not lie on it." if filler else "."
-    elif resolved and not shown:
-        verdict = (
-            f"γ is told from 0 on the scale of {parts['scale']}, but no crossover is shown (p = {number(crossover)}): "
-            f"an increasing change of scale could remove it."
-        )
-    elif resolved and filler:
-        verdict = (
+    """The finding with what its corrected p-values allow to be said: `removable` and `complementary` in parts, a
+    verdict in its note. `removable` is true or false where one of the two is shown, and None where neither is."""
+    parts, filler = dict(found.parts), found.parts["filler"]
+
+    def shown(claim: str) -> bool:
+        p = parts.get(claim)
+        return isinstance(p, float) and p <= 1 - level
+
+    resolved = found.estimate is not None and found.p_value is not None and found.p_value <= 1 - level
+    crossed, keeps = shown("crossover_p"), shown("signs_keep_p")
+    parts["removable"] = False if crossed else True if resolved and keeps else None
+    if "complementary" in parts:
+        parts["complementary"] = bool(parts["complementary"]) and shown("kappa_p")
+    told = f"γ is told from 0 on the scale of {parts.get('scale')}"
+    said = []
+    if found.estimate is not None and not resolved:
+        seen = f"; such a design finds γ = {number(parts['smallest_gamma'])} in 8 of 10 studies"
+        said.append(f"{UNTOLD}{seen if parts['smallest_gamma'] is not None else ''}.")
+    if crossed and filler:
+        said.append(
             f"On the surface, with {filler} held, an effect changes its sign with the other source, which no "
             f"increasing scale removes if {filler} adds on the scale of {parts['scale']} as it is modelled to."
         )
+    elif crossed:
+        said.append("An effect changes its sign with the other source (Gail–Simon), which no increasing scale removes.")
+    elif resolved and keeps:
+        said.append(f"{told}, but both effects keep their signs: an increasing change of scale could remove it.")
     elif resolved:
-        verdict = "An effect changes its sign with the other source (Gail–Simon), which no increasing scale removes."
-    else:
-        verdict = f"{UNTOLD}."
-        if parts["smallest_gamma"] is not None:
-            verdict = f"{UNTOLD}; such a design finds γ = {number(parts['smallest_gamma'])} in 8 of 10 studies."
-    return replace(found, parts=parts, note=join([verdict, found.note]))
+        neither = f"no effect is shown to change its sign (p = {number(parts['crossover_p'])}), nor both to keep theirs"
+        said.append(f"{told}; whether an increasing change of scale could remove it is not told, since {neither}.")
+    if shown("double_cancellation_p"):
+        p = number(parts["double_cancellation_p"])
+        said.append(f"Double cancellation is violated (p = {p}): no increasing function of a sum orders the cells so.")
+    return replace(found, parts=parts, note=join([*said, found.note]))
 
 
 def notes(design: Factorial, parts: Mapping[str, Part], widest: Estimate, cells: Cells) -> Iterable[str]:
@@ -298,9 +314,9 @@ def notes(design: Factorial, parts: Mapping[str, Part], widest: Estimate, cells:
         yield "On both scales up is better (less loss), so a positive γ is synergy on that scale."
     lack = parts["lack_of_fit_p"]
     if isinstance(lack, float) and lack < LACK:
-        yield f"The cells do not lie on T (lack of fit, p = {lack:.2g}): γ is their linear-by-linear contrast, no more."
-    if isinstance(p := parts["double_cancellation_p"], float) and p < 0.05:
-        yield f"Double cancellation is violated (p = {p:.2g}): no increasing function of a sum orders the cells so."
+        yield "Among the parts, γ is the cells' linear-by-linear contrast, and no more."
+    if lack is None:
+        yield "Whether the cells lie on T cannot be tested here; under another law γ is that law's curvature."
     if cells.uneven:
         yield f"The seeds' spread may differ between cells (Bartlett, p = {cells.uneven_p:.2g}): the wider one stands."
     if design.filler:

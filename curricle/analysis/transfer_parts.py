@@ -32,14 +32,15 @@ def limits(name: str, e: Estimate, level: float) -> dict[str, Part]:
 
 
 def power_parts(cells: Cells, surface: Surface) -> dict[str, Part]:
-    """The smallest γ that such a design finds in 8 of 10 studies: (t.975 + t.8)·SE, a little more with a filler."""
+    """The smallest γ that such a design finds in 8 of 10 studies: (t.975 + t.8)·SE, a little more where the cells are
+    tested for lying on T."""
     from scipy.special import stdtrit
 
     if not cells.df or not cells.pooled:
         return {"smallest_gamma": None}
     error = (cells.pooled * float((surface.weights["gamma"] ** 2 / cells.counts_C).sum())) ** 0.5
     return {
-        "smallest_gamma": float(stdtrit(cells.df, 0.975) + stdtrit(cells.df, power_needed("phi" in surface.weights)))
+        "smallest_gamma": float(stdtrit(cells.df, 0.975) + stdtrit(cells.df, power_needed(surface.lack_p is not None)))
         * error
     }
 
@@ -115,16 +116,28 @@ def crossover_of_surface(surface: Surface) -> dict[str, Part]:
     if surface.lack_p is not None and surface.lack_p < LACK:
         return crossovers((None, None))
     tests: list[float | None] = []
-    for name in ("alpha", "beta"):
-        alone, beside = (
-            surface.cells.contrast(weights)[0]
-            for weights in (surface.weights[name], surface.weights[name] + surface.weights["gamma"])
-        )
+    for alone, beside in sides(surface):
         if alone.p_value is None or beside.p_value is None:
             tests.append(None)
         else:
             tests.append(max(alone.p_value, beside.p_value) if alone.value * beside.value < 0 else 1.0)
     return crossovers(tests)
+
+
+def sides(surface: Surface) -> list[tuple[Estimate, Estimate]]:
+    """Each source's effect at the lowest and at the highest dose of the other: α and α + γ, β and β + γ."""
+    contrast, weights = surface.cells.contrast, surface.weights
+    return [(contrast(weights[n])[0], contrast(weights[n] + weights["gamma"])[0]) for n in ("alpha", "beta")]
+
+
+def signs_parts(surface: Surface) -> dict[str, Part]:
+    """The p of "some effect changes its sign", the null that must go before γ is called removable: all four effects
+    must be told from 0 with two signs that agree, so it is the largest of their p-values."""
+    pairs = sides(surface)
+    known = [e.p_value for pair in pairs for e in pair if e.p_value is not None]
+    if len(known) < 4 or (surface.lack_p is not None and surface.lack_p < LACK):
+        return {"signs_keep_p": None}
+    return {"signs_keep_p": max(known) if all(a.value * b.value > 0 for a, b in pairs) else 1.0}
 
 
 def order_parts(design: Factorial, own: Cells, flat: Cells, main: str, level: float) -> dict[str, Part]:
@@ -153,6 +166,7 @@ def synergy_parts(design: Factorial, main: str, level: float) -> dict[str, Part]
         "kappa": found.estimate,
         "kappa_low": interval.low if interval else None,
         "kappa_high": interval.high if interval else None,
+        "kappa_p": found.parts.get("zero_p"),
         "complementary": found.parts.get("complementary"),
         "kappa_undefined": found.undefined,
     }

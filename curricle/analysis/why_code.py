@@ -87,7 +87,9 @@ def why_code(
     noisy = [line["what"] for line in lines if not line["pooled"]]
     apart = f"More noise than in the other arms, so on its own variance: {', '.join(noisy)}." if noisy else ""
     why_not = "" if told else "Code is not told from the filler, so there is nothing to take shares of."
-    fewer = {ACCURACY: "", BITS_PER_BYTE: "Positive where fewer bits are needed."}.get(by, "Positive where less is lost.")
+    fewer = {ACCURACY: "", BITS_PER_BYTE: "Positive where fewer bits are needed."}.get(
+        by, "Positive where less is lost."
+    )
     note = join([table.note, why_not, apart, fewer])
     detectable = _detectable(table, level)
     made = []

@@ -145,7 +145,7 @@ def gammas(scenario: Scenario, studies: int, seed: int = 1) -> dict[str, Any]:
     """γ on f's scale and on the raw one: bias, coverage, how often each is told from 0; crossovers and lack of fit."""
     random, truth = np.random.default_rng(seed), quietly(scenario)
     held: dict[str, list[Any]] = {
-        k: [] for k in ("error", "own", "raw", "found", "raw_found", "crossover", "lack", "width")
+        k: [] for k in ("error", "own", "raw", "found", "raw_found", "crossover", "removable", "lack", "width")
     }
     for _ in range(studies):
         f = transfer(scenario.rows(random), filler="prose" if scenario.filler else None, synergy=False)
@@ -158,6 +158,7 @@ def gammas(scenario: Scenario, studies: int, seed: int = 1) -> dict[str, Any]:
         held["raw"].append(flat.contains(truth.parts["raw_gamma"]))
         held["raw_found"].append(not flat.contains(0.0))
         held["crossover"].append(f.parts["crossover_p"] is not None and f.parts["crossover_p"] <= 0.05)
+        held["removable"].append(f.parts["removable"] is True)
         held["lack"].append(f.parts["lack_of_fit_p"] is not None and f.parts["lack_of_fit_p"] <= 0.05)
     return {"truth": truth.parts["gamma"], "raw_truth": truth.parts["raw_gamma"], **held}
 
@@ -179,12 +180,13 @@ def kappas(scenario: Scenario, studies: int, seed: int = 1) -> dict[str, list[An
 FILLERS = ((0.0, 0.0, 1e6), (0.0, 0.0, 4e6))
 GAMMAS = [
     Scenario("T, γ = 0 (logit)", t_law(1.0, 1.5, 0.0), ACCURACY, 0.1),
-    Scenario("T, γ = 0.34, the smallest that is told (logit)", t_law(1.0, 1.5, 0.34), ACCURACY, 0.1),
+    Scenario("T, γ = 0.36, the smallest that is told (logit)", t_law(1.0, 1.5, 0.36), ACCURACY, 0.1),
     Scenario("T, γ = 0, 2 seeds", t_law(1.0, 1.5, 0.0), ACCURACY, 0.1, 2),
     Scenario("T, γ = 0.4, the seeds' spread rises threefold with code", t_law(1.0, 1.5, 0.4), ACCURACY, 0.1,
              spread=lambda s: 1 + 2 * s),
     Scenario("T, γ = 0, nothing has any effect", t_law(0.0, 0.0, 0.0), ACCURACY, 0.1),
     Scenario("T with a crossover: α = −0.5, γ = 1", t_law(-0.5, 1.5, 1.0), ACCURACY, 0.1),
+    Scenario("T at the edge of a crossover: α = 0, γ = 0.5", t_law(0.0, 1.5, 0.5), ACCURACY, 0.1),
     Scenario("T, γ = 0, a filler with φ = 0.6 keeps tokens fixed", t_law(1.0, 1.5, 0.0, phi=0.6), ACCURACY, 0.1,
              filler=True),
     Scenario("the same with two arms of less filler", t_law(1.0, 1.5, 0.0, phi=0.6), ACCURACY, 0.1, filler=True,
@@ -258,14 +260,15 @@ def main() -> None:
 
 def of_gamma(studies: int, only: str) -> None:
     print("| γ under | truth | bias | half width | coverage | told from 0 | raw: truth | raw coverage "
-          "| raw told from 0 | crossover shown | lack of fit |")  # fmt: skip
-    print("|---" * 11 + "|")
+          "| raw told from 0 | crossover shown | called removable | lack of fit |")  # fmt: skip
+    print("|---" * 12 + "|")
     for scenario in [s for s in GAMMAS if only in s.name]:
         g = gammas(scenario, studies)
         print(
             f"| {scenario.name} | {g['truth']:.3f} | {np.mean(g['error']):+.3f} | {np.mean(g['width']):.3f} "
             f"| {rate(g['own'])} | {rate(g['found'])} | {round(g['raw_truth'], 3):g} | {rate(g['raw'])} "
-            f"| {rate(g['raw_found'])} | {rate(g['crossover'])} | {rate(g['lack'])} |", flush=True,
+            f"| {rate(g['raw_found'])} | {rate(g['crossover'])} | {rate(g['removable'])} "
+            f"| {rate(g['lack'])} |", flush=True,
         )  # fmt: skip
     print()
 
