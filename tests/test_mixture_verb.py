@@ -71,6 +71,11 @@ def test_predictions_have_the_same_key_and_each_metric_with_its_limits(place):
         (("--predict", "others.csv"), "--predict and --out go together"),
         (("--budget-tokens", "100B"), "--available and --budget-tokens go together"),
         (("--bound", "metric/web_loss"), "write METRIC=VALUE"),
+        (
+            ("--predict", "others.csv", "--out", "x.csv", "--natural", "tokens.csv", "--max-kl", "0.1"),
+            "--natural, --max-kl: of a recommendation only",
+        ),
+        (("--predict", "others.csv", "--out", "x.csv", "--bound", "metric/web_loss=2"), "--bound: of a recommendation"),
         (("--natural", "nowhere.csv"), "--natural nowhere.csv"),
     ],
 )

@@ -236,8 +236,20 @@ def decided(found: list[Finding]) -> list[Finding]:
 
 def swarm(asked: Asked) -> list[Finding]:
     """The best mixture, from strategies of one stage that differ in nothing but their mixture; of the loss on each
-    benchmark asked about, all alike. What there is of each source says which mixture is natural."""
+    benchmark asked about, all alike. Losses in two units have no mean, so each measure has a mixture of its own."""
     rows = [row for group in losses(asked) for row in group if row["final"] and row["position"] == 0]
+    measures = list(dict.fromkeys(row["measure"] for row in rows)) or [None]
+    return answered(
+        lambda m=measure: [
+            replace(f, subject=f"{f.subject}, {m}") if len(measures) > 1 else f
+            for f in swarm_of(asked, [row for row in rows if row["measure"] == m])
+        ]
+        for measure in measures
+    )
+
+
+def swarm_of(asked: Asked, rows: Sequence[Row]) -> list[Finding]:
+    """The mixture by one measure. What there is of each source says which mixture is natural."""
     names = sorted({key.removeprefix(DOSE) for row in rows for key in row if key.startswith(DOSE)})
     mixtures: dict[str, dict[str, Any]] = {}
     scored: dict[str, dict[str, list[float]]] = {}

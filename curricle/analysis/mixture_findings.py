@@ -1,7 +1,7 @@
 """What is said about a mixture, as findings: the mixture, its gains, how well the method predicts, what to run next.
 
 Every interval is at 90 % and speaks about new runs: CV+, or at a target size what the left-out errors of the runs there
-say. A gain is told less its optimism: the least of a fitted function is lower than the truth there, by twice the regret
+say; that of a rank correlation is over the runs that were ranked (Bonett and Wright). A gain is told less its optimism: the least of a fitted function is lower than the truth there, by twice the regret
 in expectation (docs/theory.md, section 6), and resamples say by how much.
 """
 
@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from curricle.analysis.choosing import Choice, Problem, next_runs, predicted
-from curricle.analysis.finding import THIS_STRATEGY, Finding, Interval, Part, join
+from curricle.analysis.finding import OTHER_CANDIDATES, THIS_STRATEGY, Finding, Interval, Part, join
 from curricle.analysis.foldwise import Foldwise, Scatter, cv_plus, foldwise, pairs, scatter
+from curricle.analysis.intervals import spearman_interval
 from curricle.analysis.members import Member, fit_member, known
 from curricle.analysis.mixing_laws import Law
 from curricle.analysis.recalibration import Recalibration
@@ -261,9 +262,12 @@ class Answer:
                 "mixture-fit", name, name, f"swarm of {len(said)} runs", None, RANK, n=len(said),
                 undefined="all runs have the same value", parts=parts,
             )  # fmt: skip
+        rho = rank_correlation(said, actual)
+        told = spearman_interval(rho, len(said), OTHER_CANDIDATES, LEVEL)
         return self.finding(
-            "mixture-fit", name, rank_correlation(said, actual), RANK, measure=name, parts=parts, table=table
-        )
+            "mixture-fit", name, rho, RANK, measure=name, parts=parts, table=table, intervals=(told,) if told else (),
+            note=f"The interval speaks of {OTHER_CANDIDATES} of this swarm's kind.",
+        )  # fmt: skip
 
     def next(self) -> Finding:
         """Mixtures to run next, one row a source and run."""

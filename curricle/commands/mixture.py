@@ -15,6 +15,8 @@ import typer
 
 from curricle.commands.common import Json, make_console, print_json
 
+MAX_EPOCHS = 4.0
+
 
 def mixture(
     ratios: Annotated[Path, typer.Option(metavar="CSV", help="A row a run: its key, and the share of each source.")],
@@ -29,7 +31,7 @@ def mixture(
     natural: Annotated[Path | None, typer.Option(metavar="CSV", help="source,share: the mixture as it comes.")] = None,
     available: Annotated[Path | None, typer.Option(metavar="CSV", help="source,tokens: what there is.")] = None,
     budget_tokens: Annotated[str | None, typer.Option(help="Tokens of the run that is planned, such as 100B.")] = None,
-    max_epochs: Annotated[float, typer.Option(help="How often a source may be seen.")] = 4.0,
+    max_epochs: Annotated[float, typer.Option(help="How often a source may be seen.")] = MAX_EPOCHS,
     bound: Annotated[
         list[str] | None,
         typer.Option(metavar="METRIC=VALUE", help="A metric's largest value, or natural+0.02; repeatable."),
@@ -51,6 +53,16 @@ def mixture(
 
     if (predict is None) != (out is None):
         raise Refused("--predict and --out go together: mixtures to predict, and the file for what is predicted")
+    if predict is not None:
+        given = {"--available": available, "--budget-tokens": budget_tokens, "--natural": natural,
+                 "--max-epochs": None if max_epochs == MAX_EPOCHS else max_epochs, "--bound": bound or None,
+                 "--max-kl": max_kl}  # fmt: skip
+        said = [name for name, value in given.items() if value is not None]
+        if said:
+            raise Refused(
+                f"{', '.join(said)}: of a recommendation only; --predict says what the mixtures of its file would "
+                "score, and asks for none of them"
+            )
     if (available is None) != (budget_tokens is None):
         raise Refused("--available and --budget-tokens go together: what there is, and how much of it is read")
     if max_kl is not None and not max_kl > 0:

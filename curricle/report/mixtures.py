@@ -15,7 +15,10 @@ from curricle.analysis.finding import Finding
 from curricle.report import words
 from curricle.report.terminal import SPACE, add_row, plain_table
 
-ABOUT = "Intervals are CV+: they speak about new runs, and a gain's about the difference of two, noise included."
+ABOUT = (
+    "Intervals are CV+: they speak about new runs, and a gain's about the difference of two, noise included; a rank "
+    "correlation's is over other runs of the swarm's kind."
+)
 LEAST = 0.0005  # shares below this are told together
 MOST = 8  # sources of a next run that are named
 
@@ -95,16 +98,21 @@ def value(number: float | None, signed: bool) -> str:
 
 
 def fits(findings: Sequence[Finding]) -> RenderableType:
-    table = plain_table("runs left out", ">rank correlation", ">R²", ">error")
+    table = plain_table("runs left out", ">rank correlation", "90 % interval", ">R²", ">error")
     each = {f.measure: f for f in findings}.values()  # with one target the aggregate is that metric
     names = words.short_names([f.measure for f in findings[1:]])
     for f in each:
         r2, error = f.parts.get("r2"), f.parts.get("rmse")
         add_row(
-            table, names.get(f.measure, f.measure), "–" if f.estimate is None else f"{f.estimate:.3f}",
+            table, names.get(f.measure, f.measure), "–" if f.estimate is None else f"{f.estimate:.3f}", ranked(f),
             "–" if r2 is None else f"{float(r2):.3f}", "–" if error is None else f"{float(error):.4f}",
         )  # fmt: skip
     return table
+
+
+def ranked(f: Finding) -> str:
+    found = f.interval()
+    return f"{value(found.low, False)} to {value(found.high, False)}" if found else "–"
 
 
 def runs(f: Finding) -> RenderableType:

@@ -161,6 +161,24 @@ def test_a_benchmark_that_is_named_does_not_throw_away_answers_about_a_swarm_or_
         assert {f.question for f in answer.findings} >= {"mixture", "mixture-gain"}
 
 
+def test_bits_and_nats_of_a_swarm_are_never_averaged(tmp_path):
+    random = np.random.default_rng(4)
+    mixes = {f"m{i}": (1000 * random.dirichlet(np.ones(3))).round().astype(int) + 1 for i in range(18)}
+
+    def score(strategy: str, seed: int, position: int, part: float) -> list[Point]:
+        p = mixes[strategy] / mixes[strategy].sum()
+        loss = 3 - 0.5 * p[0] ** 0.5
+        return [("a", "held-out", "bits per byte", loss), ("a", "held-out", "nats per token", 40 * loss)]
+
+    arms = {name: [("mix", "pretrain", dict(zip("abc", map(int, of))))] for name, of in mixes.items()}
+    (answer,) = ask(Asked(study(tmp_path, arms, score, count=1)), ["mixture"])
+    best = {f.subject: f for f in answer.findings if f.question == "mixture"}
+    bits, nats = (best[f"recommended mixture, {unit}"] for unit in ("bits per byte", "nats per token"))
+    assert 2 < (bits.estimate or 0) < 3 and nats.estimate == pytest.approx(40 * (bits.estimate or 0), rel=0.02)
+    fits = [f for f in answer.findings if f.question == "mixture-fit"]
+    assert len(fits) == 2 and all(f.interval().low < f.estimate <= f.interval().high for f in fits)
+
+
 def test_forgetting_is_looked_for_outside_of_what_was_learned_last(tmp_path):
     def score(strategy: str, seed: int, position: int, part: float) -> list[Point]:
         texts = [(n, "held-out", "bits per byte", 2.0 + 0.01 * seed) for n in ("code", "math", "web")]
