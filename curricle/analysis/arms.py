@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from curricle.analysis.columns import typed
 from curricle.analysis.finding import BITS_PER_BYTE
 from curricle.study import Refused, nearest
 
@@ -51,8 +52,8 @@ class Noise(NamedTuple):
 
 
 def checked(rows: Iterable[Row], columns: Sequence[str], numbers: Sequence[str] = ()) -> list[Row]:
-    """The rows, of which each has these columns, and finite numbers where they are numbers."""
-    found = list(rows)
+    """The rows, of which each has these columns, and finite numbers where they are numbers; of a CSV they are read."""
+    found = typed(rows, *numbers)
     if not found:
         raise Refused("rows: none were given; give one mapping for each run and evaluation point")
     for i, row in enumerate(found):

@@ -17,6 +17,7 @@ import numpy as np
 
 from curricle.analysis.arms import Row, checked, ends, items_of, noise, runs_of, scored, tabled
 from curricle.analysis.code_length import fit_floor
+from curricle.analysis.columns import typed
 from curricle.analysis.compare import UNITS
 from curricle.analysis.finding import (
     ACCURACY,
@@ -199,7 +200,7 @@ def accuracy_from_loss(
     finding is undefined. f(E) lies beyond what was measured, and is called an extrapolation. Its interval is the hull,
     over the floor's interval, of the curve's own (points of a run share its luck); `violated` says that the code arm's
     accuracy, with its spread over seeds, lies above all of it."""
-    rows = list(rows)
+    rows = typed(rows)
     loss = _points(scored(rows, benchmark, BITS_PER_BYTE), (code, scratch))
     right = _points(scored(rows, benchmark, ACCURACY), (code, scratch))
     keys = [key for key in loss if key in right]

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from curricle.analysis.columns import typed
 from curricle.analysis.finding import ACCURACY, LOSSES
 from curricle.analysis.outcomes import DOSE, outcomes
 from curricle.study import Refused, nearest
@@ -96,7 +97,7 @@ def read_factorial(
     if hasattr(rows, "sql"):
         results = cast("Results", rows)
         rows = outcomes(results)
-    rows = list(cast(Sequence[Row], rows))
+    rows = typed(cast(Sequence[Row], rows))
     pair = two(sources)
     named = [*pair, *([filler] if filler else [])]
     columns(rows, ["seed", "benchmark", "measure", "score", *(DOSE + source for source in named)])

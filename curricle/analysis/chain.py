@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from curricle.analysis.columns import Row, groups, known, numbers
+from curricle.analysis.columns import Row, groups, known, numbers, typed
 from curricle.analysis.compare import holm_adjusted, one_benchmark
 from curricle.analysis.finding import (
     ACCURACY,
@@ -87,6 +87,7 @@ def chain(rows: Sequence[Row], level: float = 0.95) -> list[Finding]:
     flops if known. A share is ln(P_k/P_{k−1})/ln(P_K/P_0), with Fieller's interval over seeds. Where strategies of
     one stage exist, what each gives alone stands beside it, and `unexplained` is the total less their sum.
     """
+    rows = typed(rows)
     known(rows, "strategy")
     made: list[Finding] = []
     for (benchmark, measure), here in groups(rows, "benchmark", "measure").items():
@@ -195,6 +196,7 @@ def shapley(rows: Sequence[Row], level: float = 0.95) -> list[Finding]:
     the whole gain less the sum of what each gives alone, with its interval. p-values of the stages and of what is
     unexplained are Holm-adjusted together. Raises `Refused` for the subsets that lack.
     """
+    rows = typed(rows)
     known(rows, "strategy")
     made: list[Finding] = []
     for (benchmark, measure), here in groups(rows, "benchmark", "measure").items():

@@ -1,13 +1,14 @@
 """Columns of a table as arrays, checked at the door: what an estimator asks of the rows that it is given.
 
-Rows are plain mappings, so that a CSV, a data frame's records and our own outcomes are read alike. Every refusal names
-the column, the value and what is allowed, before anything is computed.
+Rows are plain mappings, so that a CSV, a data frame's records and our own outcomes are read alike: `typed` makes
+numbers and truth values of what a CSV has as text, and every estimator of rows begins with it. Every refusal names the
+column, the value and what is allowed, before anything is computed.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,55 @@ import numpy as np
 from curricle.study import Refused, nearest
 
 Row = Mapping[str, Any]
+DOSE = "dose:"  # and the source's name: a column of tokens
+# What columns of outcomes and of steps hold, where they stand; other columns are names, and stay as they are.
+NUMBERS = frozenset({
+    "position", "stage_tokens", "tokens", "flops", "score", "items", "item_variance", "unique_tokens",
+    "step", "batch_tokens", "loss_nats", "lr", "first_pass_tokens",
+})  # fmt: skip
+TRUTHS = frozenset({"final", "baseline"})
+WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+
+
+def typed(rows: Iterable[Row], *numeric: str) -> list[Row]:
+    """The rows with numbers and truth values where text says them, as `csv.DictReader` gives all cells: known columns,
+    `dose:` columns and those named. An empty cell is None; seeds that are all whole numbers are read as such. Refuses
+    text that says neither. Rows that have no text in such columns are handed on as they are."""
+    found = list(rows)
+    counted = all(str(row.get("seed", 0)).strip().isdecimal() for row in found)
+    named = numeric if not counted else (*numeric, "seed")
+    return [_typed(row, k, named) if any(map(_is_text, row.items())) else row for k, row in enumerate(found)]
+
+
+def _is_text(cell: tuple[Any, Any]) -> bool:
+    name, value = cell
+    return isinstance(value, str) and name not in ("strategy", "stage", "benchmark", "measure", "kind", "run")
+
+
+def _typed(row: Row, k: int, numeric: Sequence[str]) -> Row:
+    made = dict(row)
+    for name, value in row.items():
+        if not isinstance(value, str):
+            continue
+        text, column = value.strip(), str(name)
+        if column in TRUTHS:
+            if text.lower() not in (*WORDS, ""):
+                raise Refused(f"rows: {name} is {value!r} in row {k}; give True or False")
+            made[name] = WORDS.get(text.lower())
+        elif column == "order":
+            made[name] = text or None
+        elif column in NUMBERS or column in numeric or column.startswith(DOSE):
+            made[name] = _number(text, column, k)
+    return made
+
+
+def _number(text: str, name: str, k: int) -> int | float | None:
+    if not text:
+        return None
+    try:
+        return int(text) if text.isdecimal() else float(text)
+    except ValueError:
+        raise Refused(f"rows: {name} is {text!r} in row {k}; give a number") from None
 
 
 def known(rows: Sequence[Row], *names: str) -> None:

@@ -31,6 +31,7 @@ from curricle.analysis.arms import (
     weighted,
     weights_of,
 )
+from curricle.analysis.columns import typed
 from curricle.analysis.finding import ACCURACY, BITS_PER_BYTE, THESE_PROBLEMS, Finding, Interval, Part, join
 from curricle.analysis.intervals import student
 from curricle.study import Refused, nearest
@@ -62,7 +63,7 @@ def critical_share(
     """
     if measure == ACCURACY:
         raise Refused(f"measure: {measure!r} rises where a model gets better; give a loss, such as {BITS_PER_BYTE!r}")
-    rows = list(rows)
+    rows = typed(rows)
     domains = weights_of(general)
     shares = last_stage_shares(rows, share)
     goal = {key: float(r["score"]) for key, r in ends(scored(rows, target, measure)).items()} if target else None

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from curricle.analysis.arms import ends, last_stage_shares
 from curricle.analysis.bound import bounds
 from curricle.analysis.bound_score import last_loss_bound
-from curricle.analysis.budgets import lines, noted
+from curricle.analysis.budgets import Line, lines, noted
 from curricle.analysis.cells import SAME_DOSE, ordered, orders_of, read_factorial, snapped
 from curricle.analysis.critical import critical_share
 from curricle.analysis.efficiency import transferred
@@ -25,6 +25,7 @@ from curricle.analysis.outcomes import DOSE, steps_of
 from curricle.analysis.outcomes import doses as doses_until
 from curricle.analysis.phase_law import phase_law
 from curricle.analysis.phases import phases
+from curricle.analysis.pools import pools_of
 from curricle.analysis.saturation import saturation
 from curricle.analysis.scaling import predict_loss, ranks
 from curricle.analysis.scores import strategies
@@ -269,30 +270,47 @@ def swarm_of(asked: Asked, rows: Sequence[Row]) -> list[Finding]:
 
 
 def saturations(asked: Asked) -> list[Finding]:
-    """Each curve of the last stage."""
-    return answered(
-        lambda line=line: noted(saturation(line.rows), line.note)
-        for group in losses(asked)
-        for line in lines(asked, group)
-    )
+    """Each curve of the last stage; with the pools that it reads, where rows say how much of each source there is."""
+
+    def one(line: Line) -> list[Finding]:
+        pools = pools_of(asked.results, line.rows)
+        known = [pool for pool in pools if pool is not None]
+        return noted(saturation(line.rows, unique_tokens=known if len(known) == len(pools) else None), line.note)
+
+    return answered(lambda line=line: one(line) for group in losses(asked) for line in lines(asked, group))
 
 
 def predictions(asked: Asked) -> list[Finding]:
-    """The loss of each strategy of one stage at twice what it took, by the curve of its points."""
+    """The loss of each strategy of one stage at the budgets asked for, in tokens, or at twice what it took, by the
+    curve of its points: over training FLOPs where rows say them, else over tokens."""
 
     def attempts() -> Iterator[Any]:
         for group in losses(asked):
             for line in lines(asked, group):
-                spent = [row for row in line.rows if row["flops"]]
-                if spent and not any(row["position"] for row in line.rows):
-                    yield lambda r=spent, note=line.note: noted(
-                        predict_loss(r, 2 * max(row["flops"] for row in r)), note
-                    )
+                if not any(row["position"] for row in line.rows):
+                    by = "flops" if any(row["flops"] for row in line.rows) else "tokens"
+                    spent = [row for row in line.rows if row[by] and row["tokens"]]
+                    if spent:
+                        yield lambda r=spent, x=by, note=line.note: noted(predicted(r, x, asked.at), note)
 
     made = answered(attempts())
     if not made:
         raise Refused("no strategy of one stage alone, scored on its way; the curve of several stages is no one law")
     return made
+
+
+def predicted(rows: Sequence[Row], by: str, at: Sequence[float]) -> list[Finding]:
+    """`predict_loss` at budgets in tokens; a token costs what it cost at the largest budget that was run."""
+    largest = max(rows, key=lambda row: row["tokens"])
+    each = largest[by] / largest["tokens"]
+    budgets = list(at) or [2 * largest["tokens"]]
+    return [
+        replace(
+            f, subject=f"{largest['strategy']} after {short(tokens)} tokens, {f.subject}",
+            parts={"strategy": largest["strategy"], "tokens": tokens, **f.parts},
+        )
+        for tokens, f in zip(budgets, predict_loss(rows, [each * tokens for tokens in budgets], by))
+    ]  # fmt: skip
 
 
 def critical_shares(asked: Asked) -> list[Finding]:

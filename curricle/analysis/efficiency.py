@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from curricle.analysis.chain import ONE_SEED, SEEDS_ONLY, UNITS, ends, mean_of, same_scores
-from curricle.analysis.columns import Row, chosen, groups, items, known, numbers, the_one
+from curricle.analysis.columns import Row, chosen, groups, items, known, numbers, the_one, typed
 from curricle.analysis.compare import holm_adjusted, one_benchmark
 from curricle.analysis.finding import ACCURACY, THESE_PROBLEMS, Finding, Interval, Part, join, short
 from curricle.analysis.intervals import student
@@ -37,6 +37,7 @@ def efficiency(rows: Sequence[Row], level: float = 0.95) -> list[Finding]:
     over seeds; p-values are Holm-adjusted over the stages on one benchmark in one measure, a stage's two rates being
     one test. Two stages compare by these rates only where they begin at the same loss; the note says so.
     """
+    rows = typed(rows)
     known(rows, "strategy")
     made: list[Finding] = []
     for (benchmark, measure), here in groups(rows, "benchmark", "measure").items():
@@ -121,7 +122,7 @@ def transferred(
     not reached, where only the lower limit D_T > (its largest budget) − D_F is measured. Where every loss is beyond,
     the finding is undefined and its interval is that limit.
     """
-    rows = chosen(rows, stage=stage)
+    rows = chosen(typed(rows, x), stage=stage)
     known(rows, "strategy", "score", x)
     at_first, helped = chosen(rows, strategy=scratch), chosen(rows, strategy=after)
     for name in ("benchmark", "measure"):
@@ -264,6 +265,7 @@ def marginal(
     budget, in bits per byte (or the loss's unit) per million tokens; `table` has it at each of `at` (by default the
     measured budgets), with what it says past the measured range marked `beyond`. Per 10^15 FLOPs where one token's
     FLOPs are given."""
+    rows = typed(rows, x)
     the_one(rows, "strategy")
     the_one(rows, "benchmark")
     curve = curve_of(rows, x)

@@ -30,6 +30,7 @@ from curricle.analysis.arms import (
     weighted,
     weights_of,
 )
+from curricle.analysis.columns import typed
 from curricle.analysis.finding import (
     ACCURACY,
     BITS_PER_BYTE,
@@ -115,7 +116,7 @@ def front(
     tenth of the range). `table` has one row for each strategy, with `on_front` and `p_front`, the probability of being
     non-dominated when every mean is redrawn from the seeds' noise. Raises `Refused` for fewer than two strategies.
     """
-    rows = list(rows)
+    rows = typed(rows, *([cost] if cost else []))
     domains = weights_of(general)
     here = ends(scored(rows, target, measure))
     sign = -1.0 if measure == ACCURACY else 1.0

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from curricle.analysis.cells import Row, finite, read_factorial
+from curricle.analysis.columns import typed
 from curricle.analysis.finding import ACCURACY, BITS_PER_BYTE, LOG_LOSS, LOGITS, THESE_PROBLEMS, Finding, Part, join
 from curricle.analysis.intervals import Estimate
 from curricle.analysis.outcomes import outcomes
@@ -47,7 +48,7 @@ def mediation(
     (0). `parts["direct_p"]` tests whether the assigned doses still tell anything once the skills are known: small means
     that these skills do not carry the whole effect. Raises `Refused` where a skill has no rows, or is the outcome.
     """
-    plain: list[Any] = list(outcomes(rows) if hasattr(rows, "sql") else rows)  # type: ignore[arg-type]
+    plain = typed(outcomes(rows) if hasattr(rows, "sql") else rows)  # type: ignore[arg-type]
     design = read_factorial(plain, sources, benchmark, measure)
     texts = {source: (skills or {}).get(source, source) for source in design.sources}
     own = [source for source, text in texts.items() if text == benchmark and design.measure == BITS_PER_BYTE]

@@ -1,8 +1,9 @@
 """What is said about a mixture, as findings: the mixture, its gains, how well the method predicts, what to run next.
 
 Every interval is at 90 % and speaks about new runs: CV+, or at a target size what the left-out errors of the runs there
-say; that of a rank correlation is over the runs that were ranked (Bonett and Wright). A gain is told less its optimism: the least of a fitted function is lower than the truth there, by twice the regret
-in expectation (docs/theory.md, section 6), and resamples say by how much.
+say; that of a rank correlation is over the runs that were ranked (Bonett and Wright). A gain is told less its optimism:
+the least of a fitted function is lower than the truth there, by twice the regret in expectation (docs/theory.md,
+section 6), and resamples say by how much.
 """
 
 from __future__ import annotations

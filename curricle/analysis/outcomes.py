@@ -1,21 +1,22 @@
 """Result rows as outcomes: one mean score of one run at one evaluation point, with what the model had read by then.
 
 This is the table that questions about strategies are put to (transfer, saturation, phases, bounds). It is plain
-mappings, so that a table from elsewhere, such as a CSV with the same columns, is analysed by the same functions.
+mappings, so that a table from elsewhere, such as a CSV with the same columns, is analysed by the same functions
+(`columns.typed` reads its text).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from curricle.analysis.columns import DOSE as DOSE
+from curricle.analysis.columns import Row as Row
 from curricle.analysis.finding import ACCURACY, BITS_PER_BYTE
 
 if TYPE_CHECKING:
     from curricle.results import Results
 
-Row = Mapping[str, Any]
-DOSE = "dose:"  # and the source's name: a column of tokens
 
 SCORED = """
     SELECT run, tokens, benchmark, any_value(kind) AS kind, bool_or(final) AS final, count(*) AS items,

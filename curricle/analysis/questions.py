@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
-from curricle.analysis import designs
+from curricle.analysis import designs, exhaustion
 from curricle.analysis.chain import chain, shapley
 from curricle.analysis.curve import common_stages, curve
 from curricle.analysis.efficiency import efficiency
@@ -39,6 +39,7 @@ class Asked:
     benchmark: str | None = None
     measure: str | None = None
     target: str | None = None  # the study's: what an answer is about where no benchmark was named
+    at: tuple[float, ...] = ()  # budgets in tokens at which a loss is predicted; twice the largest where none
 
     @cached_property
     def every(self) -> list[Row]:
@@ -166,7 +167,10 @@ QUESTIONS |= {
     "why-code": Question("What code gives, property by property", designs.why_of_counterfactuals),
     "mixture": Question("The mixture to train next", designs.swarm),
     "saturation": Question("Where more tokens stop paying", designs.saturations),
-    "prediction": Question("The loss at twice the budget", designs.predictions),
+    "repetition": Question("What reading text again is worth", exhaustion.repetitions),
+    "floors": Question("Where sources stop lowering the loss", exhaustion.floors_of_sources),
+    "why-saturated": Question("Why a source ends sooner than the best", exhaustion.why_sources_end),
+    "prediction": Question("The loss at a larger budget", designs.predictions),
     "ranks": Question("Whether small runs rank mixtures as large ones do", designs.ranks_between),
     "front": Question("The target against everything else", designs.fronts),
     "critical-share": Question("The largest share within a bound", designs.critical_shares),

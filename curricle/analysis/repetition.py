@@ -16,7 +16,7 @@ from importlib.resources import files
 
 import numpy as np
 
-from curricle.analysis.columns import Row, items, numbers, the_one
+from curricle.analysis.columns import Row, items, numbers, the_one, typed
 from curricle.analysis.finding import THESE_PROBLEMS, Finding, Interval, Part, join
 from curricle.analysis.intervals import student
 from curricle.analysis.powerlaw import Fit, fit
@@ -128,6 +128,7 @@ def repetition(
     """
     from scipy.special import fdtrc
 
+    rows = typed(rows)
     the_one(rows, "benchmark")
     read, pool, y = numbers(rows, tokens, above=0.0), numbers(rows, unique, above=0.0), numbers(rows, score)
     most = float((read / pool).max())

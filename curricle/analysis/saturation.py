@@ -2,9 +2,9 @@
 
 `saturation` gives D_sat, where L(D) − L(2D) falls to δ: (A(1 − 2^−α)/δ)^{1/α} for L = E + A·D^−α. δ is stated, or the
 noise of a difference of two strategies, σ√(2/s), σ from runs at equal budgets. It answers within the measured range and
-gives a limit past it. `floors` asks whether two sources end at different floors, and refuses where the Cramér–Rao bound
-says that the runs cannot tell. `why_saturated` names the kind of an early end: slow, a mismatch of floors, or
-repetition (section 8).
+gives a limit past it. Tokens read again are no new ones: where a pool was read past its end the law is one of D'.
+`floors` asks whether two sources end at different floors, and refuses where the Cramér–Rao bound says that the runs
+cannot tell. `why_saturated` names the kind of an early end: slow, a mismatch of floors, or repetition (section 8).
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from curricle.analysis.columns import Row, chosen, items, known, numbers, the_one
+from curricle.analysis.columns import Row, chosen, items, known, numbers, the_one, typed
 from curricle.analysis.efficiency import TOKENS, UNITS, both_ways, curve_of, points_of
 from curricle.analysis.finding import THESE_PROBLEMS, Finding, Interval, Part, join, short
 from curricle.analysis.outcomes import DOSE
+from curricle.analysis.pools import Pools, one_pool
 from curricle.analysis.powerlaw import Fit, PowerLaw, first_below, floor_error
-from curricle.analysis.repetition import R_STAR, effective_tokens, repetition
+from curricle.analysis.repetition import R_STAR, repetition
 from curricle.study import Refused
 
 REACH = 1e6  # a limit of D_sat is sought up to so many times the largest budget
@@ -42,7 +43,8 @@ def doubling_worth(law: PowerLaw, delta: float) -> float:
 
 def saturation(
     rows: Sequence[Row], source: str | None = None, x: str | None = None, delta: float | None = None,
-    seeds: int | None = None, unique_tokens: float | None = None, checkpoint: bool = False, level: float = 0.95,
+    seeds: int | None = None, unique_tokens: float | Sequence[Pools] | None = None, checkpoint: bool = False,
+    level: float = 0.95,
 ) -> Finding:  # fmt: skip
     """D_sat of one strategy's curve along the tokens of `source` (column `dose:SOURCE`), of `x`, or of the stage.
 
@@ -51,13 +53,22 @@ def saturation(
     equal budgets. Scatter about the law is no such spread, so one run without a `delta` is not answered. The estimate
     is given where it lies within the measured range; past it the finding is undefined, its interval gives the limits,
     and `parts.extrapolated` is what the curve says. `parts.verdict`: "saturated" (the last measured doubling gains less
-    than δ, its whole interval), "not yet" (more, its whole interval), or "open". With `unique_tokens`, the pool that is
-    read again, the same for repeated tokens: `repeated`, where doubling the tokens *read* gains less than δ.
+    less than δ, its whole interval), "not yet" (more, its whole interval), or "open".
+
+    `unique_tokens` is the pool that is read, or each row's pools. Where it was read past its end, the law is fitted in
+    D' (pools.py), and the estimate, `largest` and the table count new tokens; `parts.repeated` is where doubling the
+    tokens *read* of that pool gains less than δ, `epochs` how often it was read at most.
     """
+    rows = typed(rows, *([x] if x else []))
     for name in ("strategy", "benchmark", "measure"):
         the_one(rows, name)
     column = x or (f"{DOSE}{source}" if source else "stage_tokens")
     known(rows, column, "score")
+    pools = read_pools(unique_tokens, rows)
+    epochs = max((pool.epochs(float(row[column])) for pool, row in zip(pools, rows)), default=None)
+    again = epochs is not None and epochs > 1
+    if again:
+        rows = [{**row, column: float(pool.new(float(row[column])))} for pool, row in zip(pools, rows)]
     pair = both_ways(rows, column, checkpoint)
     curve = pair.bounded
     runs = seeds if seeds is not None else max(1, len({row.get("seed") for row in rows}))
@@ -91,19 +102,22 @@ def saturation(
     if pair.hopeless:
         why = f"the points do not follow a law of this form (p = {curve.wrong:.1g}), so its doublings are not theirs"
     elif at > top:
-        why = (
-            f"not within the {short(top)} measured tokens: their last doubling gains {value:.3g}, and δ is {asked:.3g}"
-        )
+        of = "new" if again else "measured"
+        why = f"not within the {short(top)} {of} tokens: their last doubling gains {value:.3g}, and δ is {asked:.3g}"
     elif 2 * at > top:
         notes.append("The doubling at the estimate ends past what was measured.")
     parts: dict[str, Part] = {
         "delta": asked, "noise": noise, "verdict": verdict, "last_doubling": value, "last_doubling_low": least,
         "last_doubling_high": most, "largest": top, "extrapolated": at if math.isfinite(at) else None,
         "floor": curve.law.floor, "exponent": curve.law.exponent, "amplitude": curve.law.raw_amplitude,
-        "floor_error": curve.floor_error, "wrong": curve.wrong, "unique_tokens": unique_tokens, "repeated": None,
+        "floor_error": curve.floor_error, "wrong": curve.wrong, "epochs": epochs, "in_new_tokens": again,
+        "unique_tokens": pools[0].unique_J[0] if len(set(pools)) == 1 and len(pools[0].unique_J) == 1 else None,
+        "repeated": repeated_end(curve.law, asked, pools[0]) if len(set(pools)) == 1 else None,
     }  # fmt: skip
-    if unique_tokens is not None:
-        parts["repeated"] = repeated_end(curve.law, asked, unique_tokens)
+    if again:
+        notes.append(f"Text was read up to {epochs:.3g} times, so the law is one of new tokens, D' = U + U·R*(1 − "
+                     "e^(−R/R*)), and so is the estimate.")  # fmt: skip
+    if parts["repeated"] is not None or again:
         notes.append(f"Repeats are taken to fade with R* = {R_STAR}, which these rows do not test.")
     return Finding(
         *about, None if why else at, TOKENS, (Interval(low, high, THESE_PROBLEMS, level),), n=items(rows), seeds=runs,
@@ -139,13 +153,23 @@ def _last(x: np.ndarray, gain: np.ndarray, delta: float, open_end: bool = False)
     return first_below(x[k:], gain[k:], delta)
 
 
-def repeated_end(law: PowerLaw, delta: float, unique_tokens: float, r_star: float = R_STAR) -> float:
-    """The last D at which reading 2D instead of D tokens of a pool of U gains δ, L taken at effective tokens."""
-    if not unique_tokens > 0:
-        raise Refused(f"unique_tokens: {unique_tokens:g}; give more than 0")
-    x = unique_tokens * np.geomspace(1e-4, 1e4, 4000)
-    gain = law(effective_tokens(unique_tokens, x, r_star)) - law(effective_tokens(unique_tokens, 2 * x, r_star))
-    return float(_last(x, gain, delta) or 0.0)
+def read_pools(given: float | Sequence[Pools] | None, rows: Sequence[Row]) -> list[Pools]:
+    """Each row's pools; none where nothing is known of them."""
+    if given is None:
+        return []
+    return [one_pool(given)] * len(rows) if isinstance(given, int | float) else list(given)
+
+
+def repeated_end(law: PowerLaw, delta: float, pools: Pools, r_star: float = R_STAR) -> float | None:
+    """The last D at which reading 2D instead of D tokens of the stage gains δ, L taken at new tokens; None where all
+    of its sources are endless."""
+    ends = [unique / share for share, unique, _ in zip(*pools) if math.isfinite(unique) and share > 0]
+    if not ends:
+        return None
+    x = np.geomspace(1e-4 * min(ends), 1e4 * max(ends), 4000)
+    gain = law(pools.new(x, r_star)) - law(pools.new(2 * x, r_star))
+    last = _last(x, gain, delta, open_end=True)
+    return None if last is None else float(last)
 
 
 # ---- floors ---------------------------------------------------------------------------------------------------------
@@ -162,6 +186,7 @@ def floors(
     these runs cannot tell a floor from a slow fall. `parts.decades_needed` then says how far budgets, as dense as now,
     would have to reach.
     """
+    rows = typed(rows, x)
     known(rows, by, "score", x)
     for name in ("benchmark", "measure"):
         the_one(rows, name)
@@ -224,6 +249,7 @@ def why_saturated(
     Repetition is looked for first, where the rows of `a` have a column `unique` and read some pool more than twice:
     it is claimed when R* = ∞ (repeats as good as new) is ruled out. The estimate is the difference of floors.
     """
+    rows = typed(rows, x, unique)
     again = None
     of_a = chosen(rows, **{by: a})
     if all(row.get(unique) not in (None, "") for row in of_a):

@@ -15,7 +15,7 @@ from itertools import combinations
 
 import numpy as np
 
-from curricle.analysis.columns import Row, chosen, groups, items, known, numbers, the_one
+from curricle.analysis.columns import Row, chosen, groups, items, known, numbers, the_one, typed
 from curricle.analysis.efficiency import both_ways, points_of
 from curricle.analysis.finding import (
     ACCURACY,
@@ -49,6 +49,7 @@ def ranks(
     and the accuracy among those, and the `regret` of taking the small size's best. `table`: a row a candidate.
     Raises `Refused` for fewer than 4 candidates that stand at both sizes.
     """
+    rows = typed(rows)
     known(rows, candidate, size, "score")
     for name in ("benchmark", "measure"):
         the_one(rows, name)
@@ -179,6 +180,7 @@ def predict_loss(
     Undefined past the measured range where the points do not follow such a law. Raises `Refused` for fewer than 4
     budgets and for accuracies.
     """
+    rows = typed(rows, x)
     for name in ("strategy", "benchmark", "measure"):
         the_one(rows, name)
     places = [float(p) for p in np.atleast_1d(np.asarray(at, dtype=float))]

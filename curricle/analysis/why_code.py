@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from curricle.analysis.columns import typed
 from curricle.analysis.compare import UNITS
 from curricle.analysis.finding import ACCURACY, BITS_PER_BYTE, THESE_PROBLEMS, Finding, Interval, Part, join
 from curricle.analysis.intervals import holm, student
@@ -72,7 +73,7 @@ def why_code(
         if name not in (*PROPERTIES, *REMAINDERS):
             raise Refused(f"taken.{name}: unknown property; {nearest(name, (*PROPERTIES, *REMAINDERS))}")
     arms = {"whole": whole, "filler": filler, **taken, **({"control": control} if control else {})}
-    found, on, by = _chosen(list(rows), arms, benchmark, measure)
+    found, on, by = _chosen(typed(rows), arms, benchmark, measure)
     table = _table(found, arms, larger_is_better=by == ACCURACY)
     unit = UNITS.get(by, by)
     contrasts = _contrasts(table)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from curricle.commands.common import STORE, Json, Set, StoreOption, make_console, planned, print_json
+from curricle.commands.common import STORE, Json, Set, StoreOption, make_console, planned, print_json, tokens
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,6 +22,10 @@ def analyse(
     question: Annotated[list[str] | None, typer.Option(metavar="Q", help="Repeatable; all by default.")] = None,
     benchmark: Annotated[str | None, typer.Option(help="A benchmark, or a source's held-out text.")] = None,
     measure: Annotated[str | None, typer.Option(help="accuracy, or 'bits per byte'.")] = None,
+    at: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TOKENS", help="Of prediction: budgets, such as 10B; repeatable; twice the largest else."),
+    ] = None,
     figures: Annotated[Path | None, typer.Option(metavar="DIR", help="Write each figure as SVG and PNG.")] = None,
     as_json: Json = False,
     store: StoreOption = STORE,
@@ -33,9 +37,12 @@ def analyse(
 
     if figures is not None and figures.exists() and not figures.is_dir():
         raise Refused(f"--figures {figures}: a file, not a folder")
+    budgets = tuple(float(tokens(text, "--at")) for text in at or ())
+    if budgets and question and "prediction" not in question:
+        raise Refused(f"--at goes with --question prediction, not with {', '.join(question)}")
     console = make_console(quiet=as_json)
     results, target = found(of, store, set or [], console)
-    asked = analysis.Asked(results, benchmark, measure, None if benchmark else target)
+    asked = analysis.Asked(results, benchmark, measure, None if benchmark else target, budgets)
     answers = analysis.ask(asked, question)
     findings = [finding for answer in answers for finding in answer.findings]
     drawn: list[str] = []

@@ -39,6 +39,19 @@ def print_json(value: object) -> None:
     sys.stdout.write("\n")
 
 
+def tokens(text: str, option: str) -> int:
+    """A number of tokens as people write it: 10B."""
+    from curricle.study import Refused, parse_count
+
+    try:
+        made = parse_count(text)
+    except ValueError as error:
+        raise Refused(f"{option}: {error}") from None
+    if not isinstance(made, int) or made <= 0:
+        raise Refused(f"{option} {text}: not a positive number of tokens")
+    return made
+
+
 def planned(study: Study, store: Path, console: Console) -> tuple[Plan, Prepared]:
     from curricle.planning import compile_plan
     from curricle.preparation import prepare

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from curricle.commands.common import Json, make_console, print_json
+from curricle.commands.common import Json, make_console, print_json, tokens
 
 MAX_EPOCHS = 4.0
 
@@ -67,7 +67,7 @@ def mixture(
         raise Refused("--available and --budget-tokens go together: what there is, and how much of it is read")
     if max_kl is not None and not max_kl > 0:
         raise Refused(f"--max-kl {max_kl:g}: a divergence in nats, above 0")
-    planned = tokens(budget_tokens)
+    planned = None if budget_tokens is None else tokens(budget_tokens, "--budget-tokens")
     if (larger_ratios is None) != (larger_metrics is None):
         raise Refused("--larger-ratios and --larger-metrics go together")
     tables = read(ratios, "--ratios"), read(metrics, "--metrics")
@@ -160,17 +160,3 @@ def split(option: str, name: str) -> tuple[str, str]:
     if not metric:
         raise Refused(f"{name} {option}: write METRIC=VALUE, or METRIC=natural+0.02")
     return metric, value
-
-
-def tokens(text: str | None) -> int | None:
-    from curricle.study import Refused, parse_count
-
-    if text is None:
-        return None
-    try:
-        made = parse_count(text)
-    except ValueError as error:
-        raise Refused(f"--budget-tokens: {error}") from None
-    if not isinstance(made, int) or made <= 0:
-        raise Refused(f"--budget-tokens {text}: not a positive number of tokens")
-    return made

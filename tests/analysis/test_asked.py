@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
@@ -10,10 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from curricle.analysis import Asked, ask, designs
 from curricle.analysis.budgets import lines
 from curricle.analysis.next_runs import next_runs
+from curricle.analysis.pools import Pools, one_pool
+from curricle.analysis.repetition import effective_tokens
 from curricle.results import EVALUATIONS, MIXTURES, RUNS, SCORES, STEPS, Results, write_rows
 from curricle.study import Refused
 
@@ -24,10 +29,11 @@ FOLLOWS = "Points on the way count as ends"
 
 def study(
     folder: Path, strategies: Mapping[str, Sequence[Stage]], score: Any, at: Sequence[float] = (1.0,),
-    count: int = 2, rate: Any = None,
+    count: int = 2, rate: Any = None, there: Mapping[str, int] | None = None,
 ) -> Results:  # fmt: skip
     """Strategies written as rows; `score(strategy, seed, position, share of the stage)` gives the points there, and
-    `rate(share of the stage)` the learning rate."""
+    `rate(share of the stage)` the learning rate; `there` says how much of each source there is."""
+    folder.mkdir(exist_ok=True)
     runs, mixtures, scores, steps = [], [], [], []
     for (name, path), seed in product(strategies.items(), range(count)):
         before = 0
@@ -36,7 +42,8 @@ def study(
             runs.append({"study": "s", "strategy": name, "baseline": False, "seed": seed, "position": position,
                          "stage": stage, "kind": kind, "run": run, "budget_tokens": budget, "tokens_before": before,
                          "training_flops": 6.0 * budget, "wall_seconds": 1.0})  # fmt: skip
-            mixtures += [{"run": run, "until_tokens": budget, "source": s, "share": d / budget}
+            mixtures += [{"run": run, "until_tokens": budget, "source": s, "share": d / budget,
+                          "available_tokens": (there or {}).get(s)}
                          for s, d in doses.items()]  # fmt: skip
             for part in at:
                 scores += [{"run": run, "tokens": round(part * budget), "final": part == 1, "benchmark": b, "kind": k,
@@ -235,6 +242,77 @@ def test_ends_of_different_budgets_are_taken_before_points_on_the_way(tmp_path):
     (answer,) = ask(asked, ["prediction"])
     (found,) = answer.findings
     assert found.estimate == pytest.approx(2 + 5 * 25_600**-0.4, abs=0.01) and line.note in found.note
+
+
+def test_a_loss_is_predicted_at_the_budgets_that_are_asked_for(tmp_path):
+    def score(strategy: str, seed: int, position: int, part: float) -> list[Point]:
+        noise = np.random.default_rng([seed, int(6400 * part)]).normal(0, 0.001)
+        return [("web", "held-out", "bits per byte", 2 + 0.5 * part**-0.4 + noise)]
+
+    arms = {"long": [("web", "pretrain", {"web": 6400})]}
+    made = study(tmp_path, arms, score, [2**-k for k in range(6, -1, -1)])
+    (answer,) = ask(Asked(made, at=(12_800.0, 1e6)), ["prediction"])
+    assert [f.parts["tokens"] for f in answer.findings] == [12_800, 1e6]
+    assert [f.parts["at"] for f in answer.findings] == [6 * 12_800, 6e6]
+    (twice,) = ask(Asked(made), ["prediction"])[0].findings
+    assert twice.estimate == answer.findings[0].estimate
+    assert "long after 1M tokens" in answer.findings[1].subject
+    assert twice.estimate == pytest.approx(2 + 0.5 * 2**-0.4, abs=0.01)
+    assert answer.findings[1].estimate == pytest.approx(2, abs=0.1) and answer.findings[1].estimate < twice.estimate
+
+
+# ---- text that is read again ----------------------------------------------------------------------------------------
+
+
+def read_again(unique: float, r_star: float = 15.39) -> Any:
+    def score(strategy: str, seed: int, position: int, part: float) -> list[Point]:
+        worth = float(effective_tokens(unique, part * 64_000, r_star))
+        noise = np.random.default_rng([seed, int(part * 64_000)]).normal(0, 0.001)
+        return [("target", "held-out", "bits per byte", 1 + 30 * worth**-0.5 + noise)]
+
+    return score
+
+
+def test_repeated_tokens_are_not_taken_for_new_ones(tmp_path):
+    arms, points = {"small pool": [("web", "pretrain", {"web": 64_000})]}, [2**-k for k in range(7, -1, -1)]
+    made = study(tmp_path, arms, read_again(2000), points, there={"web": 2000})
+    (found,) = ask(Asked(made), ["saturation"])[0].findings
+    assert found.parts["epochs"] == 32 and found.parts["in_new_tokens"] and "D' = U + U·R*" in found.note
+    assert found.parts["largest"] == pytest.approx(float(effective_tokens(2000, 64_000)))
+    assert found.parts["exponent"] == pytest.approx(0.5, rel=0.1)  # the law of new tokens that made the scores
+    endless = study(tmp_path / "endless", arms, read_again(2000), points)
+    (taken_as_new,) = ask(Asked(endless), ["saturation"])[0].findings
+    assert taken_as_new.parts["epochs"] is None and taken_as_new.parts["largest"] == 64_000
+
+
+def test_what_an_earlier_stage_read_of_a_pool_counts_as_read():
+    pool = Pools((0.5, 0.5), (1000.0, math.inf), (1000.0, 0.0))
+    worth = float(effective_tokens(1000, 1500) - effective_tokens(1000, 1000))
+    assert float(pool.new(1000)) == pytest.approx(500 + worth) and pool.epochs(1000) == 1.5
+
+
+@given(st.floats(1, 1e9), st.floats(0, 1))
+def test_where_no_pool_ends_new_tokens_are_the_tokens_read(unique: float, part: float):
+    assert float(one_pool(unique).new(part * unique)) == pytest.approx(part * unique)
+
+
+def test_repeats_floors_and_why_a_source_ended_are_asked_of_a_study(tmp_path):
+    arms = {name: [(name, "pretrain", {name: 64_000})] for name in ("web", "tiny")}
+
+    def score(strategy: str, seed: int, position: int, part: float) -> list[Point]:
+        return read_again(1000 if strategy == "tiny" else 1e9, 3.0)(strategy, seed, position, part)
+
+    points = [2**-k for k in range(9, -1, -1)]
+    made = study(tmp_path, arms, score, points, there={"tiny": 1000, "web": 10**9})
+    again, floor, why = ask(Asked(made), ["repetition", "floors", "why-saturated"])
+    (r_star,) = again.findings
+    assert r_star.subject.startswith("tiny: R*") and r_star.parts["most_epochs"] == 64
+    assert r_star.estimate == pytest.approx(3.0, rel=0.05)
+    assert [f.subject for f in floor.findings] == ["tiny less web"] and "read up to 64 times" in floor.findings[0].note
+    (reason,) = why.findings
+    assert reason.subject == "tiny against web" and reason.parts["kind"] == "repetition"
+    one = study(tmp_path / "one", {"web": arms["web"]}, score, points)
+    assert all(a.refused and not a.findings for a in ask(Asked(one), ["repetition", "floors", "why-saturated"]))
 
 
 # ---- what to run next ---------------------------------------------------------------------------------------------

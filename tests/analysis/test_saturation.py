@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from curricle.analysis.pools import one_pool
 from curricle.analysis.powerlaw import PowerLaw
 from curricle.analysis.repetition import effective_tokens
 from curricle.analysis.saturation import doubling_worth, floors, repeated_end, saturation, why_saturated
@@ -98,9 +99,9 @@ def test_the_laws_own_misfit_is_no_noise_of_runs() -> None:
 
 def test_repeated_tokens_end_sooner_than_new_ones() -> None:
     new = doubling_worth(LAW, 0.002)
-    ends = [repeated_end(LAW, 0.002, pool) for pool in (1e6, 1e7, 1e12)]
+    ends = [repeated_end(LAW, 0.002, one_pool(pool)) for pool in (1e6, 1e7, 1e12)]
     assert ends == sorted(ends) and ends[0] < ends[1] < new and ends[2] == pytest.approx(new, rel=0.02)
-    assert repeated_end(LAW, 0.002, 1e6) < 1e6 * 60
+    assert repeated_end(LAW, 0.002, one_pool(1e6)) < 1e6 * 60
     assert saturation(rows(), delta=0.03, unique_tokens=2e6).parts["repeated"] is not None
 
 

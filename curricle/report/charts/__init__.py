@@ -33,7 +33,7 @@ CHARTS: dict[str, Chart] = {
     "mixture": Chart("The mixture to train next", f"{ROOM}.mixture:chart"),
     "why-code": Chart("What code gives", f"{ROOM}.why_code:chart"),
     "saturation": Chart("Where more tokens stop paying", f"{ROOM}.saturation:chart"),
-    "predicted-loss": Chart("The loss at twice the budget", f"{ROOM}.scaling:chart"),
+    "predicted-loss": Chart("The loss at a larger budget", f"{ROOM}.scaling:chart"),
     "ranks": Chart("Whether small runs rank mixtures as large ones do", f"{ROOM}.scaling:chart"),
     "front": Chart("The target against everything else", f"{ROOM}.front:chart"),
     "critical-share": Chart("The largest share within a bound", f"{ROOM}.front:critical_chart"),

@@ -11,7 +11,8 @@ from curricle.report.charts.laws import curves, finished, rule, said
 def chart(finding: Finding) -> alt.LayerChart:
     """Of questions `saturation`, `floor` and `why-saturated`: measured points and fitted curves over tokens; for
     `saturation` D_sat with its interval, or, past the measured range, its lower limit."""
-    layers = curves(finding.table, "tokens read", finding.measure)
+    title = "new tokens (repeats count less)" if finding.parts.get("in_new_tokens") else "tokens read"
+    layers = curves(finding.table, title, finding.measure)
     interval = finding.interval()
     if finding.question == "saturation" and interval is not None:
         top = float(finding.parts["largest"] or 0) * 2
