@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from curricle.analysis.finding import ACCURACY, BITS_PER_BYTE, PERCENT, Finding, between, number
+from curricle.analysis.finding import ACCURACY, BITS_PER_BYTE, PERCENT, RATIOS, Finding, between, number
 
 
 def answer(
@@ -21,7 +21,7 @@ def answer(
 ) -> str:
     """One sentence on the target (a benchmark, or a source for its held-out text) in that measure; when left out,
     accuracy, or bits per byte where there is none."""
-    on_target = [f for f in findings if f.benchmark == target and f.unit != PERCENT]
+    on_target = [f for f in findings if f.benchmark == target and f.unit not in RATIOS]
     if measure is None:
         measure = ACCURACY if any(f.measure == ACCURACY for f in on_target) else BITS_PER_BYTE
     on_target = [f for f in on_target if f.measure == measure]

@@ -13,6 +13,7 @@ from curricle.analysis.finding import (
     ACCURACY,
     BITS,
     BITS_PER_BYTE,
+    ERRORS,
     KINDS,
     PERCENT,
     POINTS,
@@ -21,11 +22,12 @@ from curricle.analysis.finding import (
     Part,
     join,
 )
-from curricle.analysis.intervals import Estimate, estimates, fieller, holm, wilson
+from curricle.analysis.intervals import Estimate, Ratio, estimates, fieller, holm, wilson
 from curricle.analysis.scores import Scores, paired
 
 UNITS = {ACCURACY: POINTS, BITS_PER_BYTE: BITS}
 LOWER_IS_BETTER = "Bits per byte: lower is better, so a negative difference is a gain."
+NOTHING_WRONG = "P₁ = 100: nothing was wrong, so no error is there to be removed"
 SAME_RUNS = "Both are the same runs, so the difference is exactly 0."
 TWO_SEEDS = "With 2 seeds the interval for this strategy holds the truth in about 90 to 98 % of cases, not 95 %."
 
@@ -95,9 +97,43 @@ def relative(question: str, subject: str, after: Scores, before: Scores, parts: 
     return replace(plain, estimate=percent, unit=PERCENT, intervals=intervals, note=join([*notes, pair.note]))
 
 
-def both(question: str, subject: str, after: Scores, before: Scores, parts: Mapping[str, Part]) -> list[Finding]:
-    """The difference and, for accuracy, the relative gain beside it."""
-    kinds: list[Callable[..., Finding | None]] = [difference, relative] if after.measure == ACCURACY else [difference]
+def errors_removed(
+    question: str, subject: str, after: Scores, before: Scores, parts: Mapping[str, Part]
+) -> Finding | None:
+    """(P₂ − P₁)/(100 − P₁)·100, the share of what was wrong before that is right now, with Fieller's interval of each
+    kind: the relative gain of the errors, its sign turned. Undefined, and said so, at P₁ = 100."""
+    plain, pair = difference(question, subject, after, before, parts), paired(after, before)
+    if plain is None or pair is None:
+        return None
+    if pair.after.places == pair.before.places:
+        return replace(plain, unit=ERRORS)
+    ratios = [fieller(100.0 - pair.before.y_SP, 100.0 - pair.after.y_SP, kind) for kind in KINDS]
+    found = share_removed(plain, ratios)
+    return replace(found, note=join([found.note, pair.note]))
+
+
+def share_removed(plain: Finding, ratios: Sequence[Ratio]) -> Finding:
+    """A difference in points as a share of the errors, from the relative gains of the errors."""
+    if not ratios or ratios[0].percent is None:
+        note = "The difference in points is defined."
+        return replace(plain, estimate=None, unit=ERRORS, intervals=(), undefined=NOTHING_WRONG, note=note)
+    intervals = tuple(turned(ratio.interval) for ratio in ratios if ratio.interval)
+    notes = join(ratio.note.replace("the score divided by", "the errors before") for ratio in ratios)
+    return replace(plain, estimate=0.0 - ratios[0].percent, unit=ERRORS, intervals=intervals, note=notes)
+
+
+def turned(i: Interval) -> Interval:
+    low, high = (None if x is None else 0.0 - x for x in (i.high, i.low))
+    return Interval(low, high, i.kind, i.level)
+
+
+def both(
+    question: str, subject: str, after: Scores, before: Scores, parts: Mapping[str, Part], *, errors: bool = False
+) -> list[Finding]:
+    """The difference and, for accuracy, the relative gain beside it; with `errors` the share of errors removed too."""
+    kinds: list[Callable[..., Finding | None]] = [difference]
+    if after.measure == ACCURACY:
+        kinds += [relative, *([errors_removed] if errors else [])]
     return [found for make in kinds if (found := make(question, subject, after, before, parts))]
 
 
@@ -119,7 +155,7 @@ def holm_adjusted(
     family: Callable[[Finding], object],
     test: Callable[[Finding], object] | None = None,
 ) -> list[Finding]:
-    """Findings with p-values adjusted within each family (Holm 1979). A difference and its relative gain are one
+    """Findings with p-values adjusted within each family (Holm 1979). A difference and its ratios are one
     test, and so is a stage that strategies share: they are counted once. `test` says which findings are one."""
     same = test or one_test
     tests: dict[object, dict[object, float]] = {}

@@ -24,13 +24,15 @@ LOSSES = (BITS_PER_BYTE, "nats per token")  # lower is better; of the second onl
 
 POINTS = "points"  # of accuracy, out of 100
 PERCENT = "%"  # relative: (P₂ − P₁)/P₁·100
+ERRORS = "% of the errors"  # removed: (P₂ − P₁)/(100 − P₁)·100
+RATIOS = frozenset({PERCENT, ERRORS})  # of a difference: they stand beside the difference itself
 BITS = "bits per byte"
 BITS_PER_TOKEN = "bits per token"
 LOGITS = "logits"  # of accuracy
 LOG_LOSS = "log loss"  # a difference of −ln(loss): about the share by which a loss falls
 KAPPA = "κ"  # synergy on the scale of effective tokens
 # Digits after the point; a number in any other unit has three that are significant.
-PLACES = {POINTS: 1, PERCENT: 1, BITS: 3, BITS_PER_TOKEN: 3, LOGITS: 2, LOG_LOSS: 3, KAPPA: 2}
+PLACES = {POINTS: 1, PERCENT: 1, ERRORS: 1, BITS: 3, BITS_PER_TOKEN: 3, LOGITS: 2, LOG_LOSS: 3, KAPPA: 2}
 
 # Questions whose estimate is the level of one thing, so that a sign before it would say nothing.
 LEVELS = {
@@ -117,7 +119,7 @@ class Finding:
 
     def reversed(self) -> Finding:
         """The same difference seen from the other side; only for what is symmetric, so not for a relative gain."""
-        if self.unit == PERCENT:
+        if self.unit in RATIOS:
             raise ValueError(f"{self.subject}: a relative gain cannot be turned round by its sign")
         names = {"strategy": "against", "against": "strategy", "after": "before", "before": "after"}
         a, b = self.parts["strategy"], self.parts["against"]

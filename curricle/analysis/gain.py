@@ -1,8 +1,9 @@
 """What a strategy gave, and what each of its stages gave: the first question of docs/theory.md (section 1).
 
-Three ways to say a gain stand side by side: the difference in points, the relative gain ΔP = (P₂ − P₁)/P₁·100 (which
-multiplies along a chain), and the difference in bits per byte, which is smooth where accuracy is on its floor. Each
-comes with an interval of each kind. `compare_scores` says the same about two published numbers.
+Four ways to say a gain stand side by side: the difference in points, the relative gain ΔP = (P₂ − P₁)/P₁·100 (which
+multiplies along a chain), the share of the errors that it removed (which compares gains near the top), and the
+difference in bits per byte, which is smooth where accuracy is on its floor. Each comes with an interval of each kind.
+`compare_scores` says the same about two published numbers.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import asdict, dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
-from curricle.analysis.compare import both, holm_adjusted, level, one_benchmark
+from curricle.analysis.compare import both, holm_adjusted, level, one_benchmark, turned
 from curricle.analysis.finding import THESE_WEIGHTS, Finding, Interval, Part
 from curricle.analysis.intervals import binomial_variance, fieller_proportions, normal
 from curricle.analysis.means import difference_of_means, level_of_mean, means_of
@@ -94,7 +95,7 @@ def _contrasts(
             after, before = read.final(a.stages[-1], each), read.final(b.stages[-1], each)
             if after and before:
                 parts = {"strategy": a.name, "against": b.name}
-                made += both(question, f"{a.name} over {b.name}", after, before, parts)
+                made += both(question, f"{a.name} over {b.name}", after, before, parts, errors=True)
     for of in means_of(results, benchmark, measure).values():
         for a, b in pairs:
             after_mean, before_mean = of.get(a.name), of.get(b.name)
@@ -125,7 +126,7 @@ def stage_gains(results: Results, benchmark: str | None = None, measure: str | N
                         "strategy": strategy.name, "stage": stage.name, "position": stage.position,
                         "since": name, "budget_tokens": stage.budget_tokens,
                     }  # fmt: skip
-                    made += both("stage-gain", f"{stage.name} in {strategy.name}", after, before, parts)
+                    made += both("stage-gain", f"{stage.name} in {strategy.name}", after, before, parts, errors=True)
     return holm_adjusted(made, one_benchmark)
 
 
@@ -143,6 +144,7 @@ class Comparison:
     error_reduction_percent: float | None  # the share of what was wrong before that is right now
     relative_interval: Interval | None = None
     absolute_interval: Interval | None = None
+    error_reduction_interval: Interval | None = None
     z: float | None = None  # difference over its unpooled standard error
     p_value: float | None = None
     undefined: str | None = None  # why there is no relative gain
@@ -174,13 +176,14 @@ def compare_scores(p1: float, p2: float, n1: int | None = None, n2: int | None =
         note = "Without the number of problems there is no interval."
         return Comparison(p1, p2, percent, difference, error_reduction, undefined=undefined, note=note)
     ratio = fieller_proportions(p1 / 100, n1, p2 / 100, n2)
+    wrong = fieller_proportions(1 - p1 / 100, n1, 1 - p2 / 100, n2).interval
     error = 100 * (binomial_variance(p1 / 100, n1) + binomial_variance(p2 / 100, n2)) ** 0.5
     half = normal(0.95) * error
     z = difference / error
     return Comparison(
         p1, p2, percent, difference, error_reduction, ratio.interval,
-        Interval(difference - half, difference + half, THESE_WEIGHTS), z, two_sided(z), undefined,
-        note="" if undefined else ratio.note,
+        Interval(difference - half, difference + half, THESE_WEIGHTS), turned(wrong) if wrong else None, z,
+        two_sided(z), undefined, note="" if undefined else ratio.note,
     )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from curricle.analysis.cells import binomial
-from curricle.analysis.compare import LOWER_IS_BETTER, TWO_SEEDS, UNITS
+from curricle.analysis.compare import LOWER_IS_BETTER, TWO_SEEDS, UNITS, share_removed
 from curricle.analysis.finding import (
     ACCURACY,
     BITS_PER_BYTE,
@@ -30,7 +30,7 @@ from curricle.analysis.finding import (
     Part,
     join,
 )
-from curricle.analysis.intervals import Estimate, fieller_moments, impossible, over_seeds, student, wilson
+from curricle.analysis.intervals import Estimate, Ratio, fieller_moments, impossible, over_seeds, student, wilson
 from curricle.analysis.outcomes import Row, outcomes
 
 if TYPE_CHECKING:
@@ -114,8 +114,8 @@ def level_of_mean(subject: str, mean: Mean, parts: Mapping[str, Part]) -> Findin
 def difference_of_means(
     question: str, subject: str, after: Mean, before: Mean, parts: Mapping[str, Part]
 ) -> list[Finding]:
-    """After minus before and, for accuracy, the relative gain: over the seeds that both have, or of runs that are not
-    paired where they have none in common."""
+    """After minus before and, for accuracy, the relative gain and the share of errors removed: over the seeds that both
+    have, or of runs that are not paired where they have none in common."""
     common = [seed for seed in after.seeds if seed in before.seeds]
     left_out = sorted(set(after.seeds) ^ set(before.seeds))
     notes = [LOWER_IS_BETTER] if after.measure == BITS_PER_BYTE else []
@@ -148,23 +148,26 @@ def difference_of_means(
     if after.measure != ACCURACY:
         return [plain]
     p1, p2 = float(before.y_S.mean()), float(after.y_S.mean())
+    gains, errors = [], []
+    for e in estimates:
+        if e.variance is not None:
+            seeds = moments if e.kind != THESE_WEIGHTS else np.zeros((2, 2))
+            own = [before.variance or 0.0, after.variance or 0.0] if e.kind != THESE_PROBLEMS else [0.0, 0.0]
+            v, t = seeds + np.diag(own), float(student(e.df, 0.95))
+            gains.append(fieller_moments(p1, p2, v[0, 0], v[0, 1], v[1, 1], t, e.kind))
+            errors.append(fieller_moments(100 - p1, 100 - p2, v[0, 0], v[0, 1], v[1, 1], t, e.kind))
+    removed = share_removed(plain, errors or [Ratio(100 * (p1 - p2) / (100 - p1) if p1 < 100 else None, None, "")])
+    removed = replace(removed, note=join([removed.note, *unknown]))
     if p1 == 0:
         why = "P₁ = 0: none of the problems was solved, so ΔP has no divisor"
         note = "The difference in points is defined."
-        return [plain, replace(plain, estimate=None, unit=PERCENT, intervals=(), undefined=why, note=note)]
-    ratios, said = [], []
-    for e in estimates:
-        if e.variance is None:
-            continue
-        seeds = moments if e.kind != THESE_WEIGHTS else np.zeros((2, 2))
-        own = [before.variance or 0.0, after.variance or 0.0] if e.kind != THESE_PROBLEMS else [0.0, 0.0]
-        v = seeds + np.diag(own)
-        ratio = fieller_moments(p1, p2, v[0, 0], v[0, 1], v[1, 1], float(student(e.df, 0.95)), e.kind)
-        ratios += [ratio.interval] if ratio.interval else []
-        said.append(ratio.note)
+        return [plain, replace(plain, estimate=None, unit=PERCENT, intervals=(), undefined=why, note=note), removed]
     percent = 100 * (p2 - p1) / p1
-    relative = replace(plain, estimate=percent, unit=PERCENT, intervals=tuple(ratios), note=join([*said, *unknown]))
-    return [plain, relative]
+    relative = replace(
+        plain, estimate=percent, unit=PERCENT, intervals=tuple(r.interval for r in gains if r.interval),
+        note=join([*(r.note for r in gains), *unknown]),
+    )  # fmt: skip
+    return [plain, relative, removed]
 
 
 def judged(known: Known) -> tuple[list[Interval], list[str], list[Estimate]]:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from importlib.resources import files
 from math import log, sqrt
 
-from curricle.analysis.compare import holm_adjusted
-from curricle.analysis.finding import ACCURACY, PERCENT, POINTS, THESE_WEIGHTS, Finding, Interval, Part, join
+from curricle.analysis.compare import NOTHING_WRONG, holm_adjusted
+from curricle.analysis.finding import ACCURACY, ERRORS, PERCENT, POINTS, THESE_WEIGHTS, Finding, Interval, Part, join
 from curricle.analysis.gain import compare_scores, two_sided
 from curricle.analysis.intervals import binomial_variance, normal
 
@@ -77,7 +77,8 @@ def published() -> list[Finding]:
 
 
 def _over(table: Table, question: str, model: str, against: str) -> Iterator[Finding]:
-    """One model over another on each benchmark that both were scored on: points, and percent."""
+    """One model over another on each benchmark that both were scored on: points, percent, and the share of errors
+    removed."""
     for benchmark in table.benchmarks:
         p1, p2 = table.scores[against][benchmark], table.scores[model][benchmark]
         if p1 is None or p2 is None:
@@ -92,14 +93,15 @@ def _over(table: Table, question: str, model: str, against: str) -> Iterator[Fin
             "z": c.z,
             "p_alone": c.p_value,
         }
-        for unit, value, interval in (
-            (POINTS, c.absolute_points, c.absolute_interval),
-            (PERCENT, c.relative_gain_percent, c.relative_interval),
+        for unit, value, interval, undefined in (
+            (POINTS, c.absolute_points, c.absolute_interval, None),
+            (PERCENT, c.relative_gain_percent, c.relative_interval, c.undefined),
+            (ERRORS, c.error_reduction_percent, c.error_reduction_interval, NOTHING_WRONG),
         ):
             yield Finding(
                 question, f"{model} over {against}", ACCURACY, benchmark, value, unit, (interval,) if interval else (),
                 c.p_value, "unpaired z, unpooled variances" if n else "", n or 0, 1,
-                (table.name(model), table.name(against)), c.undefined if value is None else None,
+                (table.name(model), table.name(against)), undefined if value is None else None,
                 join([ONE_RUN, c.note if n and unit == PERCENT else "", "" if n else UNKNOWN_N]), parts,
             )  # fmt: skip
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from markupsafe import Markup
 
 from curricle.analysis import Finding
+from curricle.analysis.finding import RATIOS
 from curricle.report import words
 from curricle.report.figures import Look
 from curricle.report.flow import Box, Flow
@@ -24,7 +25,7 @@ def stage_gain(findings: Sequence[Finding], box: Box, target: str, rates: Mappin
     for f in findings:
         arm = rates.get(str(f.parts.get("strategy")), f.parts.get("strategy"))
         here = arm in box.strategies and f.parts.get("position") == box.position
-        if here and f.question in {"stage-gain", "forgetting"} and f.benchmark == target and f.unit != "%":
+        if here and f.question in {"stage-gain", "forgetting"} and f.benchmark == target and f.unit not in RATIOS:
             return f
     return None
 

@@ -23,7 +23,7 @@ import jinja2
 from markupsafe import Markup
 
 from curricle.analysis import Finding, answer
-from curricle.analysis.finding import ACCURACY, BITS_PER_BYTE, KINDS, PERCENT
+from curricle.analysis.finding import ACCURACY, BITS_PER_BYTE, KINDS, RATIOS
 from curricle.planning import ACCELERATORS, STATED_MFU, Plan
 from curricle.report import charts, figures, queries, words
 from curricle.report.drawing import flow_svg
@@ -309,7 +309,7 @@ def shown_interval(findings: Iterable[Finding]) -> str:
 
 def the_answer(study: Study, findings: Sequence[Finding], target: str) -> Row:
     """The answer in a sentence for each measure, and the differences that it is made of."""
-    on_target = [f for f in findings if f.benchmark == target and f.unit != PERCENT]
+    on_target = [f for f in findings if f.benchmark == target and f.unit not in RATIOS]
     measures = [m for m in MEASURES if any(f.measure == m for f in on_target)]
     asked, pairs = study.question, study.compare
     said = [answer(findings, asked, target, m, pairs).removeprefix(asked).strip() for m in measures]

@@ -307,7 +307,7 @@ def gain_view(comparison: Comparison) -> RenderableType:
     error = "–" if c.error_reduction_percent is None else f"{digits(c.error_reduction_percent, PERCENT)} %"
     add_row(table, "relative gain", relative, _limits(c.relative_interval))
     add_row(table, "difference", f"{digits(c.absolute_points, PERCENT)} points", _limits(c.absolute_interval))
-    add_row(table, "errors removed", error, "")
+    add_row(table, "errors removed", error, _limits(c.error_reduction_interval))
     if c.p_value is not None:
         add_row(table, "p (unpaired z)", words.p_value(c.p_value), "")
     about = f"Intervals speak about {c.absolute_interval.kind}." if c.absolute_interval else ""

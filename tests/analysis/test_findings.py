@@ -21,7 +21,7 @@ from curricle.analysis import (
     scores,
     stage_gains,
 )
-from curricle.analysis.finding import PERCENT, THESE_WEIGHTS, THIS_STRATEGY
+from curricle.analysis.finding import ERRORS, PERCENT, THESE_WEIGHTS, THIS_STRATEGY
 from curricle.results import Results
 from curricle.study import Refused
 
@@ -48,7 +48,12 @@ def test_a_gain_is_the_query_on_the_rows(study: Results) -> None:
     assert percent.estimate == pytest.approx(100 * (p["code first"] / p["from scratch"] - 1))
     assert (points.n, points.seeds, len(points.runs)) == (120, 3, 6)
     assert {i.kind for i in points.intervals} == {"this strategy", "these weights", "these problems"}
-    assert "Holm over 2" in points.test and points.p_value == percent.p_value
+    errors = only(found, subject="code first over from scratch", unit=ERRORS)
+    assert errors.estimate == pytest.approx(100 * points.estimate / (100 - p["from scratch"]))
+    assert {i.kind for i in errors.intervals} == {i.kind for i in points.intervals}
+    assert errors.interval().low < errors.estimate < errors.interval().high and errors.resolved == points.resolved
+    assert "Holm over 2" in points.test and points.p_value == percent.p_value == errors.p_value
+    assert {f.unit for f in stage_gains(study, "algebra", "accuracy")} == {"points", PERCENT, ERRORS}
 
 
 def test_bits_per_byte_of_a_gain_is_the_difference_of_ratios_of_sums(study: Results) -> None:
@@ -160,7 +165,7 @@ def test_identical_strategies_differ_by_exactly_nothing(rows: Rows, write: Write
     made["runs"] += twin
     results = write(made)
     found = contrast(results, "code first", "twin", "algebra", "accuracy")
-    assert [f.estimate for f in found] == [0.0, 0.0] and [f.p_value for f in found] == [1.0, 1.0]
+    assert [f.estimate for f in found] == [0.0] * 3 and [f.p_value for f in found] == [1.0] * 3
     assert all(i == Interval(0.0, 0.0, i.kind) for f in found for i in f.intervals)
     assert not found[0].resolved and "the same runs" in found[0].note
     assert len([f for f in curve(results, "math", "algebra", "accuracy") if f.question == "curve"]) == 9

@@ -56,6 +56,7 @@ def test_imported_means_of_three_seeds_have_scores_and_gains_over_seeds(imported
     gains = by_unit(analysis.gain(results))
     assert gains["points"].estimate == pytest.approx(10.5) and gains["%"].estimate == pytest.approx(50.0)
     assert gains["points"].resolved and gains["%"].resolved
+    assert gains["% of the errors"].estimate == pytest.approx(100 * 10.5 / 79) and gains["% of the errors"].resolved
     assert all("nothing can be said about other problems" in f.note for f in (*found.values(), *gains.values()))
     assert [f for f in analysis.analyse(results) if f.question == "gain"] == analysis.gain(results)
     assert analysis.gain(results, "gsm", "accuracy") == analysis.gain(results)
@@ -100,7 +101,7 @@ def published(after: float, before: float, n: int = 4000) -> tuple[Mean, Mean]:
 def test_without_a_common_seed_runs_are_not_paired_and_that_is_said():
     a, b = mean([30.0, 31.0, 33.0]), mean([20.0, 21.0])
     apart = Mean(b.benchmark, b.measure, (7, 8), b.y_S, 0, None, b.runs, True)
-    (plain, _) = difference_of_means("gain", "a over b", a, apart, {})
+    plain, *_ = difference_of_means("gain", "a over b", a, apart, {})
     assert plain.estimate == pytest.approx(31.333 - 20.5, abs=1e-3) and "No seed is common" in plain.note
     assert plain.interval().contains(plain.estimate)
     alone = Mean(b.benchmark, b.measure, (9,), b.y_S[:1], 0, None, b.runs[:1], True)
@@ -120,7 +121,7 @@ def test_a_score_of_nothing_right_has_no_relative_gain_and_keeps_its_points():
 )
 def test_the_relative_gain_leaves_out_0_exactly_where_the_difference_does(pairs, variance):
     a, b = (mean([p[k] for p in pairs], 0, variance) for k in (0, 1))
-    plain, relative = difference_of_means("gain", "a over b", a, b, {})
+    plain, relative, _ = difference_of_means("gain", "a over b", a, b, {})
     kinds = [i.kind for i in plain.intervals]
     assert [i.kind for i in relative.intervals] == kinds
     for kind in kinds:

@@ -73,6 +73,9 @@ def test_two_scores_are_compared_in_three_ways() -> None:
     assert plain.relative_interval is None and "no interval" in plain.note
     known = compare_scores(14.3, 36.2, 5000)
     assert known.relative_interval and known.relative_interval.contains(153.1)
+    wrong = compare_scores(100 - 14.3, 100 - 36.2, 5000).relative_interval  # errors are scores of the other sort
+    removed = known.error_reduction_interval
+    assert removed and wrong and (removed.low, removed.high) == pytest.approx((-wrong.high, -wrong.low))
     assert known.to_json()["relative_gain_percent"] == plain.relative_gain_percent
     json.dumps(known.to_json(), allow_nan=False)
 
