@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from curricle.analysis.arms import ends, last_stage_shares
 from curricle.analysis.bound import bounds
 from curricle.analysis.bound_score import last_loss_bound
-from curricle.analysis.budgets import Line, lines, noted
+from curricle.analysis.budgets import lines, noted
 from curricle.analysis.cells import SAME_DOSE, ordered, orders_of, read_factorial, snapped
 from curricle.analysis.critical import critical_share
 from curricle.analysis.efficiency import transferred
@@ -25,8 +25,6 @@ from curricle.analysis.outcomes import DOSE, steps_of
 from curricle.analysis.outcomes import doses as doses_until
 from curricle.analysis.phase_law import phase_law
 from curricle.analysis.phases import phases
-from curricle.analysis.pools import pools_of
-from curricle.analysis.saturation import saturation
 from curricle.analysis.scaling import predict_loss, ranks
 from curricle.analysis.scores import strategies
 from curricle.analysis.transfer import transfers
@@ -267,17 +265,6 @@ def swarm_of(asked: Asked, rows: Sequence[Row]) -> list[Finding]:
     natural = {row["source"]: row["tokens"] for row in there if row["tokens"] and row["source"] in names}
     metrics = [{"run": run, **{name: sum(v) / len(v) for name, v in of.items()}} for run, of in scored.items()]
     return mixture(list(mixtures.values()), metrics, natural=natural if len(natural) == len(names) else None)
-
-
-def saturations(asked: Asked) -> list[Finding]:
-    """Each curve of the last stage; with the pools that it reads, where rows say how much of each source there is."""
-
-    def one(line: Line) -> list[Finding]:
-        pools = pools_of(asked.results, line.rows)
-        known = [pool for pool in pools if pool is not None]
-        return noted(saturation(line.rows, unique_tokens=known if len(known) == len(pools) else None), line.note)
-
-    return answered(lambda line=line: one(line) for group in losses(asked) for line in lines(asked, group))
 
 
 def predictions(asked: Asked) -> list[Finding]:

@@ -1,5 +1,5 @@
-"""Whether sources come to an end and why, asked of a study's rows: what repeats are worth, where floors lie, and which
-of the two (or a slow fall) ended a source.
+"""Whether sources come to an end and why, asked of a study's rows: where doublings stop paying, what repeats are worth,
+where floors lie, and which of the two (or a slow fall) ended a source.
 
 A source's own curve is that of a strategy of one stage which reads nothing else. Every other source is set against the
 best, the one with the lowest loss at the largest budget that all of them have. Raises `Refused` where the rows hold no
@@ -21,7 +21,7 @@ from curricle.analysis.finding import Finding
 from curricle.analysis.outcomes import DOSE
 from curricle.analysis.pools import Pools, pools_of
 from curricle.analysis.repetition import R_STAR, repetition
-from curricle.analysis.saturation import floors, why_saturated
+from curricle.analysis.saturation import floors, saturation, why_saturated
 from curricle.study import Refused
 
 if TYPE_CHECKING:
@@ -37,6 +37,17 @@ class Source(NamedTuple):
     name: str
     rows: list[Row]
     note: str
+
+
+def saturations(asked: Asked) -> list[Finding]:
+    """Each curve of the last stage; with the pools that it reads, where rows say how much of each source there is."""
+
+    def one(line: Line) -> list[Finding]:
+        pools = pools_of(asked.results, line.rows)
+        known = [pool for pool in pools if pool is not None]
+        return noted(saturation(line.rows, unique_tokens=known if len(known) == len(pools) else None), line.note)
+
+    return answered(lambda line=line: one(line) for group in losses(asked) for line in lines(asked, group))
 
 
 def repetitions(asked: Asked) -> list[Finding]:

@@ -166,7 +166,7 @@ QUESTIONS |= {
     "transfer": Question("Whether two sources help each other", designs.transfer_of_crossed),
     "why-code": Question("What code gives, property by property", designs.why_of_counterfactuals),
     "mixture": Question("The mixture to train next", designs.swarm),
-    "saturation": Question("Where more tokens stop paying", designs.saturations),
+    "saturation": Question("Where more tokens stop paying", exhaustion.saturations),
     "repetition": Question("What reading text again is worth", exhaustion.repetitions),
     "floors": Question("Where sources stop lowering the loss", exhaustion.floors_of_sources),
     "why-saturated": Question("Why a source ends sooner than the best", exhaustion.why_sources_end),
