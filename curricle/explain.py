@@ -23,6 +23,7 @@ from curricle.preparation import CHUNKS_IN_BLOCK, Prepared, removed_places, samp
 from curricle.recall import recall
 from curricle.store import Store
 from curricle.study import Generated, Refused, nearest
+from curricle.tokens import subsample
 from curricle.upkeep import remembered, run_named
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class Passage:
     row: int
     source: str
     document: int
-    """Its place among the source's training documents, in the catalogue's order."""
+    """Its place among the training documents that the run could read of the source, in the catalogue's order."""
     id: str
     where: str
     """Its url, its path or its group (a repository, a host), where its id does not say it."""
@@ -105,11 +106,13 @@ def documents_of(prepared: Prepared, source: str, seed: int, wanted: Collection[
     spec = prepared.study.sources[source]
     if isinstance(spec, Generated):
         return _drawn_again(prepared, spec, source, seed, wanted)
-    last = max(wanted, default=-1)
+    stood = subsample.places(prepared.shards[source])
+    asked = {place if stood is None else int(stood[place]): place for place in wanted}
+    last = max(asked, default=-1)
     found = {}
     for place, document in enumerate(corpora.documents(prepared.corpora[source])):
-        if place in wanted:
-            found[place] = document
+        if place in asked:
+            found[asked[place]] = document
         if place >= last:
             break
     return found

@@ -130,6 +130,7 @@ def _made(source: Source) -> dict[str, str | None]:
 def _run_rows(
     plan: Plan, steps: Mapping[str, list[dict[str, Any]]], best: Mapping[str, str]
 ) -> Iterator[dict[str, Any]]:
+    stands_for = plan.study.proxy
     for (arm, seed), path in plan.paths.items():
         strategy = plan.arms[arm]
         if arm != best.get(strategy, strategy):
@@ -153,5 +154,7 @@ def _run_rows(
                 "tokens_before": before,
                 "training_flops": plan.training_flops(node) * tokens / node.tokens,
                 "wall_seconds": sum(node.recipe.batch_tokens / s["tokens_per_second"] for s in here),
+                "proxy_of_tokens": stands_for.of_tokens if stands_for else None,
+                "proxy_learning_rate": stands_for.learning_rate if stands_for else None,
             }
             before += tokens

@@ -22,6 +22,7 @@ TRAINING_VERSION = 4  # raised by hand when the same identity would train to oth
 # Dense bf16 peaks from NVIDIA's H100 and H200 (SXM) data sheets; hours are given at this share of them.
 ACCELERATORS = {"H100": 989.4e12, "H200": 989.4e12}
 STATED_MFU = 0.40
+MATCHED_WITHIN = 0.1  # a proxy's epochs and its target's; what whole documents and rows cannot match is refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,8 @@ class Supplied:
     documents: int = 0
     bytes: int = 0
     declared: bool = False
+    whole_tokens: int | None = None
+    """Of the whole source, where the rest tells of the subsample that a proxy reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +124,10 @@ class Share:
     epochs: float
     """Passes over the source by the end of this stage, those of earlier stages counted; the most among strategies."""
     declared: bool
+    subsample: int | None = None
+    """Tokens that a proxy leaves of the available ones, and passes over `epochs` times; None where it takes all."""
+    target_epochs: float | None = None
+    """The same passes at the target that the study stands for, which may be the study itself; None without end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,8 +193,13 @@ class Plan:
                 epochs = (node.skip.get(source, 0) + rows) / epoch if epoch else 0.0
                 key = (node.stage, source)
                 if key not in lines or epochs > lines[key].epochs:
-                    tokens = rows * node.context
-                    lines[key] = Share(*key, tokens / node.tokens, tokens, supplied.tokens, epochs, supplied.declared)
+                    tokens, whole = rows * node.context, supplied.whole_tokens
+                    line = Share(*key, tokens / node.tokens, tokens, supplied.tokens, epochs, supplied.declared)
+                    if whole is not None:
+                        line = replace(line, available=whole, subsample=supplied.tokens)
+                    if epoch and (wanted := _rows_at_target(self.study, supplied, node.context)):
+                        line = replace(line, target_epochs=(node.skip.get(source, 0) + rows) / wanted)
+                    lines[key] = line
         return list(lines.values())
 
     def to_json(self, done: Iterable[str] = ()) -> dict[str, Any]:
@@ -203,6 +215,7 @@ class Plan:
             "accelerator_hours": {name: self.accelerator_hours(name) for name in ACCELERATORS},
             "stated_mfu": STATED_MFU,
             "declared_sources": self.declared(),
+            "proxy": self.study.proxy.model_dump() if self.study.proxy else None,
             "runs": [
                 {
                     "run": n.run,
@@ -227,6 +240,13 @@ class Plan:
 def rows_in_epoch(source: Supplied, context: int) -> int | None:
     """Whole rows of `context` tokens in one pass; None for an endless source. The last token is a target only."""
     return None if source.tokens is None else max(0, (source.tokens - 1) // context)
+
+
+def _rows_at_target(study: Study, source: Supplied, context: int) -> float:
+    """Rows that a proxy should pass over as often as its target does over the whole source: its part of the target's
+    rows in an epoch."""
+    tokens = source.tokens if source.whole_tokens is None else source.whole_tokens
+    return float((rows_in_epoch(replace(source, tokens=tokens), context) or 0) * study.part_of_target)
 
 
 def compile_plan(study: Study, catalogue: Catalogue) -> Plan:
@@ -325,15 +345,23 @@ def _node(
     for source in rows:
         supplied = catalogue.sources[source]
         epoch = rows_in_epoch(supplied, context)
-        if epoch == 0:
+        wanted = _rows_at_target(study, supplied, context)
+        if supplied.whole_tokens is not None and abs(wanted - (epoch or 0)) > MATCHED_WITHIN * wanted:
+            faults.append(
+                f"sources.{source}: proxy.of_tokens leaves {wanted * context:,.0f} of its {supplied.whole_tokens:,} "
+                f"tokens, and whole documents in rows of {context:,} come no nearer than {(epoch or 0) * context:,}; "
+                f"lower proxy.of_tokens, raise the budgets, or leave the source out"
+            )
+        elif epoch == 0:
             faults.append(f"sources.{source}: {supplied.tokens:,} tokens do not fill one row of {context:,}")
         elif epoch is not None:
             read = skip.get(source, 0) + rows[source]
             if read / epoch > study.max_epochs:
+                cut = "" if supplied.whole_tokens is None else " (a subsample, read as often as at the target)"
                 faults.append(
                     f"stages.{name}.mixture.{source}: {read * context:,} tokens by the end of the stage are "
-                    f"{read / epoch:.1f} epochs of its {supplied.tokens:,}; max_epochs = {study.max_epochs:g}: lower "
-                    f"the budget or its weight, or raise max_epochs"
+                    f"{read / epoch:.1f} epochs of its {supplied.tokens:,}{cut}; max_epochs = {study.max_epochs:g}: "
+                    f"lower the budget or its weight, or raise max_epochs"
                 )
     ancestor = None
     if parent is not None:

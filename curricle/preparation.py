@@ -91,6 +91,9 @@ class Prepared:
                 "available_tokens": supplied.tokens,
                 "epochs": (node.skip.get(name, 0) + rows) / epoch if epoch else None,
             }
+            if supplied.whole_tokens is not None:
+                sources[name]["whole_tokens"] = supplied.whole_tokens
+        stands_for = {"proxy": self.study.proxy.model_dump()} if self.study.proxy is not None else {}
         return {
             "run": node.run,
             "stage": node.stage,
@@ -98,11 +101,12 @@ class Prepared:
             "seed": node.seed,
             "began_from": began_from,
             "sources": sources,
+            **stands_for,
             "identity": dict(node.identity),
         }
 
     kept: tuple[Path, ...] = ()
-    """Folders of corpora that preparing the study again reads, beside those in `corpora`."""
+    """Folders that preparing the study again reads, beside those in `corpora` and `shards`."""
 
     def moved(self, root: Path) -> Prepared:
         """The same for a process elsewhere: its store at `root`, every other path made absolute."""
@@ -262,6 +266,11 @@ def prepare(study: Study, store: Store, watch: Watch = lambda _name, documents: 
         tokens = sum(len(Shard.open(data).tokens) for data in folder.glob("*.ds"))
         supplied[name] = Supplied(content, tokens, entry.documents, entry.bytes)
     tokenization.refuse_unanswered(study, folders, shards)
+    if study.part_of_target < 1:
+        kept += shards.values()  # what the parts are taken from again
+        for name, of in shards.items():
+            found = tokenization.subsampled(study, store, name, supplied[name], of, folders[name], tokenizer_key, watch)
+            supplied[name], shards[name] = found
     asked = _asked(study, benchmarks, entries, layouts)
     prepared = Prepared(
         study, store, entries, folders, tokenizer_folder, shards, benchmarks, asked, _EMPTY, origin, tuple(kept)
@@ -413,6 +422,7 @@ def _only_planned(
             # Not tokenised: the bytes stand in, at four to a token.
             tokens = None if entry.endless else entry.bytes // 4
             supplied[name] = Supplied(entry.fingerprint, tokens, entry.documents, entry.bytes)
+        supplied[name] = tokenization.stated_part(study, supplied[name])
     tokenizer = f"of {origin.tokenizer}" if origin else f"bpe {vocabulary}"
     catalogue = Catalogue(supplied, shape, vocabulary, tokenizer, origin.fingerprint if origin else None)
     return Prepared(study, store, entries, folders, origin.tokenizer if origin else "", {}, (), {}, catalogue, origin)

@@ -37,6 +37,9 @@ RUNS = pa.schema(
         ("tokens_before", pa.int64()),  # trained on by the earlier stages of the strategy
         ("training_flops", pa.float64()),
         ("wall_seconds", pa.float64()),  # training only, evaluation apart
+        # Null where the study stands for no larger run, and in files that lack them:
+        ("proxy_of_tokens", pa.int64()),  # of the target that the study's baseline stands for
+        ("proxy_learning_rate", pa.float64()),  # of the recipe's peak
     ]
 )
 EVALUATIONS = pa.schema(
@@ -105,6 +108,7 @@ SCORES = pa.schema(
     ]
 )
 NOTED = ("mfu", "data_seconds", "save_seconds", "evaluation_seconds")  # columns of `steps` that a file may lack
+PROXY = {"proxy_of_tokens": "BIGINT", "proxy_learning_rate": "DOUBLE"}  # columns of `runs` that a file may lack
 MADE = ("kind", "made_from", "take")  # columns of `mixtures` that a file may lack
 SCHEMAS = {"runs": RUNS, "evaluations": EVALUATIONS, "steps": STEPS}
 OPTIONAL = {"mixtures": MIXTURES, "scores": SCORES}  # tables that results may lack: they are empty then
@@ -166,7 +170,7 @@ class Results:
             if not file.exists():
                 raise FileNotFoundError(f"{file}: no such results; `curricle run` writes them")
             table = self._connection.read_parquet(str(file))
-            optional = {"steps": dict.fromkeys(NOTED, "DOUBLE"), "runs": {"arm": "VARCHAR"}}.get(name, {})
+            optional = {"steps": dict.fromkeys(NOTED, "DOUBLE"), "runs": {"arm": "VARCHAR", **PROXY}}.get(name, {})
             lacking = [f"NULL::{kind} AS {c}" for c, kind in optional.items() if c not in table.columns]
             table.project(", ".join(["*", *lacking])).create_view(name)
         for name, schema in OPTIONAL.items():

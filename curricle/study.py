@@ -3,7 +3,7 @@
 Every value here is frozen and checked when it is made. A study comes from YAML (`load_study`) or from these
 constructors; both give the same value. Nothing in this file reads data: it promises that names resolve, that numbers
 are in range and that the study can be compiled, and says otherwise in one sentence that names the field. Words for
-writing a study that stand in rooms of their own (`values`, `supplies`, `recipe`) can be imported from here.
+writing a study that stand in rooms of their own (`values`, `supplies`, `recipe`, `proxy`) can be imported from here.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import pydantic
 import yaml
 from pydantic import BeforeValidator, Field, PrivateAttr
 
+from curricle.proxy import Proxy
 from curricle.recipe import RECIPES, Average, Recipe
 from curricle.shapes import PRESETS
 from curricle.supplies import (
@@ -59,6 +60,7 @@ __all__ = [
     "Names",
     "Phase",
     "Procedural",
+    "Proxy",
     "Recipe",
     "Refused",
     "Rows",
@@ -243,6 +245,8 @@ class Study(Frozen):
     """Pairs of strategies whose difference the question is about, beside each one's difference to the baseline."""
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = Field(default=(0, 1, 2), min_length=1)
     recipe: Recipe = Recipe()
+    proxy: Proxy | None = None
+    """This study stands for a larger run."""
     max_epochs: Annotated[float, Field(gt=0)] = 4.0
     """No stage may pass over a source more often than this."""
     held_out: HeldOut = HeldOut()
@@ -280,12 +284,26 @@ class Study(Frozen):
         return copy
 
     def recipe_of(self, stage: str) -> Recipe:
-        """The study's recipe with what the stage says otherwise."""
+        """The study's recipe with what the stage says otherwise; a proxy's at its reduced rate."""
         own = self.stages[stage].recipe
-        return (
-            self.recipe
-            if own is None
-            else self.recipe.model_copy(update={k: getattr(own, k) for k in own.model_fields_set})
+        said = {k: getattr(own, k) for k in own.model_fields_set} if own is not None else {}
+        if self.proxy is not None and self.proxy.learning_rate is not None:
+            peak = said.get("learning_rate", self.recipe.learning_rate) * self.proxy.learning_rate
+            said["learning_rate"] = float(f"{peak:.12g}")  # the run in which the reduced rate was written is this one
+        return self.recipe.model_copy(update=said) if said else self.recipe
+
+    @property
+    def part_of_target(self) -> Fraction:
+        """The baseline's tokens over those of the target that it stands for; 1 where it stands for itself."""
+        target = self.proxy.of_tokens if self.proxy is not None else None
+        return Fraction(1) if target is None else Fraction(self._tokens_of(self.baseline), target)
+
+    def _tokens_of(self, strategy: str) -> int:
+        """Tokens on the way through its stages, each as far as the next branches off."""
+        stages = [self.stages[name] for name in self.strategies[strategy]]
+        return sum(
+            stage.budget_tokens if after is None or after.branch_at is None else after.branch_at
+            for stage, after in zip(stages, (*stages[1:], None))
         )
 
     def rate_is_default(self, stage: str) -> bool:
@@ -349,6 +367,16 @@ class Study(Frozen):
                     raise ValueError(f"compare: unknown strategy {strategy!r}; {nearest(strategy, self.strategies)}")
             if one == other:
                 raise ValueError(f"compare: {one!r} stands beside itself")
+        if self.part_of_target > 1:
+            raise ValueError(
+                f"proxy.of_tokens: {self.proxy and self.proxy.of_tokens:,} are fewer than the "
+                f"{self._tokens_of(self.baseline):,} of the baseline; the target is the larger run"
+            )
+        swept = [name for name, stage in self.stages.items() if stage.sweep]
+        if swept and self.proxy is not None and self.proxy.learning_rate is not None:
+            raise ValueError(
+                f"proxy.learning_rate: stages.{swept[0]}.sweep states the rates to try; write the reduced ones there"
+            )
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds: {list(self.seeds)} holds a seed twice")
         clash = set(self.benchmarks) & set(self.sources)

@@ -1,4 +1,5 @@
-"""How a study's text becomes tokens: its tokenizer, read or trained here, and the template of its conversations.
+"""How a study's text becomes tokens: its tokenizer, read or trained here, the template of its conversations, and the
+part of them that a proxy reads.
 
 A tokenizer is trained once on a sample that is chosen by content alone, so that names change nothing. What does not
 fit together is refused here: two templates in one study, a tokenizer that is not the checkpoint's, rows past its
@@ -11,6 +12,7 @@ import hashlib
 import itertools
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +20,8 @@ from curricle.corpus import catalogue as corpora
 from curricle.corpus import problems
 from curricle.corpus.catalogue import Entry
 from curricle.corpus.documents import Document
-from curricle.leakage import OfStreams, Watch, clean
+from curricle.leakage import OfStreams, Watch, clean, file_name
+from curricle.planning import Supplied
 from curricle.store import Store, fingerprint, is_complete
 from curricle.study import Files, Generated, Hub, Refused, Source, Study
 from curricle.training.origin import Origin
@@ -54,6 +57,43 @@ def layout_of(name: str, source: Source, tokenizer: PreTrainedTokenizerFast) -> 
     if template is None:
         return []
     return [LAYOUT_VERSION, None if template == "none" else jinja_of(template, tokenizer, name)]
+
+
+def subsampled(
+    study: Study,
+    store: Store,
+    name: str,
+    supplied: Supplied,
+    shard: Path,
+    corpus: Path,
+    tokenizer_key: str,
+    watch: Watch,
+) -> tuple[Supplied, Path]:
+    """The part of a source that a proxy reads, and its shard. It is told from other parts by the documents in it."""
+    from curricle.tokens.shards import Shard
+    from curricle.tokens.subsample import SUBSAMPLE_VERSION, write_subsample
+
+    assert supplied.tokens is not None
+    wanted = round(supplied.tokens * study.part_of_target)
+    key = fingerprint([SUBSAMPLE_VERSION, supplied.fingerprint, tokenizer_key, wanted])
+    folder = store.folder("tokens", f"{file_name(name)}-part-{key}")
+    if not is_complete(folder):
+        write_subsample(folder, shard, watch(f"taking a part of {name}", corpora.documents(corpus)), wanted)
+    part = Shard.open(folder / "data.ds")
+    tokens, documents = len(part.tokens), len(part.ends)
+    content = fingerprint([SUBSAMPLE_VERSION, supplied.fingerprint, "documents", documents])
+    if tokens == supplied.tokens:  # of few documents all can be what comes nearest: the same text is the same identity
+        content, folder = supplied.fingerprint, shard
+    return Supplied(content, tokens, documents, whole_tokens=supplied.tokens), folder
+
+
+def stated_part(study: Study, supplied: Supplied) -> Supplied:
+    """As `subsampled`, of a study that is only planned: no documents are there to choose among."""
+    if supplied.tokens is None or study.part_of_target == 1:
+        return supplied
+    tokens = round(supplied.tokens * study.part_of_target)
+    content = fingerprint([supplied.fingerprint, "tokens", tokens])
+    return replace(supplied, fingerprint=content, tokens=tokens, documents=0, bytes=0, whole_tokens=supplied.tokens)
 
 
 def refuse_unanswered(study: Study, folders: Mapping[str, Path], shards: Mapping[str, Path]) -> None:

@@ -377,7 +377,7 @@ def set_apart(
             for other in sorted(folders, reverse=True)  # the first in alphabetical order is the one that is named
             if other != name
             for document in (documents(folders[other], "held_out") if _has_text(folders[other]) else ())
-            for mark in _marks(document)
+            for mark in marks(document)
         }
         with whole_folder(into) as temporary:
             shutil.copyfile(folders[name] / "removed.jsonl", temporary / "removed.jsonl")
@@ -385,7 +385,7 @@ def set_apart(
             licences: Counter[str] = Counter()
             with removed.writing(), train.writing():
                 for document in watch(documents(folders[name])):
-                    other = next((held_out[mark] for mark in _marks(document) if mark in held_out), None)
+                    other = next((held_out[mark] for mark in marks(document) if mark in held_out), None)
                     if other is None:
                         train.add(document)
                         licences[document.meta.get("licence", "not stated")] += 1
@@ -440,7 +440,7 @@ def _said(document: Document) -> bytes:
     return digest("".join(document.texts))
 
 
-def _marks(document: Document) -> list[bytes]:
+def marks(document: Document) -> list[bytes]:
     """By what it is told from other documents: what it says, and what was said before it was transformed."""
     original = document.meta.get(ORIGINAL)
     return [_said(document), *([bytes.fromhex(original)] if original else [])]

@@ -47,7 +47,7 @@ def plan_view(plan: Plan, done: Collection[str], estimate_seconds: float | None,
         head.append(Text(f"{'about ' * (estimate_seconds >= 1)}{words.duration(estimate_seconds)} here"))
     tree = TreeView(flow(plan), finished)
     costs = cost(plan, estimate_seconds, based_on)
-    return Group(Flowing(head), SPACE, tree, SPACE, ledger(plan), SPACE, *recipes(plan), SPACE, *costs)
+    return Group(Flowing(head), SPACE, tree, SPACE, ledger(plan), SPACE, *proxy(plan), *recipes(plan), SPACE, *costs)
 
 
 class Flowing:
@@ -129,17 +129,40 @@ class TreeView:
 
 
 def ledger(plan: Plan) -> Table:
-    """What each source gives to each stage."""
-    table = plain_table("stage", "source", ">tokens", ">share", ">epochs", ">available")
+    """What each source gives to each stage; of a proxy also what it leaves of the source, and the target's epochs."""
+    target = plan.study.part_of_target < 1
+    beside = (">subsample", ">target epochs") if target else ()
+    table = plain_table("stage", "source", ">tokens", ">share", ">epochs", ">available", *beside)
     last = None
     for line in plan.ledger():
         available = "endless" if line.available is None else words.count(line.available)
         epochs = "–" if line.available is None else f"{line.epochs:.2f}"
         stage = "" if line.stage == last else line.stage
         stated = f"{available}, declared" if line.declared else available
-        add_row(table, stage, line.source, words.count(line.tokens), words.percent(line.share), epochs, stated)
+        at_target = "–" if line.target_epochs is None else f"{line.target_epochs:.2f}"
+        part = "whole" if line.subsample is None else words.count(line.subsample)
+        add_row(table, stage, line.source, words.count(line.tokens), words.percent(line.share), epochs, stated,
+                *((part, at_target) if target else ()))  # fmt: skip
         last = line.stage
     return table
+
+
+def proxy(plan: Plan) -> list[Text]:
+    """What a study that stands for a larger run takes over from it, and at what rate it is trained."""
+    made, part = plan.study.proxy, plan.study.part_of_target
+    if made is None:
+        return []
+    said = []
+    if made.of_tokens is not None:
+        endless = [name for name, source in plan.catalogue.sources.items() if source.tokens is None]
+        left = f"; without end and left whole: {', '.join(endless)}" if endless else ""
+        said.append(
+            f"stands for {words.count(made.of_tokens)} tokens; each source that ends is cut to "
+            f"1/{float(1 / part):,.4g}, so that its epochs are the target's{left}"
+        )
+    if made.learning_rate is not None:
+        said.append(f"learning rates are {made.learning_rate:g} of their recipes'")
+    return [Text(f"proxy: {'; '.join(said)}")]
 
 
 def recipes(plan: Plan) -> list[RenderableType]:

@@ -17,6 +17,7 @@ from curricle.analysis import Finding
 from curricle.report import charts, figures, page, queries
 from curricle.report.flow import flow
 from curricle.results import SCHEMAS, Results, write_rows
+from curricle.study import Study
 
 
 def text_of(path: Path) -> str:
@@ -258,3 +259,14 @@ def test_the_page_says_where_the_time_went(small):
     for row in queries.time_spent(small.results):
         assert f"{row['training_seconds']:,.1f}" in table and row["mfu"] is None
     assert "–</td>" in table
+
+
+def test_the_ledger_of_a_proxy_has_its_subsamples_and_the_target_s_epochs(small, written, tmp_path):
+    study = Study.model_validate(small.study.model_dump(exclude_unset=True) | {"proxy": {"of_tokens": "1T"}})
+    sources = small.plan.catalogue.sources
+    cut = replace(sources["python"], tokens=1_234_567, whole_tokens=sources["python"].tokens)
+    catalogue = replace(small.plan.catalogue, sources={**sources, "python": cut})
+    plan = replace(small.plan, study=study, catalogue=catalogue)
+    page = written(tmp_path, study, plan, small.results).read_text()
+    assert "target epochs</th>" in page and "1,234,567</td>" in page
+    assert "target epochs</th>" not in small.page.read_text()
