@@ -36,7 +36,7 @@ RUNS = pa.schema(
         ("budget_tokens", pa.int64()),
         ("tokens_before", pa.int64()),  # trained on by the earlier stages of the strategy
         ("training_flops", pa.float64()),
-        ("wall_seconds", pa.float64()),  # training only, evaluation apart
+        ("wall_seconds", pa.float64()),  # steps only; evaluations and saves apart
         # Null where the study stands for no larger run, and in files that lack them:
         ("proxy_of_tokens", pa.int64()),  # of the target that the study's baseline stands for
         ("proxy_learning_rate", pa.float64()),  # of the recipe's peak
@@ -77,7 +77,7 @@ STEPS = pa.schema(
         # Null where the run did not note them:
         ("mfu", pa.float64()),  # model FLOPs a second, as a share of the machine's measured matrix-product peak
         ("data_seconds", pa.float64()),  # of the step's time: waiting for its batch
-        ("save_seconds", pa.float64()),  # after the step, beside its time: in writing a checkpoint
+        ("save_seconds", pa.float64()),  # after the step, beside its time: in writing checkpoints
         ("evaluation_seconds", pa.float64()),  # after the step, beside its time: in scoring
     ]
 )
@@ -135,26 +135,34 @@ def step_rows(
     """The lines of a run's `metrics.jsonl` as rows of `steps`.
 
     A column that the run did not note is null; what is no column is left out. `peak_flops` (FLOP/s) turns the noted
-    `flops_per_second` into `mfu`. A line with `evaluation` is no step: its `seconds` go to the step it came after.
+    `flops_per_second` into `mfu`. An evaluation and a save have lines that are no steps: their seconds go to the step
+    they came after.
     """
     rows: list[dict[str, Any]] = []
-    waiting = 0.0  # for an evaluation of the model as it came, before any step
+    waiting: dict[str, float] = {}  # for an evaluation of the model as it came, before any step
     for line in lines:
         found = json.loads(line)
-        if "evaluation" in found:
-            seconds = found.get("seconds") or 0.0
-            if rows and seconds:
-                rows[-1]["evaluation_seconds"] = (rows[-1]["evaluation_seconds"] or 0.0) + seconds
-            elif seconds:
-                waiting += seconds
+        if (beside := _beside(found)) is not None:
+            column, seconds = beside
+            after = rows[-1] if rows else waiting
+            if seconds:
+                after[column] = (after.get(column) or 0.0) + seconds
             continue
         row = {"run": run, "stage": stage, "seed": seed, **{name: found.get(name) for name in STEPS.names[3:]}}
         if peak_flops and found.get("flops_per_second") is not None:
             row["mfu"] = found["flops_per_second"] / peak_flops
-        if waiting:
-            row["evaluation_seconds"], waiting = waiting, 0.0
-        rows.append(row)
+        rows.append(row | waiting)
+        waiting = {}
     return rows
+
+
+def _beside(found: dict[str, Any]) -> tuple[str, float] | None:
+    """Which column a line that is no step adds its seconds to; None for a step."""
+    if "evaluation" in found:
+        return "evaluation_seconds", found.get("seconds") or 0.0
+    if "save_seconds" in found and "loss_nats" not in found:
+        return "save_seconds", found["save_seconds"]
+    return None
 
 
 class Results:

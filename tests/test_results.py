@@ -28,9 +28,9 @@ def test_a_run_of_an_older_version_has_nulls():
 
 
 def test_mfu_is_what_was_done_over_the_measured_peak():
-    new = step(1, flops_per_second=4e8, data_seconds=0.1, save_seconds=0.2, something_else=1.0)
+    new = step(1, flops_per_second=4e8, data_seconds=0.1, something_else=1.0)
     row = step_rows(lines(new), **PLACE, peak_flops=1e9)[0]
-    assert row["mfu"] == pytest.approx(0.4) and (row["data_seconds"], row["save_seconds"]) == (0.1, 0.2)
+    assert row["mfu"] == pytest.approx(0.4) and row["data_seconds"] == 0.1
     assert "something_else" not in row
     assert step_rows(lines(new), **PLACE)[0]["mfu"] is None  # the peak is not known
 
@@ -44,6 +44,12 @@ def test_an_evaluation_is_no_step_and_its_time_goes_to_the_step_before():
     )  # fmt: skip
     assert [row["step"] for row in rows] == [1, 2]
     assert [row["evaluation_seconds"] for row in rows] == [1.5, 2.5]
+
+
+def test_a_save_is_no_step_and_its_time_goes_to_the_step_before():
+    saved = [{"step": 2, "tokens": 1000, "save_seconds": seconds} for seconds in (0.25, 0.5)]
+    rows = step_rows(lines(step(1), step(2), *saved), **PLACE)
+    assert [(row["step"], row["save_seconds"]) for row in rows] == [(1, None), (2, 0.75)]
 
 
 def written(folder, steps: list[dict], without: tuple[str, ...] = ()) -> Results:

@@ -84,6 +84,11 @@ class Saver:
         if not self.ahead:
             self._count()
 
+    @property
+    def busy(self) -> bool:
+        """Whether something is on its way: on all ranks alike."""
+        return self._writing is not None
+
     def written(self) -> bool:
         """Whether this rank has something on its way that is written by now."""
         return self._writing is not None and self._writing.done()

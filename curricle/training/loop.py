@@ -17,6 +17,7 @@ import os
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -38,7 +39,7 @@ from curricle.training.optimizer import make_optimizers
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-KEPT = ("step", "tokens", "loss_nats", "grad_norm", "lr", "tokens_per_second", "data_seconds", "save_seconds")
+KEPT = ("step", "tokens", "loss_nats", "grad_norm", "lr", "tokens_per_second", "data_seconds")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +55,7 @@ class Step:
     evaluate: bool
     final: bool
     data_seconds: float = 0.0
-    """Waiting for the batch."""
-    save_seconds: float = 0.0
-    """In saves since the step before."""
+    """Of the step's time: waiting for the batch. Saves are beside it, in lines of their own."""
     skipped: str | None = None
     """Why the step moved nothing."""
 
@@ -119,16 +118,30 @@ def train(
             f"inside a prompt of many rows; raise recipe.batch_tokens (now {recipe.batch_tokens:,})"
         )
     metrics = _reopen(folder / "metrics.jsonl", step) if ranks.first else None
-    save_every, saved_at, in_saves = how.save_seconds, time.monotonic(), 0.0
+    save_every, saved_at = how.save_seconds, time.monotonic()
+
+    def saving(act: Callable[[], None]) -> float:
+        """The seconds that it took. They are no step's, so they have a line of the metrics to themselves."""
+        began = time.perf_counter()
+        act()
+        seconds = time.perf_counter() - began
+        if metrics is not None:
+            _write_line(metrics, {"step": step, "tokens": step * recipe.batch_tokens, "save_seconds": seconds})
+        return seconds
 
     def save() -> None:
-        nonlocal saved, saved_at, save_every, in_saves
+        nonlocal saved, saved_at, save_every
         began = time.monotonic()
         saver.save(model, optimizers, Saved(step, updates, milestones.get(step), guard.memory()))
         saved, saved_at = step, time.monotonic()
-        in_saves += saved_at - began
         # Saving may take a twentieth of the time; one slow save (a busy disk) says nothing about the ones after it.
         save_every = max(how.save_seconds, 20 * (saved_at - began))
+
+    def leave() -> None:
+        if step > saved:
+            saving(save)
+        if saver.busy:
+            saving(saver.finish)
 
     model.train()
     try:
@@ -143,12 +156,11 @@ def train(
             waited = time.perf_counter() - began
             due = ranks.first and time.monotonic() - saved_at > save_every
             targets, stop, late, written = ranks.summed([batch.targets, asked_to_stop(), due, saver.written()])
-            if written == ranks.size:
-                saver.finish()
+            aside = saving(saver.finish) if written == ranks.size else 0.0
             if stop:
                 break
             if late and step > saved:
-                save()
+                aside += saving(save)
             if step * rows in sampler.turns.ends:
                 guard.new_text()
             torch.manual_seed(_seed_of(sampler.seed, step, ranks.rank))  # for whatever a family may draw
@@ -163,7 +175,7 @@ def train(
                 optimizer.zero_grad()
             step += 1
             tokens = rows * sampler.row_tokens
-            rate = tokens / (time.perf_counter() - began)
+            rate = tokens / (time.perf_counter() - began - aside)
             now = Step(
                 step,
                 step * tokens,
@@ -174,10 +186,8 @@ def train(
                 step in evaluate_at,
                 step == steps,
                 waited,
-                in_saves,
                 objection,
             )
-            in_saves = 0.0
             diverged = None
             if sum(guard.skipped) > recipe.max_skipped or (now.final and not guard.losses):
                 diverged = (
@@ -190,23 +200,19 @@ def train(
             if diverged is not None:
                 raise Diverged(diverged)
             if averaging.due(recipe, step, steps):
-                averaging.keep(folder, model, step, ranks)
+                saving(partial(averaging.keep, folder, model, step, ranks))
             if now.evaluate or now.final or step in milestones:
-                save()
-            if now.evaluate or now.final:
-                saver.finish()  # an evaluation may be killed: all that came before it must count by then
-            if now.final:
-                averaging.apply(folder, model, recipe, steps, ranks)
+                saving(save)
+            if (now.evaluate or now.final) and saver.busy:
+                saving(saver.finish)  # an evaluation may be killed: all that came before it must count by then
+            if now.final and recipe.average is not None:
+                saving(partial(averaging.apply, folder, model, recipe, steps, ranks))
             yield now
             model.train()
-        if step > saved:
-            save()
-        saver.finish()
+        leave()
     except GeneratorExit:
         if ranks.size == 1:  # many close at different moments, and could not agree on a save
-            if step > saved:
-                save()
-            saver.finish()
+            leave()
         raise
     finally:
         saver.close()
@@ -330,6 +336,10 @@ def _write(metrics: Any, now: Step, flops_per_token: float | None, diverged: str
         row["guard"] = now.skipped
     if diverged is not None:
         row["diverged"] = diverged
+    _write_line(metrics, row)
+
+
+def _write_line(metrics: Any, row: Mapping[str, Any]) -> None:
     metrics.write(json.dumps(row) + "\n")
     metrics.flush()
 

@@ -20,9 +20,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from curricle.execution import Execution
+from curricle.results import step_rows
 from curricle.schedule import learning_rate
 from curricle.shapes import Shape
-from curricle.study import Recipe
+from curricle.study import Average, Recipe
 from curricle.tokens.sampler import Sampler
 from curricle.tokens.shards import Shard, Supply
 from curricle.training import checkpoint, loop
@@ -77,11 +78,9 @@ def test_resume_is_bitwise_equal_to_an_uninterrupted_run(tmp_path, at, optimizer
     assert same(whole, finish(tmp_path / "cut", recipe=recipe))
     files = [tmp_path / name / "metrics.jsonl" for name in ("whole", "cut")]
     logs = [[json.loads(line) for line in file.read_text().splitlines()] for file in files]
-    for log in logs:
-        for row in log:
-            for taken in ("tokens_per_second", "data_seconds", "save_seconds"):
-                del row[taken]
-    assert logs[0] == logs[1]
+    taken = {"tokens_per_second", "data_seconds"}
+    whole, cut = ([{n: v for n, v in row.items() if n not in taken} for row in log if "lr" in row] for log in logs)
+    assert whole == cut and [row["step"] for row in whole] == list(range(1, 21))
 
 
 KILLED = """
@@ -141,6 +140,40 @@ def test_after_one_slow_save_those_that_follow_are_as_frequent_as_before(tmp_pat
         clock[0] += 1
     between = [later - earlier for earlier, later in pairwise(saves[:-1])]
     assert between[0] > 40 and len(between) > 2 and set(between[1:]) == {6}
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_each_second_of_training_is_noted_once(tmp_path, monkeypatch, ahead):
+    """On a clock of our own, which every part of the loop moves by so much. The last save is among them."""
+    clock, parts = [0.0], {"batch": 1.0, "gradients": 2.0, "save": 16.0, "finish": 64.0, "keep": 256.0}
+    taken = dict.fromkeys(parts, 0.0)
+
+    def slow(owner, name: str, act) -> None:
+        def slower(*arguments, **settings):
+            if name != "finish" or arguments[0].busy:
+                clock[0] += parts[name]
+                taken[name] += parts[name]
+            return act(*arguments, **settings)
+
+        monkeypatch.setattr(owner, name, slower)
+
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: clock[0], perf_counter=lambda: clock[0]))
+    slow(checkpoint.Saver, "save", checkpoint.Saver.save)
+    slow(checkpoint.Saver, "finish", checkpoint.Saver.finish)
+    slow(loop, "gradients", loop.gradients)
+    slow(loop.averaging, "keep", loop.averaging.keep)
+    model, sampler = make()
+    slow(sampler, "batch", sampler.batch)
+    how, points = Execution(save_seconds=5, save_ahead=ahead), frozenset({3, 12})
+    recipe = RECIPE.model_copy(update={"average": Average(last=2, every_tokens=512)})
+    steps = train(model, sampler, recipe, steps=12, evaluate_at=points, folder=tmp_path, execution=how)
+    rates = [now.tokens_per_second for now in steps]
+    assert rates == pytest.approx([recipe.batch_tokens / 3.0] * 12), "no save makes a step slower"
+    rows = step_rows((tmp_path / "metrics.jsonl").open(), run="r", stage="s", seed=0)
+    assert [row["data_seconds"] for row in rows] == [1.0] * 12
+    saves = [row["save_seconds"] or 0.0 for row in rows]
+    assert sum(saves) == taken["save"] + taken["finish"] + taken["keep"] == clock[0] - 36
+    assert saves[-1] >= 16.0 + 256.0 and saves[2] >= 16.0
 
 
 def test_a_checkpoint_without_its_mark_is_not_read(tmp_path):
