@@ -66,14 +66,15 @@ class Recipe(Frozen):
     """The last part of a `wsd` schedule, in which the rate falls to 0."""
     batch_tokens: Count = 2048
     micro_batch_tokens: Count | None = None
-    """Tokens held in memory at once; the batch is accumulated from such parts."""
+    """Tokens held in memory at once; the batch is accumulated from such parts. It is no part of what a run is:
+    `curricle run --micro-batch-tokens` says otherwise."""
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.1
     betas: tuple[Beta, Beta] = (0.9, 0.95)
     clip: Annotated[float, Field(gt=0)] = 1.0
     skip_sigma: Annotated[float, Field(gt=0)] = 6.0
     """A step whose loss or gradient norm lies so many standard deviations above the last 128 moves nothing; nor does
     one that is not a number."""
-    max_skipped: Annotated[int, Field(ge=0)] = 10
+    max_skipped: Annotated[int, Field(ge=0, le=127)] = 10
     """Past so many skipped steps among the last 128 the run stops."""
     average: Average | None = None
     precision: Literal["fp32", "bf16"] = "fp32"

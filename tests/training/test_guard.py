@@ -8,9 +8,11 @@ import random
 
 import pytest
 import torch
+from pydantic import ValidationError
 from test_training import RECIPE, finish, make, repeating, same
 
-from curricle.training.guard import SETTLED, Guard
+from curricle.study import Recipe
+from curricle.training.guard import SETTLED, WINDOW, Guard
 from curricle.training.loop import Diverged, train
 
 
@@ -102,6 +104,12 @@ def test_a_run_that_keeps_spiking_stops_and_says_so(tmp_path):
         list(train(model, sampler, recipe, steps=60, evaluate_at=frozenset(), folder=tmp_path))
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "diverged" in line] == [4], "whoever chooses among arms must know"
+
+
+def test_a_bound_on_skipped_steps_that_the_guard_could_never_pass_is_refused():
+    assert Recipe(max_skipped=WINDOW - 1).max_skipped == WINDOW - 1
+    with pytest.raises(ValidationError, match="max_skipped"):
+        Recipe(max_skipped=WINDOW)
 
 
 def test_averaging_gives_the_mean_of_the_last_states_also_after_an_interruption(tmp_path):
