@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from curricle.execution import Execution
 from curricle.planning import Plan
 from curricle.receipt import cpu_name
 from curricle.store import Store, fingerprint, read_json, write_json
@@ -159,6 +160,13 @@ def peak_of(store: Store, name: str, threads: int, torch_version: str) -> Peak |
     return None
 
 
+def threads_of_runs(store: Store) -> set[int]:
+    """How many threads the store's runs had on a CPU like this one: what their MFU is a share of."""
+    receipts = [read_json(file)["sessions"] for file in (store.root / "runs").glob("*/*/receipt.json")]
+    here = [s for sessions in receipts for s in sessions if s["device"] == "cpu" and s.get("cpu") == cpu_name()]
+    return {session["threads"] for session in here}
+
+
 def _read(file: Path, device: str) -> Peak:
     kept = read_json(file)
     return Peak(device, kept["name"], kept["threads"], kept["flops_per_second"], kept["copy_bytes_per_second"])
@@ -255,11 +263,13 @@ def _tried(plan: Plan, device: torch.device) -> dict[str, Any]:
     recipe, context = node.recipe, node.context
     model = build(plan.catalogue.shape, vocabulary=vocabulary, context=context, delimiter=0, seed=0).to(device)
     rows = recipe.batch_tokens // context
+    at_once = Execution().at_once(recipe.micro_batch_tokens, device.type) or recipe.batch_tokens
+    micro_rows = max(1, at_once // context)
     tokens_BT = torch.randint(1, vocabulary, (rows, context), generator=torch.Generator().manual_seed(0)).to(device)
     positions_BT = torch.arange(context).remainder(max(1, context // 4)).expand(rows, -1).to(device)
     batch = Batch(tokens_BT, tokens_BT, positions_BT, tokens_BT.numel())
     optimizers = make_optimizers(model, recipe)
-    step = _seconds(_finished(lambda: update(model, optimizers, batch, recipe, 0.0, rows), device), 5)
+    step = _seconds(_finished(lambda: update(model, optimizers, batch, recipe, 0.0, micro_rows), device), 5)
     model.eval()
     with torch.inference_mode():
         forward = _seconds(_finished(lambda: model(input_ids=tokens_BT, use_cache=False), device), 3)

@@ -7,6 +7,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
+# Two rows of 4096. A published batch is millions of tokens, of which a GPU's share would not fit; parts of this size
+# are large enough to keep it busy.
+GPU_MICRO_BATCH_TOKENS = 8192
+
 
 @dataclass(frozen=True, slots=True)
 class Execution:
@@ -23,12 +27,19 @@ class Execution:
     can)."""
     recompute: bool = False
     """Activation checkpointing: activations are made again in the backward pass, for memory."""
+    micro_batch_tokens: int | None = None
+    """Tokens that a rank holds activations of at once, one row at least; its share of a batch is accumulated from such
+    parts. None: the recipe's, and where that has none `GPU_MICRO_BATCH_TOKENS` on a GPU, the whole share on a CPU."""
     save_ahead: bool | None = None
     """Write checkpoints while training goes on; None: on a GPU only."""
     save_seconds: float = 30.0
     """Time between checkpoints that are only there to resume from; it grows where saving takes long."""
     keep: int = 2
     """How many of these stay."""
+
+    def at_once(self, recipe_tokens: int | None, kind: str) -> int | None:
+        """Tokens that a rank takes at once on such a device, for a recipe that names so many or none; None: all."""
+        return self.micro_batch_tokens or recipe_tokens or (GPU_MICRO_BATCH_TOKENS if kind == "cuda" else None)
 
     def for_device(self, kind: str) -> Execution:
         """The same with what depends on the device settled."""

@@ -142,11 +142,13 @@ class Training:
 
     def speed(self, node: Node, tokens_per_second: float) -> str:
         """`30,100 tokens/s`, and `MFU 41 %` where the peak is known."""
-        said = f"{tokens_per_second:,.0f} tokens/s"
+        mfu = self.mfu(node, tokens_per_second)
+        return f"{tokens_per_second:,.0f} tokens/s" + (f"  MFU {mfu:.0%}" if mfu is not None else "")
+
+    def mfu(self, node: Node, tokens_per_second: float) -> float | None:
+        """Model FLOPs a second as a share of the peak; None where that is not known."""
         peak = self.peaks.get(node.recipe.precision)
-        if not peak:
-            return said
-        return f"{said}  MFU {self.plan.training_flops(node) / node.tokens * tokens_per_second / peak:.0%}"
+        return self.plan.training_flops(node) / node.tokens * tokens_per_second / peak if peak else None
 
 
 def jobs_watched(console: Console) -> Callable[[Iterable[Job]], Iterator[Job]]:

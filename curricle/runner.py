@@ -77,7 +77,7 @@ def run(
     refuse_uneven(plan, how)
     with cluster.reached(on, workers) if on is not None else nullcontext():
         prepared = prepared or prepare(plan.study, place, *([watch] if watch else []))
-        refuse_small_disk(plan, place, done(plan, prepared))
+        refuse_small_disk(plan, place, done(plan, prepared), how.keep)
         if prepared.catalogue != plan.catalogue:
             raise Refused("the sources have changed since the plan was made; make the plan again")
         folder = Path(out) if out is not None else Path("runs") / plan.study.name
@@ -138,12 +138,14 @@ def refuse_declared(plan: Plan) -> None:
         )
 
 
-def refuse_small_disk(plan: Plan, store: Store, finished: frozenset[str] = frozenset()) -> None:
+def refuse_small_disk(
+    plan: Plan, store: Store, finished: frozenset[str] = frozenset(), keep: int = Execution().keep
+) -> None:
     """What is left needs weights at every point, the whole state (weights and two moments) where others may begin and,
-    while a run is under way, in three checkpoints; all in fp32."""
+    while a run is under way, in those that it keeps and one more; all in fp32."""
     store.root.mkdir(parents=True, exist_ok=True)
     left = [node for run, node in plan.nodes.items() if run not in finished]
-    copies = sum(len(n.evaluate_at) + 3 * len(n.states) for n in left) + 9 * min(len(left), cores())
+    copies = sum(len(n.evaluate_at) + 3 * len(n.states) for n in left) + 3 * (keep + 1) * min(len(left), cores())
     wanted = 4 * plan.parameters * copies
     free = shutil.disk_usage(store.root).free
     if wanted > free:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import math
 import os
 import warnings
 from collections.abc import Callable, Mapping
@@ -136,8 +137,12 @@ class Tracker:
             self._say(f"{self.name}: {text}")
 
 
-def tracked(show: Callable[[Message], None], tracker: Tracker) -> Callable[[Message], None]:
-    """A runner's `show` that also tells the tracker."""
+def tracked(
+    show: Callable[[Message], None],
+    tracker: Tracker,
+    mfu: Callable[[Node, float], float | None] = lambda node, tokens_per_second: None,
+) -> Callable[[Message], None]:
+    """A runner's `show` that also tells the tracker. `mfu` is that of a run at so many tokens a second, where known."""
 
     def both(message: Message) -> None:
         show(message)
@@ -145,10 +150,15 @@ def tracked(show: Callable[[Message], None], tracker: Tracker) -> Callable[[Mess
         if message.kind == "step":
             told = {
                 "loss_nats": message.loss_nats,
+                "lr": message.lr,
+                "grad_norm": message.grad_norm,
                 "tokens_per_second": message.tokens_per_second,
+                "mfu": mfu(node, message.tokens_per_second),
                 "tokens": message.tokens,
             }
-            tracker.log(message.run, told, step=message.tokens // node.recipe.batch_tokens)
+            # Before the first step there is no loss, and a skipped step may have none that is a number.
+            known = {name: value for name, value in told.items() if value is not None and math.isfinite(value)}
+            tracker.log(message.run, known, step=message.tokens // node.recipe.batch_tokens)
         elif message.kind == "done":
             tracker.finish(message.run, {"tokens": message.tokens, "complete": True})
         elif message.kind != "evaluating":

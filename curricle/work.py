@@ -12,7 +12,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -44,6 +44,8 @@ class Message:
     loss_nats: float = 0.0
     tokens_per_second: float = 0.0
     text: str = ""
+    lr: float = 0.0
+    grad_norm: float = 0.0
 
 
 def weights_folder(run: Path, node: Node, step: int) -> Path:
@@ -238,7 +240,8 @@ def _take_steps(
     live = ranks.size == 1 and not how.compile and ranks.device.type == "cpu"
     for now in steps:
         taken = now.step
-        yield Message("step", node.run, now.tokens, now.loss_nats, now.tokens_per_second)
+        said = Message("step", node.run, now.tokens, now.loss_nats, now.tokens_per_second)
+        yield replace(said, lr=now.lr, grad_norm=now.grad_norm)
         if now.step in node.states and ranks.first:
             _register(prepared, node, now.step)
         if now.evaluate:

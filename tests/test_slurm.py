@@ -9,7 +9,13 @@ import time
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from curricle.cli import app
+from curricle.commands import training
+from curricle.commands.common import options_of
+from curricle.execution import Execution
 from curricle.preparation import make_plan
 from curricle.slurm import Job, job_script
 from curricle.study import Refused
@@ -97,6 +103,39 @@ def test_a_job_of_an_array_signals_and_queues_itself_alone(plan, slurm):
     assert (folder / "scancel.log").read_text() == "--signal=TERM 7_3\n"
     assert "requeue 7_3" in (folder / "scontrol.log").read_text()
     assert (folder / "command").read_text().split() == ["-m", "curricle", "run", "x", "--nproc-per-node", "2"]
+
+
+EXECUTIONS = st.builds(
+    Execution,
+    replicas=st.integers(1, 4),
+    micro_batch_tokens=st.none() | st.integers(1, 10**6),
+    recompute=st.booleans(),
+    compile=st.none() | st.booleans(),
+    attention=st.sampled_from(["auto", "sdpa", "flex_attention"]),
+    save_seconds=st.floats(0, 1e6),
+    keep=st.integers(1, 9),
+)
+
+
+@settings(deadline=None, max_examples=30)
+@given(EXECUTIONS)
+def test_the_options_of_an_execution_are_read_back_as_the_same(execution):
+    read = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "run_as_rank", lambda study, folder, store, how, *_: read.append(how))
+        patch.setenv("TORCHELASTIC_RUN_ID", "1")
+        app(["run", "code-first", *options_of(execution)], standalone_mode=False)
+    assert read == [execution]
+
+
+def test_what_the_plan_is_told_of_the_run_is_told_to_the_job(study_file, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("curricle.tracking.refuse_missing", lambda spec: None)
+    monkeypatch.chdir(tmp_path)
+    told = "--replicas 2 --no-compile --attention sdpa --recompute --micro-batch-tokens 64 --keep 3 --track wandb:mine"
+    for kind in (["--slurm"], ["--slurm-array", "4"]):
+        options = [*kind, "--nproc-per-node", "2", "--time", "1:00:00", *told.split()]
+        app(["plan", str(study_file), *options], standalone_mode=False)
+        assert f"-m curricle run {study_file} --store runs/store {told} " in capsys.readouterr().out
 
 
 def test_time_comes_from_the_plan_where_it_is_not_given(plan):

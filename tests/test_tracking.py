@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from types import ModuleType, SimpleNamespace
 
 import pytest
+from rich.console import Console
 
+from curricle.execution import Execution
 from curricle.preparation import make_plan
+from curricle.progress import Training
 from curricle.study import Refused
 from curricle.tracking import Tracker, refuse_missing, tracked
 from curricle.work import Message
@@ -92,6 +96,38 @@ def test_an_interrupted_run_goes_on_under_the_same_id(service, plan):
             tracked(lambda message: None, tracker)(step(run, tokens))
     ids = {call[1] for call in service.calls if call[0] == "init"}
     assert len(ids) == 1 and {call[2]["resume"] for call in service.calls if call[0] == "init"} == {"allow"}
+
+
+def test_what_a_step_noted_is_sent_and_what_is_not_known_is_left_out(service, plan):
+    run = next(iter(plan.nodes))
+    first = Message("step", run, 0, math.nan, 0.0, grad_norm=math.nan)
+    second = Message("step", run, 512, 2.5, 30_000.0, lr=0.004, grad_norm=0.75)
+    peaks = {"fp32": plan.training_flops(plan.nodes[run]) / plan.nodes[run].tokens * 60_000.0}
+    with Tracker("trackio", plan, lambda text: None) as tracker:
+        for known in (peaks, None):
+            show = tracked(lambda message: None, tracker, Training(Console(), plan, frozenset(), known).mfu)
+            show(first)
+            show(second)
+    sent = [metrics for kind, *_, metrics in service.calls if kind == "log"]
+    usual = {"loss_nats": 2.5, "lr": 0.004, "grad_norm": 0.75, "tokens_per_second": 30_000.0, "tokens": 512}
+    assert sent[1] == usual | {"mfu": pytest.approx(0.5)} and sent[3] == usual
+    assert sent[2] == {"lr": 0.0, "tokens_per_second": 0.0, "tokens": 0}
+
+
+def test_under_torchrun_the_first_rank_tracks_every_run_and_the_others_none(service, study, tmp_path, monkeypatch):
+    from curricle.commands import training
+
+    ranks = SimpleNamespace(first=True, size=1, leave=lambda: None)
+    told = [Message("step", run, 512, 2.5, 30_000.0) for run in make_plan(study, tmp_path / "store").nodes]
+    monkeypatch.setattr("curricle.training.distribution.Ranks.of_torchrun", lambda: ranks)
+    monkeypatch.setattr("curricle.runner.first_then_all", lambda ranks, make: make())
+    monkeypatch.setattr("curricle.runner.walk_as_rank", lambda *_: iter(told))
+    monkeypatch.setattr(training, "write_report", lambda *_: None)
+    for ranks.first in (False, True):
+        assert service.calls == []
+        training.run_as_rank(study, tmp_path / "out", tmp_path / "store", Execution(), "", "trackio")
+    assert len([call for call in service.calls if call[0] == "log"]) == len(told)
+    assert [call[0] for call in service.calls[-len(told) :]] == ["finish"] * len(told)
 
 
 @pytest.mark.parametrize("broken", ["init", "log"])

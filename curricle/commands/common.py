@@ -8,13 +8,14 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from curricle.execution import Execution
     from curricle.planning import Plan
     from curricle.preparation import Prepared
     from curricle.study import Study
@@ -24,6 +25,65 @@ Set = Annotated[list[str] | None, typer.Option("--set", metavar="A.B.C=VALUE", h
 StoreOption = Annotated[Path, typer.Option(help="Where runs, corpora and tokens are kept.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 STORE = Path("runs/store")
+
+# How a study is carried out: options of `run`, and of `plan` for the job that it prints.
+WHERE, MEMORY, CHECKPOINTS = "Where it runs", "Speed and memory", "Checkpoints"
+Replicas = Annotated[
+    int,
+    typer.Option(
+        min=1, rich_help_panel=WHERE, help="Copies of the model among the processes of a run (hybrid sharding)."
+    ),
+]
+Track = Annotated[
+    str | None,
+    typer.Option(metavar="SERVICE[:PROJECT]", rich_help_panel=WHERE, help="Follow the runs in wandb or trackio."),
+]
+MicroBatchTokens = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="N",
+        rich_help_panel=MEMORY,
+        help="Tokens that each process takes at once; its share of a batch is accumulated. By default the recipe's; "
+        "else 8192 on a GPU.",
+    ),
+]
+Recompute = Annotated[
+    bool, typer.Option("--recompute", rich_help_panel=MEMORY, help="Activation checkpointing, for memory.")
+]
+Compile = Annotated[
+    bool | None,
+    typer.Option("--compile/--no-compile", rich_help_panel=MEMORY, help="torch.compile; on GPUs by default."),
+]
+Attention = Annotated[
+    Literal["auto", "sdpa", "flex_attention"],
+    typer.Option(
+        rich_help_panel=MEMORY,
+        help="What keeps documents apart: a mask (sdpa), or blocks, by default on GPUs for models that can.",
+    ),
+]
+SaveSeconds = Annotated[
+    float,
+    typer.Option(min=0, metavar="S", rich_help_panel=CHECKPOINTS, help="Between checkpoints to resume from, at least."),
+]
+Keep = Annotated[int, typer.Option(min=1, metavar="N", rich_help_panel=CHECKPOINTS, help="How many of these stay.")]
+
+
+def options_of(execution: Execution) -> list[str]:
+    """What `run` is told of it, but for the ranks, which the job's launcher states."""
+    from dataclasses import fields
+
+    from curricle.execution import Execution
+
+    options = []
+    for name in (field.name for field in fields(Execution) if field.name != "ranks"):
+        value, option = getattr(execution, name), name.replace("_", "-")
+        if value == getattr(Execution(), name):
+            continue
+        options += (
+            [f"--{option}"] if value is True else [f"--no-{option}"] if value is False else [f"--{option}", str(value)]
+        )
+    return options
 
 
 def make_console(quiet: bool = False) -> Console:

@@ -10,11 +10,20 @@ import typer
 
 from curricle.commands.common import (
     STORE,
+    Attention,
+    Compile,
     Json,
+    Keep,
+    MicroBatchTokens,
+    Recompute,
+    Replicas,
+    SaveSeconds,
     Set,
     StoreOption,
     StudyArgument,
+    Track,
     make_console,
+    options_of,
     planned,
     print_json,
     show_plan,
@@ -25,6 +34,9 @@ if TYPE_CHECKING:
 
     from curricle.planning import Plan
     from curricle.preparation import Prepared
+
+
+JOB = "The Slurm job"  # the panel of help for its options
 
 
 def new(
@@ -59,23 +71,42 @@ def plan(
     set: Set = None,
     why: Annotated[str | None, typer.Option(metavar="RUN", help="A run, or a stage: what makes it new?")] = None,
     as_json: Json = False,
-    slurm: Annotated[bool, typer.Option("--slurm", help="Print a job script for sbatch, and nothing else.")] = False,
+    slurm: Annotated[
+        bool, typer.Option("--slurm", rich_help_panel=JOB, help="Print a job script for sbatch, and nothing else.")
+    ] = False,
     slurm_array: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="The same for N jobs side by side on one store.")
+        int | None,
+        typer.Option(min=1, metavar="N", rich_help_panel=JOB, help="The same for N jobs side by side on one store."),
     ] = None,
-    nodes: Annotated[int, typer.Option(min=1, help="Of the Slurm job.")] = 1,
-    nproc_per_node: Annotated[int, typer.Option(min=1, help="GPUs that each node of the Slurm job gives.")] = 1,
+    nodes: Annotated[int, typer.Option(min=1, rich_help_panel=JOB, help="How many.")] = 1,
+    nproc_per_node: Annotated[int, typer.Option(min=1, rich_help_panel=JOB, help="GPUs that each node gives.")] = 1,
     time: Annotated[
-        str | None, typer.Option(metavar="HH:MM:SS", help="Of the Slurm job; from the plan's estimate by default.")
+        str | None,
+        typer.Option(metavar="HH:MM:SS", rich_help_panel=JOB, help="From the plan's estimate by default."),
     ] = None,
-    partition: Annotated[str | None, typer.Option(help="Of the Slurm job.")] = None,
-    account: Annotated[str | None, typer.Option(help="Of the Slurm job.")] = None,
-    accelerator: Annotated[str, typer.Option(help="H100 or H200: what the time is estimated for.")] = "H100",
-    cpu: Annotated[bool, typer.Option("--cpu", help="A Slurm job without GPUs.")] = False,
-    out: Annotated[Path | None, typer.Option(help="Of the Slurm job's run: folder for report and results.")] = None,
+    partition: Annotated[str | None, typer.Option(rich_help_panel=JOB)] = None,
+    account: Annotated[str | None, typer.Option(rich_help_panel=JOB)] = None,
+    accelerator: Annotated[
+        str, typer.Option(rich_help_panel=JOB, help="H100 or H200: what the time is estimated for.")
+    ] = "H100",
+    cpu: Annotated[bool, typer.Option("--cpu", rich_help_panel=JOB, help="Without GPUs.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(rich_help_panel=JOB, help="Folder for report and results of its run.")
+    ] = None,
+    replicas: Replicas = 1,
+    track: Track = None,
+    micro_batch_tokens: MicroBatchTokens = None,
+    recompute: Recompute = False,
+    compile: Compile = None,
+    attention: Attention = "auto",
+    save_seconds: SaveSeconds = 30.0,
+    keep: Keep = 2,
 ) -> None:
-    """Show the tree of stages, the tokens and the cost; nothing is trained."""
-    from curricle import runner
+    """Show the tree of stages, the tokens and the cost; nothing is trained.
+
+    With --slurm a job script is printed in their place, whose run is told what is said here.
+    """
+    from curricle import runner, tracking
     from curricle.execution import Execution
     from curricle.studyfile import load_study
 
@@ -86,8 +117,19 @@ def plan(
         from curricle.slurm import Job, job_script
 
         runner.refuse_declared(compiled)
-        ranks = nproc_per_node if slurm_array is not None else nproc_per_node * nodes
-        runner.refuse_uneven(compiled, Execution(ranks=ranks))
+        execution = Execution(
+            ranks=nproc_per_node if slurm_array is not None else nproc_per_node * nodes,
+            replicas=replicas,
+            micro_batch_tokens=micro_batch_tokens,
+            recompute=recompute,
+            compile=compile,
+            attention=attention,
+            save_seconds=save_seconds,
+            keep=keep,
+        )
+        runner.refuse_uneven(compiled, execution)
+        if track is not None:
+            tracking.refuse_missing(track)  # now, not when the job has waited for its turn
         job = Job(
             nodes=nodes,
             ranks_per_node=nproc_per_node,
@@ -99,7 +141,8 @@ def plan(
             folder=str(Path.cwd()),
             array=slurm_array,
         )
-        options = ["--out", str(out)] if out else []
+        options = [*(["--out", str(out)] if out else []), *options_of(execution)]
+        options += ["--track", track] if track is not None else []
         overrides = [part for s in set or [] for part in ("--set", s)]
         sys.stdout.write(job_script(compiled, job, ["run", study, "--store", str(store), *options, *overrides]))
         return

@@ -11,7 +11,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from curricle.commands.common import STORE, Set, StoreOption, StudyArgument, make_console, planned, show_plan
+from curricle.commands.common import (
+    STORE,
+    WHERE,
+    Attention,
+    Compile,
+    Keep,
+    MicroBatchTokens,
+    Recompute,
+    Replicas,
+    SaveSeconds,
+    Set,
+    StoreOption,
+    StudyArgument,
+    Track,
+    make_console,
+    planned,
+    show_plan,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,23 +45,34 @@ def run(
     out: Annotated[Path | None, typer.Option(help="Folder for report and results; runs/STUDY by default.")] = None,
     store: StoreOption = STORE,
     set: Set = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Runs side by side; one a core by default.")] = None,
-    track: Annotated[
-        str | None, typer.Option(metavar="SERVICE[:PROJECT]", help="Follow the runs in wandb or trackio.")
+    workers: Annotated[
+        int | None, typer.Option(min=1, rich_help_panel=WHERE, help="Runs side by side; one a core by default.")
     ] = None,
     on: Annotated[
-        str | None, typer.Option(metavar="ADDRESS", help="A Ray cluster: ray://HOST:PORT, ray:auto or local.")
+        str | None,
+        typer.Option(
+            metavar="ADDRESS", rich_help_panel=WHERE, help="A Ray cluster: ray://HOST:PORT, ray:auto or local."
+        ),
     ] = None,
     remote: Annotated[
         str | None,
-        typer.Option(metavar="URL", help="With --on: an object store (s3://…) in the place of a shared file system."),
+        typer.Option(
+            metavar="URL",
+            rich_help_panel=WHERE,
+            help="With --on: an object store (s3://…) in the place of a shared file system.",
+        ),
     ] = None,
-    nproc_per_node: Annotated[int, typer.Option(min=1, help="Processes, or GPUs, that train one run together.")] = 1,
-    replicas: Annotated[int, typer.Option(min=1, help="Copies of the model among them (hybrid sharding).")] = 1,
-    compile: Annotated[
-        bool | None, typer.Option("--compile/--no-compile", help="torch.compile; on GPUs by default.")
-    ] = None,
-    recompute: Annotated[bool, typer.Option("--recompute", help="Activation checkpointing, for memory.")] = False,
+    nproc_per_node: Annotated[
+        int, typer.Option(min=1, rich_help_panel=WHERE, help="Processes, or GPUs, that train one run together.")
+    ] = 1,
+    replicas: Replicas = 1,
+    track: Track = None,
+    micro_batch_tokens: MicroBatchTokens = None,
+    recompute: Recompute = False,
+    compile: Compile = None,
+    attention: Attention = "auto",
+    save_seconds: SaveSeconds = 30.0,
+    keep: Keep = 2,
 ) -> None:
     """Train what is missing, evaluate it, and write the report."""
     import os
@@ -55,18 +83,25 @@ def run(
     from curricle.studyfile import load_study
     from curricle.tracking import Tracker, refuse_missing, tracked
 
-    execution = Execution(ranks=nproc_per_node, replicas=replicas, compile=compile, recompute=recompute)
+    execution = Execution(
+        ranks=nproc_per_node,
+        replicas=replicas,
+        micro_batch_tokens=micro_batch_tokens,
+        recompute=recompute,
+        compile=compile,
+        attention=attention,
+        save_seconds=save_seconds,
+        keep=keep,
+    )
     loaded = load_study(study, set or [])
     folder = out or Path("runs") / loaded.name
     command = command_of(study, out, store, set)
     if "TORCHELASTIC_RUN_ID" in os.environ:
         if workers or on or nproc_per_node > 1:
             raise Refused("torchrun has started the ranks: leave out --workers, --on and --nproc-per-node")
-        if track is not None or remote is not None:
-            raise Refused(
-                "--track and --remote go with runs that curricle starts itself; leave them out under torchrun"
-            )
-        run_as_rank(loaded, folder, store, execution, command)
+        if remote is not None:
+            raise Refused("--remote goes with --on; leave it out under torchrun")
+        run_as_rank(loaded, folder, store, execution, command, track)
         return
     if track is not None:
         refuse_missing(track)
@@ -99,7 +134,7 @@ def run(
                 remote=remote,
                 execution=execution,
                 watch=Reading(console),
-                show=tracked(training, tracker) if tracker else training,
+                show=tracked(training, tracker, training.mfu) if tracker else training,
                 prepared=prepared,
             )
     write_report(console, plan, prepared, results, folder, command)
@@ -107,21 +142,35 @@ def run(
 
 def peaks_of_a_run(store: Store, workers: int, execution: Execution) -> dict[str, float] | None:
     """The measured FLOP/s, by precision, of what one of so many runs has to itself: all its ranks together."""
+    from curricle.workers import threads_each
+
+    return _peaks_of_ranks(store, threads_each(workers, execution), execution.ranks)
+
+
+def _peaks_of_ranks(store: Store, threads: int, ranks: int) -> dict[str, float] | None:
+    """Of so many ranks together, each a GPU where there is one, or so many threads."""
     from curricle.calibration import known_peak
-    from curricle.workers import gpu_count, threads_each
+    from curricle.workers import gpu_count
 
-    peak = known_peak(store, "cuda:0" if gpu_count() else "cpu", threads_each(workers, execution))
-    return {p: rate * execution.ranks for p, rate in peak.flops_per_second.items()} if peak else None
+    peak = known_peak(store, "cuda:0" if gpu_count() else "cpu", threads)
+    return {p: rate * ranks for p, rate in peak.flops_per_second.items()} if peak else None
 
 
-def run_as_rank(study: Study, folder: Path, store: Path, execution: Execution, command: str) -> None:
-    """One of the processes that torchrun started. All train every run together; the first one speaks and writes."""
+def run_as_rank(
+    study: Study, folder: Path, store: Path, execution: Execution, command: str, track: str | None = None
+) -> None:
+    """One of the processes that torchrun started. All train every run together; the first one speaks, writes and
+    tracks."""
+    from contextlib import nullcontext
     from dataclasses import replace
+
+    import torch
 
     from curricle import gathering, runner, upkeep
     from curricle.preparation import stock
     from curricle.progress import Reading, Training
     from curricle.study import Refused
+    from curricle.tracking import Tracker, refuse_missing, tracked
     from curricle.training.distribution import Ranks
 
     ranks = Ranks.of_torchrun()
@@ -130,12 +179,14 @@ def run_as_rank(study: Study, folder: Path, store: Path, execution: Execution, c
     execution = replace(execution, ranks=ranks.size)
 
     def prepare() -> tuple[Plan, Prepared, frozenset[str]]:
+        if track is not None and ranks.first:
+            refuse_missing(track)
         plan, prepared = planned(study, store, console)
         runner.refuse_declared(plan)
         runner.refuse_uneven(plan, execution)
         done = runner.done(plan, prepared)
         if ranks.first:
-            runner.refuse_small_disk(plan, prepared.store, done)
+            runner.refuse_small_disk(plan, prepared.store, done, execution.keep)
             upkeep.remember(plan, prepared, folder)
             stock(prepared, plan, Reading(console))
             show_plan(console, plan, prepared, done)
@@ -144,10 +195,14 @@ def run_as_rank(study: Study, folder: Path, store: Path, execution: Execution, c
     try:
         with runner.asked_to_stop() as interrupted:
             plan, prepared, done = runner.first_then_all(ranks, prepare)
-            training = Training(console, plan, done)
-            with training.shown():
+            peaks = _peaks_of_ranks(prepared.store, torch.get_num_threads(), ranks.size)
+            training = Training(console, plan, done, peaks)
+            say = lambda text: console.print(text, markup=False, soft_wrap=True)  # noqa: E731
+            tracker = Tracker(track, plan, say) if track is not None and ranks.first else None
+            show = tracked(training, tracker, training.mfu) if tracker else training
+            with training.shown(), tracker or nullcontext():
                 for message in runner.walk_as_rank(plan, prepared, ranks, execution, interrupted):
-                    training(message)
+                    show(message)
     except (Refused, runner.Interrupted, runner.Failed) as error:  # on every rank alike: one says it
         if ranks.first:
             raise

@@ -104,7 +104,8 @@ def train(
     milestones = milestones or {}
     rows = recipe.batch_tokens // sampler.row_tokens
     mine = ranks.share(rows)
-    micro_rows = max(1, (recipe.micro_batch_tokens or recipe.batch_tokens) // sampler.row_tokens)
+    at_once = how.at_once(recipe.micro_batch_tokens, ranks.device.type) or recipe.batch_tokens
+    micro_rows = max(1, at_once // sampler.row_tokens)
     learner = _ready(model, ranks, how, recipe)
     optimizers = make_optimizers(model, recipe)
     checkpoints = folder / "checkpoints"

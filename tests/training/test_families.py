@@ -12,6 +12,7 @@ import transformers as hf
 from safetensors.torch import load_file
 from tiny_models import SHAPE
 
+from curricle.execution import Execution
 from curricle.preparation import make_plan
 from curricle.shapes import Shape
 from curricle.store import Store
@@ -94,14 +95,14 @@ def test_packed_rows_are_isolated(checkpoint):
 
 def test_how_a_batch_is_cut_leaves_a_run_as_it_is_in_a_family_with_dropout(tmp_path):
     losses = []
-    for micro in (None, 64):
+    for micro, how in ((None, Execution()), (64, Execution()), (None, Execution(micro_batch_tokens=64))):
         torch.manual_seed(1)
         model = hf.AutoModelForCausalLM.from_config(hf.GPT2Config(**SHAPE))
         assert model.config.resid_pdrop > 0
-        recipe, folder = Recipe(batch_tokens=128, micro_batch_tokens=micro), tmp_path / str(micro)
-        steps = train(model, sampler(), recipe, steps=4, evaluate_at=frozenset(), folder=folder)
+        recipe, folder = Recipe(batch_tokens=128, micro_batch_tokens=micro), tmp_path / str(len(losses))
+        steps = train(model, sampler(), recipe, steps=4, evaluate_at=frozenset(), folder=folder, execution=how)
         losses.append([step.loss_nats for step in steps])
-    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5) and losses[2] == losses[1]
 
 
 @pytest.mark.parametrize("family", ["Falcon", "OPT", "Bloom", "Mpt"])

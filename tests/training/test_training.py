@@ -19,7 +19,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curricle.execution import Execution
+from curricle.execution import GPU_MICRO_BATCH_TOKENS, Execution
 from curricle.results import step_rows
 from curricle.schedule import learning_rate
 from curricle.shapes import Shape
@@ -193,6 +193,36 @@ def test_accumulation_changes_no_gradient(tmp_path):
         update(model, make_optimizers(model, RECIPE), sampler.batch(0, 4), RECIPE, 1e-3, micro // 32)
         results.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
     assert torch.allclose(results[0], results[1], atol=1e-5) and torch.allclose(results[0], results[2], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("asked", "recipe", "device", "found"),
+    [
+        (None, None, "cpu", None),
+        (None, None, "cuda", GPU_MICRO_BATCH_TOKENS),
+        (None, 4096, "cuda", 4096),
+        (2048, 4096, "cuda", 2048),
+        (2048, 1024, "cpu", 2048),
+    ],
+)
+def test_tokens_held_at_once_are_those_asked_for_then_the_recipe_s_then_the_device_s(asked, recipe, device, found):
+    assert Execution(micro_batch_tokens=asked).at_once(recipe, device) == found
+
+
+@pytest.mark.parametrize(("asked", "rows"), [(None, [4] * 2), (64, [2] * 4), (96, [3, 1] * 2), (1, [1] * 8)])
+def test_no_more_rows_are_held_at_once_than_the_execution_says(tmp_path, monkeypatch, asked, rows):
+    model, sampler = make()
+    held = []
+
+    class Watched(loop.Learner):
+        def forward(self, tokens_BT, *others):
+            held.append(len(tokens_BT))
+            return super().forward(tokens_BT, *others)
+
+    monkeypatch.setattr(loop, "Learner", Watched)
+    how = Execution(micro_batch_tokens=asked)
+    list(train(model, sampler, RECIPE, steps=2, evaluate_at=frozenset(), folder=tmp_path, execution=how))
+    assert held == rows
 
 
 def test_training_learns_what_can_be_learnt(tmp_path):
