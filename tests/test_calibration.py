@@ -9,7 +9,7 @@ import torch
 
 from curricle import calibration
 from curricle.calibration import known_peak, peak, peak_flops
-from curricle.store import Store
+from curricle.store import Store, write_json
 from curricle.study import Refused
 
 
@@ -70,7 +70,6 @@ def test_a_gpu_is_measured_in_four_precisions(tmp_path):
 
 def test_a_peak_is_found_by_the_name_of_a_device_that_is_not_here(tmp_path):
     from curricle.calibration import peak_of
-    from curricle.store import write_json
 
     kept = {"torch": "2.0", "name": "NVIDIA H100", "device": "cuda:0", "threads": 0, "copy_bytes_per_second": 1.0}
     write_json(tmp_path / "calibration" / "peak-x.json", kept | {"flops_per_second": {"bf16": 5.0}})
@@ -81,6 +80,20 @@ def test_a_peak_is_found_by_the_name_of_a_device_that_is_not_here(tmp_path):
     here = peak(Store(tmp_path), threads=1)
     assert peak_of(Store(tmp_path), here.name, 1, torch.__version__) == here
     assert peak_of(Store(tmp_path), here.name, 2, torch.__version__) is None
+
+
+def test_a_machine_is_measured_on_the_threads_that_its_runs_had(tmp_path, monkeypatch, capsys):
+    from curricle import workers
+    from curricle.commands.models import calibrate
+
+    monkeypatch.setattr(workers, "cores", lambda: 8)
+    monkeypatch.setattr(calibration, "devices", lambda: ["cpu"])
+    monkeypatch.setattr(calibration, "_measured", lambda *told: calibration.Peak("cpu", "it", told[2], {}, 1.0))
+    here = {"device": "cpu", "cpu": calibration.cpu_name()}
+    sessions = [here | {"threads": 4}, here | {"cpu": "another", "threads": 5}, here | {"device": "H100", "threads": 6}]
+    write_json(tmp_path / "runs" / "math" / "1" / "receipt.json", {"sessions": sessions})
+    calibrate(tmp_path, workers=[3], as_json=True)
+    assert [peak["threads"] for peak in json.loads(capsys.readouterr().out)["peaks"]] == [1, 2, 4, 8]
 
 
 def test_a_run_s_peak_is_that_of_its_share_of_the_machine(tmp_path, monkeypatch):

@@ -15,23 +15,34 @@ from curricle.commands.common import STORE, Json, StoreOption, make_console, pri
 
 def calibrate(
     store: StoreOption = STORE,
+    workers: Annotated[
+        list[int] | None,
+        typer.Option(min=1, metavar="N", help="Also on the threads of a run among N side by side; repeatable."),
+    ] = None,
     again: Annotated[bool, typer.Option("--again", help="Measure anew what the store has.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Measure what this machine does at best (matrix products, memory copy), which MFU is a share of."""
+    """Measure what this machine does at best (matrix products, memory copy), which MFU is a share of.
+
+    Of a CPU on one thread, on all, and on as many as runs in the store had here.
+    """
     from dataclasses import asdict
 
-    from curricle import calibration, runner
+    from curricle import calibration
+    from curricle.execution import Execution
     from curricle.report.listing import calibration_view
     from curricle.store import Store
     from curricle.study import Refused
+    from curricle.workers import cores, threads_each
 
     if store.exists() and not store.is_dir():
         raise Refused(f"--store {store}: a file, not a folder")
     console = make_console(quiet=as_json)
+    counts = {1, cores(), *calibration.threads_of_runs(Store(store))}
+    counts |= {threads_each(n, Execution()) for n in workers or ()}
     peaks = []
     for device in calibration.devices():
-        for threads in sorted({1, runner.cores()}) if device == "cpu" else (0,):
+        for threads in sorted(counts) if device == "cpu" else (0,):
             on = f"{device}, {threads} {'thread' if threads == 1 else 'threads'}" if threads else device
             with console.status(f"measuring {on}"):
                 peaks.append(asdict(calibration.peak(Store(store), device, threads, again=again)))
