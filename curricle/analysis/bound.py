@@ -21,6 +21,7 @@ from curricle.analysis.arms import Row
 from curricle.analysis.code_length import Floor, Lengths, binned, code_lengths, scratch_floor
 from curricle.analysis.finding import BITS_PER_TOKEN, THESE_WEIGHTS, THIS_STRATEGY, Finding, Interval, Part, join
 from curricle.analysis.intervals import Estimate, student
+from curricle.study import Refused
 
 ONLINE = "online loss"
 
@@ -147,7 +148,7 @@ def information_bound(
     stage: str,
     *,
     control: str | None,
-    parameters: float,
+    parameters: float | None,
     bits_per_parameter: float = 2.0,
     code_stage: str | None = None,
     first_pass_tokens: float | None = None,
@@ -157,15 +158,17 @@ def information_bound(
     what the weights can carry over about the text.
 
     R_opt is measured by what a procedural `control` saves, which says nothing about the text; the information is at
-    most `bits_per_parameter`·`parameters`, and at most the code length of the code stage itself where `code_stage`
-    names it. Undefined without a control: a cap on information alone is no bound, since a stage may only have cured
-    slow optimisation."""
+    most `bits_per_parameter`·`parameters` (where they are known), and at most the code length of the code stage itself
+    where `code_stage` names it; one of the two is needed. Undefined without a control: a cap on information alone is no
+    bound, since a stage may only have cured slow optimisation."""
     steps = list(steps)
     names = [scratch, code, *([control] if control else [])]
     made = code_lengths(steps, stage, names, first_pass_tokens)
     base = made[scratch]
     saved = saving(base, made[code])
-    caps = {"weights": bits_per_parameter * parameters}
+    if not (parameters or code_stage):
+        raise Refused("parameters: not known, nor a code_stage named; one of them caps what the weights can carry")
+    caps = {"weights": bits_per_parameter * parameters} if parameters else {}
     if code_stage:
         before = code_lengths(steps, code_stage, [code])[code]
         caps["code text"] = float(before.bits_ST.sum(axis=1).mean())

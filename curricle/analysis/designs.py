@@ -12,8 +12,6 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from curricle.analysis.arms import ends, last_stage_shares
-from curricle.analysis.bound import bounds
-from curricle.analysis.bound_score import last_loss_bound
 from curricle.analysis.budgets import lines, noted
 from curricle.analysis.cells import SAME_DOSE, ordered, orders_of, read_factorial, snapped
 from curricle.analysis.critical import critical_share
@@ -21,7 +19,7 @@ from curricle.analysis.efficiency import transferred
 from curricle.analysis.finding import ACCURACY, BITS_PER_BYTE, Finding, short
 from curricle.analysis.front import front
 from curricle.analysis.mixture import mixture
-from curricle.analysis.outcomes import DOSE, steps_of
+from curricle.analysis.outcomes import DOSE
 from curricle.analysis.outcomes import doses as doses_until
 from curricle.analysis.phase_law import phase_law
 from curricle.analysis.phases import phases
@@ -35,7 +33,6 @@ if TYPE_CHECKING:
     from curricle.analysis.questions import Asked
 
 Row = Mapping[str, Any]
-POINTS_FOR_A_FLOOR = 6
 LEAST_SWARM = 16
 LEAST_RANKED = 4
 ALLOWED_RISE = 0.03  # of a general loss, relative: what arXiv:2406.01375 allows in its trade-off
@@ -150,28 +147,6 @@ def transferred_of_head_starts(asked: Asked) -> list[Finding]:
         for start in head_starts(asked)
         for group in losses(asked)
     )
-
-
-def bounds_of_head_starts(asked: Asked) -> list[Finding]:
-    """The bounds on code lengths, then those on the last loss of each benchmark. A code length is a loss of the stage,
-    whatever benchmark was named."""
-    steps = steps_of(asked.results)
-    pairs = head_starts(asked)
-
-    def attempts() -> Iterator[Any]:
-        for h in pairs if asked.measure != ACCURACY else ():
-            yield lambda h=h: bounds(steps, h.after, h.scratch, h.stage)
-        for h in pairs:
-            for group in losses(asked):
-                name, measure = group[0]["benchmark"], group[0]["measure"]
-                own = [r for r in group if r["strategy"] in (h.after, h.scratch)]
-                # A stage that both end with, and points enough for its floor to be seen.
-                ends = {row["stage"] for row in own if row["final"]} == {h.stage}
-                points = {row["stage_tokens"] for row in own if row["strategy"] == h.scratch}
-                if ends and len(points) >= POINTS_FOR_A_FLOOR:
-                    yield lambda h=h, g=group, n=name, m=measure: last_loss_bound(g, h.after, h.scratch, n, measure=m)
-
-    return answered(attempts())
 
 
 def fronts(asked: Asked) -> list[Finding]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
-from curricle.analysis import designs, exhaustion
+from curricle.analysis import bound_questions, designs, exhaustion
 from curricle.analysis.chain import chain, shapley
 from curricle.analysis.curve import common_stages, curve
 from curricle.analysis.efficiency import efficiency
@@ -39,6 +39,7 @@ class Asked:
     benchmark: str | None = None
     measure: str | None = None
     target: str | None = None  # the study's: what an answer is about where no benchmark was named
+    parameters: float | None = None  # of the model, where they are known: what its weights can carry
     at: tuple[float, ...] = ()  # budgets in tokens at which a loss is predicted; twice the largest where none
 
     @cached_property
@@ -176,7 +177,7 @@ QUESTIONS |= {
     "critical-share": Question("The largest share within a bound", designs.critical_shares),
     "phases": Question("Whether the order matters", designs.orders),
     "phase-law": Question("Orders that were not run", designs.laws_of_orders),
-    "bound": Question("The most that a head start can give", designs.bounds_of_head_starts),
+    "bound": Question("The most that a head start can give", bound_questions.bounds_of_head_starts),
 }
 NONE = {
     "score": "nothing has been scored at a strategy's end in this measure",

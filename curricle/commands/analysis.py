@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from curricle.commands.common import STORE, Json, Set, StoreOption, make_console, planned, print_json, tokens
+from curricle.commands.common import (
+    STORE,
+    Figures,
+    Json,
+    Set,
+    StoreOption,
+    make_console,
+    planned,
+    print_json,
+    refuse_no_folder,
+    tokens,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,7 +37,10 @@ def analyse(
         list[str] | None,
         typer.Option(metavar="TOKENS", help="Of prediction: budgets, such as 10B; repeatable; twice the largest else."),
     ] = None,
-    figures: Annotated[Path | None, typer.Option(metavar="DIR", help="Write each figure as SVG and PNG.")] = None,
+    parameters: Annotated[
+        str | None, typer.Option(metavar="N", help="Of bound: the model's parameters, such as 1M; a study's are known.")
+    ] = None,
+    figures: Figures = None,
     as_json: Json = False,
     store: StoreOption = STORE,
     set: Set = None,
@@ -35,21 +49,20 @@ def analyse(
     from curricle import analysis
     from curricle.study import Refused
 
-    if figures is not None and figures.exists() and not figures.is_dir():
-        raise Refused(f"--figures {figures}: a file, not a folder")
+    refuse_no_folder(figures)
     budgets = tuple(float(tokens(text, "--at")) for text in at or ())
     if budgets and question and "prediction" not in question:
         raise Refused(f"--at goes with --question prediction, not with {', '.join(question)}")
     console = make_console(quiet=as_json)
-    results, target = found(of, store, set or [], console)
-    asked = analysis.Asked(results, benchmark, measure, None if benchmark else target, budgets)
+    stated = None if parameters is None else float(tokens(parameters, "--parameters"))
+    results, target, own = found(of, store, set or [], console)
+    asked = analysis.Asked(results, benchmark, measure, None if benchmark else target, stated or own, budgets)
     answers = analysis.ask(asked, question)
     findings = [finding for answer in answers for finding in answer.findings]
     drawn: list[str] = []
     if figures is not None:
         from curricle.report.charts import save_all
 
-        figures.mkdir(parents=True, exist_ok=True)
         drawn = save_all(findings, results, figures)
     if as_json:
         print_json(
@@ -71,21 +84,22 @@ def analyse(
         console.print(f"\n{len(drawn)} figures in {figures}", markup=False, soft_wrap=True)
 
 
-def found(of: str, store: Path, overrides: list[str], console: Console) -> tuple[Results, str | None]:
-    """The rows that are meant, and the target where a study names one."""
+def found(of: str, store: Path, overrides: list[str], console: Console) -> tuple[Results, str | None, float | None]:
+    """The rows that are meant, and of a study the target and the model's parameters."""
     from curricle.study import Refused
     from curricle.studyfile import load_study
 
     if Path(of).is_dir():
         if overrides:
             raise Refused(f"--set goes with a study; {of} is a folder of rows")
-        return rows_in(Path(of)), None
+        return rows_in(Path(of)), None, None
     from curricle import gathering, runner
 
     study = load_study(of, overrides)
     plan, prepared = planned(study, store, console)
     runner.refuse_declared(plan)
-    return gathering.gather(plan, prepared, Path("runs") / study.name / "results"), study.answer_target
+    rows = gathering.gather(plan, prepared, Path("runs") / study.name / "results")
+    return rows, study.answer_target, float(plan.parameters)
 
 
 def rows_in(folder: Path) -> Results:

@@ -24,6 +24,7 @@ StudyArgument = Annotated[str, typer.Argument(help="A study's YAML file, or the 
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="A.B.C=VALUE", help="Override a field of the study.")]
 StoreOption = Annotated[Path, typer.Option(help="Where runs, corpora and tokens are kept.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+Figures = Annotated[Path | None, typer.Option("--figures", metavar="DIR", help="Write each figure as SVG and PNG.")]
 STORE = Path("runs/store")
 
 # How a study is carried out: options of `run`, and of `plan` for the job that it prints.
@@ -110,6 +111,13 @@ def tokens(text: str, option: str) -> int:
     if not isinstance(made, int) or made <= 0:
         raise Refused(f"{option} {text}: not a positive number of tokens")
     return made
+
+
+def refuse_no_folder(figures: Path | None) -> None:
+    from curricle.study import Refused
+
+    if figures is not None and figures.exists() and not figures.is_dir():
+        raise Refused(f"--figures {figures}: a file, not a folder")
 
 
 def planned(study: Study, store: Path, console: Console) -> tuple[Plan, Prepared]:

@@ -56,7 +56,7 @@ def study(
 
     tokens = _count("--budget-tokens", budget_tokens)  # refused before a corpus is read
     console = make_console(quiet=as_json)
-    results, own = found(of, store, set or [], console)
+    results, own, _ = found(of, store, set or [], console)
     design = next_runs(results, target=target or own, tokens=tokens, flops=budget_flops, hours=budget_hours)
     if figures is not None and design.front is not None:
         from curricle.report.charts import save_all

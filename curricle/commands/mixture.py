@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from curricle.commands.common import Json, make_console, print_json, tokens
+from curricle.commands.common import Figures, Json, make_console, print_json, refuse_no_folder, tokens
 
 MAX_EPOCHS = 4.0
 
@@ -44,6 +44,7 @@ def mixture(
     predict: Annotated[Path | None, typer.Option(metavar="CSV", help="Mixtures to predict, as --ratios.")] = None,
     out: Annotated[Path | None, typer.Option(metavar="CSV", help="Where the predictions go.")] = None,
     seed: Annotated[int, typer.Option(help="Of folds and resamples.")] = 0,
+    figures: Figures = None,
     as_json: Json = False,
 ) -> None:
     """Recommend a mixture from a swarm of small runs, with its uncertainty; or predict other mixtures."""
@@ -53,10 +54,11 @@ def mixture(
 
     if (predict is None) != (out is None):
         raise Refused("--predict and --out go together: mixtures to predict, and the file for what is predicted")
+    refuse_no_folder(figures)
     if predict is not None:
         given = {"--available": available, "--budget-tokens": budget_tokens, "--natural": natural,
                  "--max-epochs": None if max_epochs == MAX_EPOCHS else max_epochs, "--bound": bound or None,
-                 "--max-kl": max_kl}  # fmt: skip
+                 "--max-kl": max_kl, "--figures": figures}  # fmt: skip
         said = [name for name, value in given.items() if value is not None]
         if said:
             raise Refused(
@@ -100,12 +102,19 @@ def mixture(
             larger=larger,
             seed=seed,
         )
+    drawn: list[str] = []
+    if figures is not None:
+        from curricle.report.charts import save_all
+
+        drawn = save_all(found, None, figures)
     if as_json:
-        print_json({"findings": [f.to_json() for f in found]})
+        print_json({"findings": [f.to_json() for f in found], "figures": drawn})
     else:
         from curricle.report.mixtures import mixture_view
 
         console.print(mixture_view(found))
+        if figures is not None:
+            console.print(f"\n{len(drawn)} figures in {figures}", markup=False, soft_wrap=True)
 
 
 def read(path: Path, option: str) -> list[dict[str, str]]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from curricle.commands.common import STORE, Json, StoreOption, make_console, print_json
+from curricle.commands.common import STORE, Figures, Json, StoreOption, make_console, print_json, refuse_no_folder
 
 if TYPE_CHECKING:
     from curricle.corpus.documents import Document
@@ -36,6 +36,7 @@ def value(
     adam: Annotated[bool, typer.Option("--adam", help="With gradient: under Adam's scale, held still.")] = False,
     better: Annotated[str | None, typer.Option(help="With stand-in: a better model, whose loss is subtracted.")] = None,
     out: Annotated[Path | None, typer.Option(help="Keep a row for each document: .parquet or .csv.")] = None,
+    figures: Figures = None,
     store: StoreOption = STORE,
     as_json: Json = False,
 ) -> None:  # fmt: skip
@@ -56,6 +57,7 @@ def value(
         raise Refused(f"--out {out}: name a .parquet or a .csv file")
     if out is not None and not out.resolve().parent.is_dir():
         raise Refused(f"--out {out}: {out.resolve().parent} is no folder")
+    refuse_no_folder(figures)
     console = make_console(quiet=as_json)
     watch = Reading(console)
     _, aim = _read("--target", target, documents)
@@ -82,12 +84,20 @@ def value(
     if out is not None:
         _write(out, rows)
     findings = summed(rows)
+    drawn: list[str] = []
+    if figures is not None:
+        from curricle.report.charts import save_all
+
+        drawn = save_all(findings, None, figures)
     if as_json:
-        print_json({"model": model, "target": target, "findings": [finding.to_json() for finding in findings]})
+        said = [finding.to_json() for finding in findings]
+        print_json({"model": model, "target": target, "findings": said, "figures": drawn})
     else:
         from curricle.report.listing import value_view
 
         console.print(value_view(findings))
+        if figures is not None:
+            console.print(f"\n{len(drawn)} figures in {figures}", markup=False, soft_wrap=True)
 
 
 def _read(option: str, text: str, count: int) -> tuple[str, list[Document]]:

@@ -29,10 +29,11 @@ FOLLOWS = "Points on the way count as ends"
 
 def study(
     folder: Path, strategies: Mapping[str, Sequence[Stage]], score: Any, at: Sequence[float] = (1.0,),
-    count: int = 2, rate: Any = None, there: Mapping[str, int] | None = None,
+    count: int = 2, rate: Any = None, there: Mapping[str, int] | None = None, loss: Any = None,
 ) -> Results:  # fmt: skip
-    """Strategies written as rows; `score(strategy, seed, position, share of the stage)` gives the points there, and
-    `rate(share of the stage)` the learning rate; `there` says how much of each source there is."""
+    """Strategies written as rows; `score(strategy, seed, position, share of the stage)` gives the points there,
+    `rate(share of the stage)` the learning rate, `there` how much of each source there is, and
+    `loss(strategy, position, share of the stage)` the training loss of 200 steps a stage."""
     folder.mkdir(exist_ok=True)
     runs, mixtures, scores, steps = [], [], [], []
     for (name, path), seed in product(strategies.items(), range(count)):
@@ -43,7 +44,7 @@ def study(
                          "stage": stage, "kind": kind, "run": run, "budget_tokens": budget, "tokens_before": before,
                          "training_flops": 6.0 * budget, "wall_seconds": 1.0})  # fmt: skip
             mixtures += [{"run": run, "until_tokens": budget, "source": s, "share": d / budget,
-                          "available_tokens": (there or {}).get(s)}
+                          "available_tokens": (there or {}).get(s), "kind": "procedural" if s == "lists" else "files"}
                          for s, d in doses.items()]  # fmt: skip
             for part in at:
                 scores += [{"run": run, "tokens": round(part * budget), "final": part == 1, "benchmark": b, "kind": k,
@@ -52,6 +53,11 @@ def study(
             if rate:
                 steps += [{"run": run, "stage": stage, "seed": seed, "step": i, "tokens": budget * i // 20,
                            "loss_nats": 1.0, "lr": rate(i / 20)} for i in range(1, 21)]  # fmt: skip
+            if loss:
+                steps += [{"run": run, "stage": stage, "seed": seed, "step": i, "tokens": budget * i // 200,
+                           "loss_nats": loss(name, position, i / 200)
+                           + np.random.default_rng([seed, i, position]).normal(0, 0.01)}
+                          for i in range(1, 201)]  # fmt: skip
             before += budget
     for name, rows, schema in (("runs", runs, RUNS), ("mixtures", mixtures, MIXTURES), ("scores", scores, SCORES),
                                ("steps", steps, STEPS), ("evaluations", [], EVALUATIONS)):  # fmt: skip
@@ -259,6 +265,39 @@ def test_a_loss_is_predicted_at_the_budgets_that_are_asked_for(tmp_path):
     assert "long after 1M tokens" in answer.findings[1].subject
     assert twice.estimate == pytest.approx(2 + 0.5 * 2**-0.4, abs=0.01)
     assert answer.findings[1].estimate == pytest.approx(2, abs=0.1) and answer.findings[1].estimate < twice.estimate
+
+
+def test_every_bound_that_the_rows_allow_is_asked_of_a_head_start(tmp_path):
+    first = {"code first": 3.0, "lists first": 1.5, "scratch": 0.0}  # what each takes off the loss at the beginning
+
+    def loss(strategy: str, position: int, part: float) -> float:
+        return 1 + (6 - first[strategy] * (strategy == "scratch" or position)) * (100 * part) ** -0.5
+
+    def score(strategy: str, seed: int, position: int, part: float) -> list[Point]:
+        if position == 0 and strategy != "scratch":
+            return []
+        noise = np.random.default_rng([seed, int(1000 * part), len(strategy)]).normal(0, 0.01)
+        bits = loss(strategy, position, part) / 2 + noise
+        return [
+            ("gsm", "problems", "bits per byte", bits),
+            ("gsm", "problems", "accuracy", 100 / (1 + np.exp(2 * bits))),
+        ]
+
+    math_: Stage = ("math", "pretrain", {"math": 20_000})
+    arms = {"scratch": [math_], "code first": [("code", "pretrain", {"code": 10_000}), math_],
+            "lists first": [("lists", "pretrain", {"lists": 10_000}), math_]}  # fmt: skip
+    made = study(tmp_path, arms, score, [k / 8 for k in range(1, 9)], count=3, loss=loss)
+    found = ask(Asked(made, parameters=10_000), ["bound"])[0].findings
+    asked_of = {f.question for f in found if f.subject.startswith("code first")}
+    assert asked_of == {"bound-regret", "bound-head-start", "bound-information", "bound-last-loss",
+                        "bound-accuracy-from-loss"}  # fmt: skip
+    (informed,) = [f for f in found if f.question == "bound-information"]
+    assert informed.parts["control"] == "lists first" and informed.parts["cap"] == "weights"
+    assert informed.parts["cap_bits: weights"] == 20_000 and informed.estimate > informed.parts["measured"]
+    (unknown,) = [f for f in ask(Asked(made), ["bound"])[0].findings if f.question == "bound-information"]
+    assert unknown.parts["cap"] == "code text"
+    only = ask(Asked(made, measure="accuracy"), ["bound"])[0].findings
+    assert {f.question for f in only} == {"bound-accuracy-from-loss"}
 
 
 # ---- text that is read again ----------------------------------------------------------------------------------------

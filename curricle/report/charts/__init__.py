@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 class Chart(NamedTuple):
     title: str
     drawn_by: str  # "module:function", of one finding
+    tabled: bool = True  # drawn from the finding's table; else from its estimate and parts
 
 
 ROOM = "curricle.report.charts"
@@ -32,6 +33,21 @@ CHARTS: dict[str, Chart] = {
     "transfer": Chart("Whether two sources help each other", f"{ROOM}.transfer:chart"),
     "mixture": Chart("The mixture to train next", f"{ROOM}.mixture:chart"),
     "why-code": Chart("What code gives", f"{ROOM}.why_code:chart"),
+    "mixture-gain": Chart("What the mixture gains", f"{ROOM}.mixture:gain", tabled=False),
+    "mixture-fit": Chart("How well left-out runs were predicted", f"{ROOM}.mixture:held_out"),
+    "mixture-next": Chart("Mixtures to run next", f"{ROOM}.mixture:next_runs"),
+    "synergy": Chart("Which κ the runs allow", f"{ROOM}.synergy:profile"),
+    "transfer-mediated": Chart("Scores by measured skills", f"{ROOM}.synergy:mediated"),
+    "transfer-law": Chart("Tokens transferred by budget", f"{ROOM}.efficiency:chart"),
+    "marginal": Chart("What the next token gives", f"{ROOM}.efficiency:chart"),
+    "split": Chart("A budget shared out", f"{ROOM}.efficiency:chart"),
+    "value": Chart("What a token of each source is worth", f"{ROOM}.value:chart"),
+    "value-validation": Chart("Values against measured gains", f"{ROOM}.value:chart"),
+    "value-surprise": Chart("What a model makes of complex text", f"{ROOM}.value:chart"),
+    "repetition": Chart("What reading text again is worth", f"{ROOM}.repetition:chart"),
+    "data-constrained": Chart("The published law of repeats", f"{ROOM}.repetition:chart"),
+    "floor": Chart("Where sources stop lowering the loss", f"{ROOM}.saturation:chart"),
+    "why-saturated": Chart("Why a source ends sooner", f"{ROOM}.saturation:chart"),
     "saturation": Chart("Where more tokens stop paying", f"{ROOM}.saturation:chart"),
     "predicted-loss": Chart("The loss at a larger budget", f"{ROOM}.scaling:chart"),
     "ranks": Chart("Whether small runs rank mixtures as large ones do", f"{ROOM}.scaling:chart"),
@@ -39,22 +55,37 @@ CHARTS: dict[str, Chart] = {
     "critical-share": Chart("The largest share within a bound", f"{ROOM}.front:critical_chart"),
     "phases": Chart("Whether the order matters", f"{ROOM}.phases:chart"),
     "phase-law": Chart("Orders that were not run", f"{ROOM}.phases:law_chart"),
+    "best-order": Chart("Every order, by the laws", f"{ROOM}.phases:best_chart"),
     "bound-regret": Chart("The most that can be saved", f"{ROOM}.bound:chart"),
     "bound-head-start": Chart("What a head start can save", f"{ROOM}.bound:chart"),
+    "bound-information": Chart("What weights can carry", f"{ROOM}.bound:alone", tabled=False),
+    "bound-last-loss": Chart("How low the last loss can come", f"{ROOM}.bound:last_loss"),
+    "bound-accuracy": Chart("How accurate sampled answers can be", f"{ROOM}.bound:alone", tabled=False),
+    "bound-accuracy-from-loss": Chart("How accurate the loss allows", f"{ROOM}.bound:accuracy"),
 }
+# Findings without a figure of their own, and why.
+UNDRAWN = {
+    "score": "drawn together", "curve": "drawn together", "held-out": "drawn together",
+    "held-out-curve": "drawn together", "gain": "a row of numbers", "contrast": "a row of numbers",
+    "stage-gain": "a row of numbers", "curve-contrast": "a row of numbers", "forgetting": "a row of numbers",
+    "multiplier": "drawn with transferred", "decision-accuracy": "drawn with ranks",
+    "published-gain": "a row of numbers", "published-interaction": "a row of numbers",
+    "published-critical-share": "a row of numbers",
+}  # fmt: skip
 
 
 def drawn(finding: Finding) -> Any | None:
-    """The finding's figure; None where its question has none, or where it has no table to draw."""
+    """The finding's figure; None where its question has none, or where the finding holds nothing to draw."""
     known = CHARTS.get(finding.question)
-    return pkgutil.resolve_name(known.drawn_by)(finding) if known and finding.table else None
+    there = known is not None and (finding.table if known.tabled else finding.estimate is not None)
+    return pkgutil.resolve_name(known.drawn_by)(finding) if known and there else None
 
 
-def figures_of(findings: Sequence[Finding], results: Results) -> Iterator[tuple[str, Any]]:
+def figures_of(findings: Sequence[Finding], results: Results | None) -> Iterator[tuple[str, Any]]:
     """Every figure that findings make, with a name for its file. Scores and curves are drawn together, strategies side
     by side; the rest one figure a finding."""
     taken: set[str] = set()
-    for name, chart in (*together(findings, results), *alone(findings)):
+    for name, chart in (*(together(findings, results) if results else ()), *alone(findings)):
         base = name = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:80] or "figure"
         number = 1
         while name in taken:
@@ -97,10 +128,11 @@ def together(findings: Sequence[Finding], results: Results) -> Iterator[tuple[st
             yield f"{question} {benchmark} {measure} {stage}", chart
 
 
-def save_all(findings: Sequence[Finding], results: Results, folder: Path) -> list[str]:
-    """Write every figure as SVG and PNG; their names."""
+def save_all(findings: Sequence[Finding], results: Results | None, folder: Path) -> list[str]:
+    """Write every figure as SVG and PNG; their names. Without results, those that a finding makes alone."""
     from curricle.report.figures import save
 
+    folder.mkdir(parents=True, exist_ok=True)
     names = []
     for name, chart in figures_of(findings, results):
         for suffix in (".svg", ".png"):

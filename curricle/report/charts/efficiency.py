@@ -8,13 +8,16 @@ from typing import Any
 import altair as alt
 
 from curricle.analysis.finding import Finding, short
-from curricle.report.charts.laws import curves, finished, said
+from curricle.report.charts.laws import color, curves, finished, log_x, said
 from curricle.report.figures import BASELINE_COLOR, COLORS
 
 
 def chart(finding: Finding) -> alt.LayerChart:
     """`transferred`, `multiplier`: both curves, and from each measured budget an arrow to where the scratch curve has
-    that loss. `split`: shares with their intervals. `marginal`: what the next token gives, with its band."""
+    that loss. `transfer-law`: measured D_T with the law through it. `split`: shares with their intervals. `marginal`:
+    what the next token gives, with its band."""
+    if finding.question == "transfer-law":
+        return law(finding)
     if finding.question == "split":
         return shares(finding)
     if finding.question == "marginal":
@@ -48,6 +51,26 @@ def shares(finding: Finding) -> alt.LayerChart:
         limits = base.mark_rule(strokeWidth=2.5, color=BASELINE_COLOR)
         layers.append(limits.encode(x=alt.X("low:Q", title="share of the budget"), x2="high:Q"))
     return finished(alt.layer(*layers), 60 + 36 * len(rows))
+
+
+def law(finding: Finding) -> alt.LayerChart:
+    """D_T = k·D_F^α·N^β on logarithms, a line a model size."""
+    k, alpha = (float(finding.parts[name] or 0) for name in ("k", "alpha"))
+    beta = float(finding.parts.get("beta") or 0)
+    sizes = sorted({float(row["params"] or 1) for row in finding.table})
+    named = {size: f"{short(size)} parameters" for size in sizes}
+    points = [{**row, "x": row["tokens"], "series": named[float(row["params"] or 1)]} for row in finding.table]
+    lines = [
+        {"x": x, "transferred": k * x**alpha * size**beta, "series": named[size]}
+        for size in sizes
+        for x in [float(p["tokens"] or 1) for p in points if p["series"] == named[size]]
+    ]
+    y = alt.Y("transferred:Q", title="effective tokens transferred", scale=alt.Scale(type="log"),
+              axis=alt.Axis(format="~s", tickCount=5))  # fmt: skip
+    place, paint = log_x("tokens of the target"), color(list(named.values()), len(sizes) > 1)
+    line = alt.Chart(alt.Data(values=lines)).mark_line(strokeWidth=2).encode(x=place, y=y, color=paint)
+    dots = alt.Chart(alt.Data(values=points)).mark_point(filled=True, size=60, opacity=0.9)
+    return finished(line + dots.encode(x=place, y=y, color=paint) + said(f"α = {alpha:.2f}"))
 
 
 def falling(finding: Finding) -> alt.LayerChart:

@@ -76,6 +76,20 @@ def rule(x: float, label: str, low: float | None = None, high: float | None = No
     return made
 
 
+def intervals(rows: Sequence[Row], title: str) -> alt.LayerChart:
+    """One line for each of `name, value, low, high` beside 0; without limits a dot alone."""
+    y = alt.Y("name:N", title=None, sort=None, axis=alt.Axis(ticks=False, domain=False, labelLimit=200, labelPadding=8))
+    x = alt.X("value:Q", title=title, scale=alt.Scale(padding=16), axis=alt.Axis(tickCount=6))
+    base = alt.Chart(alt.Data(values=list(rows))).encode(y=y, color=alt.value(COLORS[0]))
+    limits = [{**row} for row in rows if row.get("low") is not None and row.get("high") is not None]
+    whisker = alt.Chart(alt.Data(values=limits)).mark_rule(strokeWidth=2.5, opacity=0.75, color=COLORS[0])
+    zero = alt.Chart(alt.Data(values=[{"value": 0}])).mark_rule(opacity=0.5, strokeDash=[3, 3], color="currentColor")
+    layers = [zero.encode(x=x), base.mark_point(filled=True, size=90, opacity=1).encode(x=x)]
+    if limits:
+        layers.insert(1, whisker.encode(y=y, x=alt.X("low:Q", title=title), x2="high:Q"))
+    return finished(alt.layer(*layers), 50 + 34 * len(rows))
+
+
 def said(label: str) -> alt.Chart:
     """A few words in the upper right corner."""
     text = alt.Chart(alt.Data(values=[{"label": label}])).mark_text(align="right", baseline="top", dx=-4, fontSize=12)

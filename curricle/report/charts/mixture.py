@@ -11,6 +11,7 @@ import altair as alt
 
 from curricle.analysis.finding import Finding
 from curricle.report import words
+from curricle.report.charts.laws import intervals
 from curricle.report.figures import BASELINE_COLOR, COLORS, WIDTH, _finished
 
 MARKS = {"recommended": COLORS[0], "natural": COLORS[1], "uniform": BASELINE_COLOR}
@@ -58,3 +59,31 @@ def held_out(finding: Finding) -> alt.LayerChart:
     return _finished(
         line.encode(x=alt.X("x:Q", title=title, scale=scale), y="y:Q") + dots.encode(x=x, y=y, tooltip=tips), WIDTH
     )
+
+
+def gain(finding: Finding) -> alt.LayerChart:
+    """Of the finding `mixture-gain`: what the recommended mixture gains, with its interval, and what other methods say
+    of the same."""
+    i = finding.interval()
+    own = {"name": "this method", "value": finding.estimate, "low": i.low if i else None, "high": i.high if i else None}
+    rows = [
+        own,
+        *({"name": k.removeprefix("by "), "value": v} for k, v in finding.parts.items() if k.startswith("by ")),
+    ]
+    return intervals(rows, f"predicted {finding.measure} lower than {finding.parts['against']} by")
+
+
+def next_runs(finding: Finding) -> alt.LayerChart:
+    """Of the finding `mixture-next`: each proposed run's shares."""
+    rows = [{**row, "run": f"run {row['run']}"} for row in finding.table]
+    sources = list(dict.fromkeys(str(row["source"]) for row in rows))
+    names = words.short_names(sources)
+    rows = [{**row, "source": names[str(row["source"])]} for row in rows]
+    scale = alt.Scale(domain=[names[s] for s in sources], range=[COLORS[k % 8] for k in range(len(sources))])
+    bars = alt.Chart(alt.Data(values=rows)).mark_bar(height=18).encode(
+        y=alt.Y("run:N", title=None, sort=None, axis=alt.Axis(ticks=False, domain=False, labelPadding=8)),
+        x=alt.X("share:Q", title="share of the tokens", axis=alt.Axis(format="%"), stack="normalize"),
+        color=alt.Color("source:N", scale=scale, legend=alt.Legend(orient="top", title=None, columns=4)),
+        tooltip=["run:N", "source:N", alt.Tooltip("share:Q", format=".1%")],
+    )  # fmt: skip
+    return _finished(alt.layer(bars), 70 + 30 * len({row["run"] for row in rows}))

@@ -73,5 +73,19 @@ def law_chart(finding: Finding) -> alt.LayerChart:
     return _finished(whisker + dots, 60 + 56 * len(rows))
 
 
+def best_chart(finding: Finding) -> alt.LayerChart:
+    """The finding `best-order`: the loss that the laws say of each order, and of the same tokens mixed."""
+    rows = [{**row, "kind": "mixed" if row["mixed"] else "in this order"} for row in finding.table]
+    kinds = ["in this order", "mixed"]
+    y = alt.Y("order:N", title=None, sort=[str(row["order"]) for row in rows],
+              axis=alt.Axis(ticks=False, domain=False, labelLimit=260, labelPadding=8))  # fmt: skip
+    x = alt.X("weighted:Q", title=f"predicted {finding.unit} of {finding.benchmark} (lower is better)",
+              scale=alt.Scale(zero=False, padding=16))  # fmt: skip
+    color = alt.Color("kind:N", scale=alt.Scale(domain=kinds, range=[COLORS[0], COLORS[1]]),
+                      legend=alt.Legend(orient="top", title=None, symbolOpacity=1))  # fmt: skip
+    dots = alt.Chart(alt.Data(values=rows)).mark_point(filled=True, size=100, opacity=1)
+    return _finished(alt.layer(dots.encode(y=y, x=x, color=color)), 50 + 26 * len(rows))
+
+
 def _short(name: str) -> str:
     return name.replace("(", "").replace(")", "") if len(name) > 44 else name

@@ -1,0 +1,125 @@
+"""Every kind of finding has a figure, or stands in the list of those that have none, with the reason."""
+
+from __future__ import annotations
+
+import ast
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from curricle import analysis
+from curricle.analysis.columns import Row
+from curricle.analysis.finding import THESE_PROBLEMS, Finding, Interval
+from curricle.report.charts import CHARTS, UNDRAWN, drawn
+from curricle.report.figures import svg
+
+ROOM = Path(analysis.__file__).parent
+MAKERS = {"Finding", "finding", "both", "level", "_contrasts"}
+
+
+def kinds() -> set[str]:
+    """Slugs of findings as the code writes them: the first argument of what makes one, or of the `about` it begins
+    with."""
+    found = set()
+    for path in ROOM.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            first: list[ast.expr] = []
+            if isinstance(node, ast.Call):
+                name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+                first = node.args[:2] if name in MAKERS else []
+            elif isinstance(node, ast.Assign) and isinstance(node.value, ast.Tuple):
+                first = node.value.elts[:1] if getattr(node.targets[0], "id", "") == "about" else []
+            words = [e.value for e in first if isinstance(e, ast.Constant) and isinstance(e.value, str)]
+            found |= {word for word in words[:1] if word.replace("-", "").isalpha() and word.islower()}
+    return found
+
+
+def test_every_kind_of_finding_is_drawn_or_says_why_not() -> None:
+    there = kinds()
+    assert {"saturation", "bound-information", "gain", "phases", "why-code", "synergy"} <= there
+    lacking = sorted(there - set(CHARTS) - set(UNDRAWN))
+    assert not lacking, f"no chart, and no reason in UNDRAWN: {', '.join(lacking)}"
+    assert not set(CHARTS) & set(UNDRAWN)
+
+
+def bounded() -> list[Row]:
+    random = np.random.default_rng(0)
+    rows: list[Row] = []
+    for name, ahead in (("scratch", 0.0), ("code", 3000.0)):
+        for seed in range(3):
+            for k in range(8):
+                at = 1000 * 2**k
+                bits = 0.8 + 30 * (at + ahead) ** -0.5 + random.normal(0, 0.01)
+                about = {"strategy": name, "seed": seed, "stage": "math", "position": 0, "stage_tokens": at,
+                         "tokens": at,
+                         "benchmark": "gsm", "kind": "problems", "items": 500, "final": k == 7}  # fmt: skip
+                right = 100 / (1 + np.exp(3 * bits - 4)) + random.normal(0, 0.3)
+                rows.append({**about, "measure": "bits per byte", "score": bits})
+                rows.append({**about, "measure": "accuracy", "score": float(np.clip(right, 0, 100))})
+    return rows
+
+
+def of_steps() -> list[Row]:
+    random = np.random.default_rng(1)
+    return [
+        {"strategy": name, "seed": seed, "stage": "math", "position": 0, "step": t, "tokens": 100 * t,
+         "loss_nats": 1 + start * (100 * t) ** -0.4 + random.normal(0, 0.02)}
+        for name, start in (("scratch", 20), ("code", 14), ("lists", 17)) for seed in range(3) for t in range(1, 300)
+    ]  # fmt: skip
+
+
+def findings() -> dict[str, Finding]:
+    kappas = np.linspace(-1, 5, 40)
+    profile = tuple({"kappa": float(k), "excess": float((k - 1.4) ** 2 / 1.1)} for k in kappas)
+    runs = tuple(
+        {"strategy": f"{a} {b}", "seed": 0, "first": a + 0.02, "second": b - 0.03, "score": 20 + 20 * a + 15 * b}
+        for a in (0.0, 0.3, 0.6) for b in (0.0, 0.3, 0.6)
+    )  # fmt: skip
+    orders = tuple(
+        {"order": order, "mixed": "+" in order, "weighted": loss, "gsm": loss}
+        for order, loss in (("web → code → math", 1.02), ("code → web → math", 1.05), ("web + code + math", 1.09),
+                            ("math → code → web", 1.21))
+    )  # fmt: skip
+    shares = tuple({"run": r, "source": s, "share": p} for r, mix in ((1, (0.5, 0.3, 0.2)), (2, (0.1, 0.2, 0.7)))
+                   for s, p in zip(("web", "code", "math"), mix))  # fmt: skip
+    law = [
+        {"transferred": 30 * d**0.4 * n**0.2, "tokens": d, "params": n} for d in (1e6, 4e6, 1.6e7) for n in (1e7, 1e8)
+    ]
+    rows = bounded()
+    around = (Interval(0.02, 0.09, "this strategy", 0.9),)
+    limited = {"measured": 31.0, "before": 24.0}
+    return {
+        "bound-last-loss": analysis.last_loss_bound(rows, "code", "scratch", "gsm"),
+        "bound-accuracy-from-loss": analysis.accuracy_from_loss(rows, "code", "scratch", "gsm"),
+        "bound-information": analysis.information_bound(
+            of_steps(), "code", "scratch", "math", control="lists", parameters=2000
+        ),
+        "bound-accuracy": analysis.accuracy_bound(24.0, 0.05, problems=400, measured_percent=31.0),
+        "synergy": Finding("synergy", "code and math", "bits per byte", "gsm", 1.4, "κ",
+                           (Interval(0.35, 2.4, THESE_PROBLEMS),), table=profile),
+        "transfer-mediated": Finding("transfer-mediated", "measured skill in code and math together", "accuracy", "gsm",
+                                     0.2, "logits", table=runs, parts=limited),
+        "transfer-law": analysis.transfer_law([{**r, "transferred": r["transferred"] * (1 + 0.1 * (i % 2))}
+                                               for i, r in enumerate(law)]),
+        "marginal": analysis.marginal([r for r in rows if r["strategy"] == "scratch" and r["measure"] != "accuracy"]),
+        "split": analysis.best_split({"web": 1.0, "code": 2.0, "math": 3.0}, 0.5, 1e9, draws=[
+            ({"web": 1.2, "code": 1.8, "math": 3.1}, 0.45), ({"web": 0.9, "code": 2.3, "math": 2.8}, 0.55)]),
+        "best-order": Finding("best-order", "a over b", "bits per byte", "gsm", -0.19, "bits per byte", table=orders),
+        "floor": analysis.floors([r for r in rows if r["measure"] != "accuracy"], "scratch", "code"),
+        "mixture-gain": Finding("mixture-gain", "recommended over natural", "loss on math", "swarm of 30 runs", 0.05,
+                                "loss", around, parts={"against": "natural", "by gp": 0.06, "by exponential": 0.04}),
+        "mixture-next": Finding("mixture-next", "next runs", "loss on math", "swarm", 2.0, "runs", table=shares),
+    }  # fmt: skip
+
+
+FOUND = findings()
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_a_figure_is_made_from_the_finding_as_it_is_stored(name: str) -> None:
+    chart = drawn(Finding.from_json(json.loads(json.dumps(FOUND[name].to_json()))))
+    assert chart is not None
+    picture = svg(chart.to_dict())
+    assert picture.startswith("<svg") and "NaN" not in picture and "undefined" not in picture
