@@ -2,11 +2,12 @@
 
     python scripts/soak.py --kills 200 --ranks 2        (about 10 s a kill; prints a line each, and the verdict)
 
-A small study is run undisturbed, then in another store with a SIGKILL or SIGTERM at random moments after its start, to
-the driver or to one of its workers, until it has been stopped so often, and then to its end. Each time it comes to its
-end the weights of all runs must be equal byte for byte to the undisturbed ones, every answer and score the same, every
-step noted once, and nothing half written and no checkpoint left but those that other runs begin from; then it begins
-anew. A driver that was asked to stop must have saved and left with 130.
+A small study is run undisturbed, then in another store with a SIGKILL or SIGTERM at random moments, to the driver or
+to one of its workers, until it has been stopped so often, and then to its end. One strike in five may come before a run
+has begun; the others come after. Each time the study is at its end the weights of all runs must be equal byte for byte
+to the undisturbed ones, every answer and score the same, every step noted once, and nothing half written and no
+checkpoint left but those that other runs begin from; then it begins anew. A driver that was asked to stop must have
+saved and left with 130.
 """
 
 from __future__ import annotations
@@ -48,6 +49,8 @@ STUDY = {
     "recipe": {"batch_tokens": 512},
     "seeds": [0, 1],
 }
+
+EARLY = 0.2  # of the strikes need not wait until a run has begun
 
 
 def written(folder: Path, tokens: int, checkpoint: str | None) -> Path:
@@ -127,6 +130,17 @@ def stray(store: Path) -> list[str]:
     return [str(f.relative_to(store)) for f in store.glob("**/.*.tmp")]
 
 
+def begun(process: subprocess.Popen, store: Path, since: float) -> None:
+    """Wait until a worker has begun with a run: on a busy machine most strikes would hit imports otherwise."""
+    until = time.monotonic() + 120
+    while (
+        process.poll() is None
+        and time.monotonic() < until
+        and all(f.stat().st_mtime < since for f in store.glob("runs/*/*/receipt.json"))
+    ):
+        time.sleep(0.05)
+
+
 def struck(process: subprocess.Popen, chance: random.Random) -> tuple[str, set[int]]:
     """Hit the driver, or one of its workers, by a signal; what was done, in words, and how it may leave then. (A driver
     that is hit before it listens dies of the signal; one that was at its end anyway leaves with 0.)"""
@@ -168,8 +182,11 @@ def soak(kills: int, ranks: int, tokens: int, seed: int, checkpoint: str | None 
         with subprocess.Popen(
             command(file, store, ranks), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
         ) as process:
+            early = chance.random() < EARLY
+            if not early:
+                begun(process, store, time.time())
             try:
-                process.wait(timeout=chance.uniform(0.1, 1.0) * min(undisturbed, 20))
+                process.wait(timeout=chance.uniform(0.1, 1.0) * min(undisturbed, 20) * (1 if early else 0.5))
             except subprocess.TimeoutExpired:
                 struck_so_far += 1
                 how, allowed = struck(process, chance)
