@@ -29,6 +29,7 @@ from curricle.study import Refused
 Row = Mapping[str, Any]
 OTHER_SOURCES = "other sources"  # sources vary: would the ranks agree on others?
 RANKS = "rank correlation"
+LACK = 0.05  # the p below which gains are said not to follow the decay that `surprise` fits
 
 
 def value(
@@ -260,7 +261,8 @@ def surprise(rows: Iterable[Row], *, level: float = 0.95) -> Finding:
     capacity gain ∝ r·c·e^(−c/c*), with c* growing in size. Each seed and size is fitted by least squares in k = 1/c*;
     the estimate is k(small) − k(large), with a t interval over seeds. `verdict`: `capacity` where k(small) and that
     difference are above 0; `mismatch` where k(small) is not told from 0 and its upper limit leaves the richest bin at
-    least half of its r·c; otherwise `cannot tell`.
+    least half of its r·c; otherwise, and where the gains do not follow that decay (`lack_of_fit_p` below .05), `cannot
+    tell`.
     """
     given = list(rows)
     needed = ("size", "seed", "complexity", "relevance", "gain")
@@ -272,6 +274,7 @@ def surprise(rows: Iterable[Row], *, level: float = 0.95) -> Finding:
         raise Refused(f"size: {len(sizes)} of them; the test compares two model sizes")
     seeds = sorted({row["seed"] for row in given})
     k_ZS, points = np.zeros((2, len(seeds))), list[dict[str, Part]]()
+    left: list[list[dict[float, float]]] = [[], []]  # for each size and seed: what the decay leaves of a bin's gain
     for z, size in enumerate(sizes):
         for s, seed in enumerate(seeds):
             here = [row for row in given if float(row["size"]) == size and row["seed"] == seed]
@@ -279,6 +282,7 @@ def surprise(rows: Iterable[Row], *, level: float = 0.95) -> Finding:
             if len(here) < 3 or len(set(c)) < 3:
                 raise Refused(f"rows: size {size:g}, seed {seed}: {len(here)} bins; it takes 3 different complexities")
             k_ZS[z, s], scale = _decay(c, r * c, g)
+            left[z].append(dict(zip(c.tolist(), g - scale * r * c * np.exp(-k_ZS[z, s] * c))))
             points += [
                 {"size": size, "seed": str(seed), "complexity": float(a), "made": float(y / (b * a * scale))}
                 for a, b, y in zip(c, r, g) if b * a * scale
@@ -286,14 +290,17 @@ def surprise(rows: Iterable[Row], *, level: float = 0.95) -> Finding:
     richest = max(float(row["complexity"]) for row in given)
     small, large, change = (over_seeds(k[:, None]) for k in (k_ZS[0], k_ZS[1], k_ZS[0] - k_ZS[1]))
     limits = [found.interval(level) for found in (small, large, change)]
-    verdict = "cannot tell"
-    if limits[0] is not None and limits[2] is not None:
+    verdict, lack_p = "cannot tell", _lack(left)
+    misfit = lack_p is not None and lack_p < LACK
+    if limits[0] is not None and limits[2] is not None and not misfit:
         most = math.exp(-max(0.0, limits[0].high or 0.0) * richest)
         if (limits[0].low or 0) > 0 and (limits[2].low or 0) > 0:
             verdict = "capacity"
         elif limits[0].contains(0) and most >= 0.5:
             verdict = "mismatch"
-    parts: dict[str, Part] = {"verdict": verdict, "small": sizes[0], "large": sizes[1]}
+    parts: dict[str, Part] = {"verdict": verdict, "small": sizes[0], "large": sizes[1], "lack_of_fit_p": lack_p}
+    why = f"The gains do not follow r·c·e^(−c/c*) (lack of fit, p = {lack_p:.2g})." if misfit else ""
+    why = why or ("" if lack_p is not None else "Whether the gains follow r·c·e^(−c/c*) could not be tested.")
     for name, found, limit in (("small", small, limits[0]), ("large", large, limits[1])):
         parts[f"k_{name}"] = found.value
         parts |= {f"k_{name}_low": limit.low, f"k_{name}_high": limit.high} if limit else {}
@@ -309,7 +316,7 @@ def surprise(rows: Iterable[Row], *, level: float = 0.95) -> Finding:
         "t over seeds" if change.p_value is not None else "",
         n=len(given),
         seeds=len(seeds),
-        note=join([change.note, f"Verdict: {verdict}."]),
+        note=join([change.note, why, f"Verdict: {verdict}."]),
         parts=parts,
         table=tuple(points),
     )
@@ -328,6 +335,24 @@ def _decay(c: np.ndarray, x: np.ndarray, gain: np.ndarray) -> tuple[float, float
     k = float((low + high) / 2)
     e = x * np.exp(-k * c)
     return k, float(gain @ e / (e @ e))
+
+
+def _lack(left: Sequence[Sequence[Mapping[float, float]]]) -> float | None:
+    """F test that what each seed's own fit leaves of its bins is noise: then it differs between seeds, and has no part
+    that they share. Each fit takes two degrees of freedom from its bins. None for one seed, for bins that differ
+    between seeds, and where nothing varies."""
+    from scipy.special import fdtrc
+
+    shared = own = df = 0.0
+    seeds = len(left[0])
+    for of_size in left:
+        if seeds < 2 or any(here.keys() != of_size[0].keys() for here in of_size):
+            return None
+        e_SB = np.array([[here[c] for c in of_size[0]] for here in of_size])
+        shared += seeds * float((e_SB.mean(0) ** 2).sum())
+        own += float(((e_SB - e_SB.mean(0)) ** 2).sum())
+        df += e_SB.shape[1] - 2
+    return float(fdtrc(df, df * (seeds - 1), shared / (own / (seeds - 1)))) if own > 0 else None
 
 
 def _mean(numbers: Sequence[float]) -> float:

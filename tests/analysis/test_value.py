@@ -139,6 +139,23 @@ def test_the_two_accounts_of_a_surprise_are_told_apart(account, verdict):
     chart(found)
 
 
+def test_a_law_of_another_kind_is_neither_account():
+    found = surprise(simulation.bins(np.random.default_rng(0), "threshold", noise=0.3, seeds=3))
+    assert found.parts["verdict"] == "cannot tell" and "do not follow" in found.note
+    assert found.parts["k_small_low"] > 0 and found.interval().low > 0  # it would have been called capacity
+    told = simulation.verdicts(60, "threshold", 0.3, 3)
+    assert told["cannot tell"] >= 0.9
+    own = [surprise(simulation.bins(np.random.default_rng(k), "capacity", 0.3, 3)).parts["lack_of_fit_p"] < 0.05
+           for k in range(100)]  # fmt: skip
+    assert np.mean(own) <= 0.05 + 3 * (0.05 * 0.95 / 100) ** 0.5
+
+
+def test_bins_that_differ_between_seeds_leave_the_fit_untested():
+    rows = simulation.bins(np.random.default_rng(0), "capacity", noise=0.02, seeds=5)
+    found = surprise([{**row, "complexity": row["complexity"] + 0.01 * row["seed"]} for row in rows])
+    assert found.parts["lack_of_fit_p"] is None and "could not be tested" in found.note
+
+
 def test_noise_leaves_the_surprise_undecided():
     assert (
         surprise(simulation.bins(np.random.default_rng(0), "capacity", noise=5, seeds=3)).parts["verdict"]
