@@ -38,6 +38,7 @@ from curricle.analysis.saturation import floors, saturation, why_saturated
 from curricle.analysis.scaling import predict_loss, ranks
 from curricle.analysis.synergy import synergy
 from curricle.analysis.transfer import transfer, transfer_published, transfers
+from curricle.analysis.transfer_runs import transfer_law_of_runs
 from curricle.analysis.value import saturating, surprise, validate, value
 from curricle.analysis.why_code import why_code
 from curricle.study import Refused
@@ -104,6 +105,7 @@ __all__ = [
     "synergy",
     "transfer",
     "transfer_law",
+    "transfer_law_of_runs",
     "transfer_published",
     "transferred",
     "transfers",

@@ -4,8 +4,8 @@ Points per token depend on where on the curve one stands, so `efficiency` says t
 *horizontally*: how many tokens of the target would a model from scratch need for the same loss? The difference is the
 effective data transferred, D_T = D_scratch(L) − D_after(L) (Hernandez et al. 2021, arXiv 2102.01293), their ratio the
 multiplier. Curves are inverted within the measured range; past it a limit is given, not a number. `transfer_law` fits
-D_T = k·D_F^α·N^β and `marginal` says what the next token gives (docs/theory.md, section 2). Sharing a budget
-out stands in allocation.py.
+D_T = k·D_F^α·N^β to independent rows (to the runs of one pair: transfer_runs.py) and `marginal` says what the next
+token gives (docs/theory.md, section 2). Sharing a budget out stands in allocation.py.
 """
 
 from __future__ import annotations
@@ -222,11 +222,18 @@ def points_of(rows: Sequence[Row], x: str, name: str, curve: Fit) -> list[dict[s
 
 def transfer_law(rows: Sequence[Row], level: float = 0.95) -> Finding:
     """D_T = k·D_F^α·N^β by least squares on logarithms, from rows with `transferred`, `tokens` (D_F) and, where it
-    varies, `params` (N). The estimate is α; k, α, β with their t intervals stand in `parts`.
+    varies, `params` (N), each measured on its own. The estimate is α; k, α, β with t intervals stand in `parts`.
 
-    Raises `Refused` for fewer rows than coefficients and one more, or where D_T ≤ 0 (no help has no logarithm; leaving
-    such rows out would bias α).
+    Raises `Refused` for fewer rows than coefficients and one more, where D_T ≤ 0 (no help has no logarithm; leaving
+    such rows out would bias α), and for several budgets of one `transferred`, which share the errors of its two curves
+    (`transfer_law_of_runs` fits the law to the runs).
     """
+    read_off = [row.get("params") for row in rows if "scratch_tokens" in row]
+    if len(set(read_off)) < len(read_off):
+        raise Refused(
+            "rows: several budgets were read off one pair of fitted curves and share their errors, so no interval of α "
+            "would hold; fit the law to the runs with transfer_law_of_runs"
+        )
     given, d_f = numbers(rows, "transferred", above=0.0), numbers(rows, "tokens", above=0.0)
     n = numbers(rows, "params", above=0.0) if all("params" in row for row in rows) else np.ones(len(rows))
     names = ["alpha", "beta"] if len(np.unique(n)) > 1 else ["alpha"]

@@ -23,6 +23,7 @@ from curricle.analysis.powerlaw import PowerLaw, fit
 from curricle.analysis.repetition import effective_tokens, repetition
 from curricle.analysis.saturation import doubling_worth, floors, saturation, why_saturated
 from curricle.analysis.scaling import predict_loss, ranks
+from curricle.analysis.transfer_runs import transfer_law_of_runs
 
 Curve = Callable[[np.ndarray], np.ndarray]
 BUDGETS = 1e6 * 2.0 ** np.arange(8)
@@ -212,6 +213,20 @@ def transfers(studies: int) -> Iterator[tuple[str, Tally]]:
         yield name, tally
 
 
+def transfer_laws(studies: int) -> Iterator[tuple[str, Tally]]:
+    """α of D_T = k·D_F^α from one pair of strategies, nine budgets; D_T is what is said at a budget of 16M."""
+    scratch, budgets = PowerLaw(0.8, 0.6, 0.3, 1e6), 1e6 * 2.0 ** np.arange(9)
+    for alpha, middle in ((0.0, 4e7), (0.5, 1.6e7), (0.7, 5e6), (0.0, 0.0)):
+        random, tally = np.random.default_rng(10), Tally()
+        for _ in range(studies):
+            law = lambda x, alpha=alpha, middle=middle: scratch(x + middle * (x / 1.6e7) ** alpha)  # noqa: E731
+            helped = [{**r, "strategy": "code"} for r in rows_of(law, random, budgets=budgets)]
+            f = transfer_law_of_runs([*rows_of(scratch, random, budgets=budgets), *helped], "code", "a")
+            tally.finding(f, alpha if f.estimate is not None else None)
+            tally.count("refused", f.estimate is None)
+        yield (f"α = {alpha:g}, {middle / 1e6:g}M tokens" if middle else "no transfer"), tally
+
+
 def chains(studies: int) -> Iterator[tuple[str, Tally]]:
     for name, together in (("stages add up", 0.0), ("together .05 more", 0.05)):
         random = np.random.default_rng(6)
@@ -286,7 +301,8 @@ def rankings(studies: int) -> Iterator[tuple[str, Tally]]:
 
 SCENARIOS = {
     "Fitted curves": laws, "Saturation": saturations, "Floors": floor_differences, "Kinds of end": kinds,
-    "Repetition": repetitions, "Effective data transferred": transfers, "Shares of a chain": chains,
+    "Repetition": repetitions, "Effective data transferred": transfers,
+    "Law of transfer": transfer_laws, "Shares of a chain": chains,
     "Ranks of few candidates": few_ranked, "Ranks of 20 candidates": rankings,
 }  # fmt: skip
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from curricle.analysis.allocation import best_split, split
 from curricle.analysis.efficiency import efficiency, marginal, transfer_law, transferred
 from curricle.analysis.powerlaw import PowerLaw
+from curricle.analysis.transfer_runs import transfer_law_of_runs
 from curricle.report.charts.efficiency import chart
 from curricle.study import Refused
 
@@ -145,6 +146,48 @@ def test_a_transfer_law_needs_help_and_budgets() -> None:
         transfer_law([*rows, {"tokens": 1e6, "transferred": -3.0}])
     with pytest.raises(Refused, match="need 3"):
         transfer_law(rows[:2])
+
+
+def law_rows(seed: int, alpha: float, middle: float, seeds: int = 3) -> list[dict]:
+    """D_T is `middle` tokens at a budget of 11.3M, the geometric mean of `X`."""
+    unit = math.exp(float(np.log(X).mean()))
+    after = curve("code", lambda x: SCRATCH(x + middle * (x / unit) ** alpha), 2 * seed, seeds, between=0.004)
+    return curve("scratch", SCRATCH, 2 * seed + 1, seeds, between=0.004) + after
+
+
+def test_budgets_of_one_pair_of_curves_are_no_independent_points() -> None:
+    table = [
+        row for row in transferred(law_rows(0, 0.0, 4e7), "code", "scratch")[0].table if row.get("beyond") is False
+    ]
+    with pytest.raises(Refused, match="transfer_law_of_runs"):
+        transfer_law(table)
+    sizes = [{**table[0], "tokens": table[0]["tokens"] * (1 + k % 3), "params": 1e6 * 2**k} for k in range(5)]
+    assert transfer_law(sizes).parts["df"] == 2  # one of each pair is independent
+
+
+def test_the_law_of_transfer_is_found_from_the_runs_and_its_interval_holds_it() -> None:
+    held = []
+    for seed in range(6):
+        found = transfer_law_of_runs(law_rows(seed, 0.3, 1.5e7), "code", "scratch")
+        held.append(found.interval().contains(0.3))
+        assert found.estimate == pytest.approx(0.3, abs=0.3)
+    assert np.mean(held) >= 0.95 - 3 * math.sqrt(0.05 * 0.95 / 6)
+    assert found.parts["transferred"] == pytest.approx(1.5e7, rel=0.3)
+    k, middle, alpha = (float(found.parts[name] or 0) for name in ("k", "middle", "alpha"))
+    assert k * middle**alpha == pytest.approx(found.parts["transferred"])
+    json.dumps(found.to_json(), allow_nan=False)
+
+
+def test_without_transfer_its_law_has_no_exponent() -> None:
+    told = [transfer_law_of_runs(law_rows(seed, 0.0, 0.0), "code", "scratch").estimate for seed in range(6)]
+    assert sum(estimate is not None for estimate in told) <= 1
+
+
+def test_a_law_of_transfer_needs_two_runs_on_the_same_budgets() -> None:
+    with pytest.raises(Refused, match="one run"):
+        transfer_law_of_runs(law_rows(0, 0.0, 4e7, seeds=1), "code", "scratch")
+    with pytest.raises(Refused, match="same budgets"):
+        transfer_law_of_runs(law_rows(0, 0.0, 4e7)[:-1], "code", "scratch")
 
 
 def test_the_next_token_gives_what_the_curves_slope_says() -> None:
