@@ -31,6 +31,7 @@ from curricle.analysis.finding import (
     join,
 )
 from curricle.analysis.intervals import student, wilson
+from curricle.analysis.spread import within
 from curricle.study import Refused, nearest
 
 # ---- the last loss --------------------------------------------------------------------------------------------------
@@ -302,9 +303,8 @@ def _two_groups(a: Sequence[float], b: Sequence[float]) -> float:
     """The pooled t test of two groups of runs."""
     from scipy.special import stdtr
 
-    df = len(a) + len(b) - 2
-    pooled = (np.var(a, ddof=1) * (len(a) - 1) + np.var(b, ddof=1) * (len(b) - 1)) / df
-    error = math.sqrt(float(pooled) * (1 / len(a) + 1 / len(b)))
+    variance, df = within([np.asarray(a), np.asarray(b)])
+    error = math.sqrt(variance * (1 / len(a) + 1 / len(b)))
     if error == 0:
         return 1.0 if np.mean(a) == np.mean(b) else 0.0
     return float(2 * stdtr(df, -abs(float(np.mean(a) - np.mean(b))) / error))

@@ -30,6 +30,7 @@ from curricle.analysis.finding import (
     join,
 )
 from curricle.analysis.intervals import holm, student
+from curricle.analysis.spread import two_way
 from curricle.study import Refused
 
 UNITS = {ACCURACY: POINTS, BITS_PER_BYTE: BITS}
@@ -235,9 +236,8 @@ def _shared(
         raise Refused("seeds: no seed has every subset of the stages")
     y_CS = np.array([[cells[s][seed] for seed in seeds] for s in subsets])
     # Each cell's scatter about its own mean and the seed's: a seed that is lucky everywhere drops out of a difference.
-    df = (len(subsets) - 1) * (len(seeds) - 1)
-    left = y_CS - y_CS.mean(1, keepdims=True) - y_CS.mean(0) + y_CS.mean()
-    noise = math.sqrt(float((left**2).sum()) / df) if df else 0.0
+    variance, df = two_way(y_CS)
+    noise = math.sqrt(variance)
     n = len(players)
 
     def said(weight_C: np.ndarray) -> tuple[float, Interval | None, float | None]:

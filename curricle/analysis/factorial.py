@@ -19,11 +19,11 @@ import numpy as np
 
 from curricle.analysis.cells import ordered
 from curricle.analysis.outcomes import DOSE
+from curricle.analysis.spread import reach
 from curricle.analysis.surface import POWER, determined, dose_of, power_needed, prefix_factor, terms
 from curricle.study import Refused, nearest
 from curricle.values import shortened
 
-LEVEL = 0.95
 KAPPA_CELLS = 7  # parameters of the effective-token law, one more with a filler
 
 
@@ -84,13 +84,7 @@ def smallest_gamma(sigma: float, seeds: int, *, df: float | None = None, power: 
     5 % in that share of studies. Cells between the corners add degrees of freedom (`df`) and no more."""
     if not sigma > 0 or seeds < 2:
         raise Refused(f"sigma, seeds: {sigma!r} and {seeds!r}; a spread above 0 and at least 2 seeds tell a smallest γ")
-    return quantiles(4 * (seeds - 1) if df is None else df, power) * 2 * sigma / math.sqrt(seeds)
-
-
-def quantiles(df: float, power: float) -> float:
-    from scipy.special import stdtrit
-
-    return float(stdtrit(df, (1 + LEVEL) / 2) + stdtrit(df, power))
+    return reach(4 * (seeds - 1) if df is None else df, power=power) * 2 * sigma / math.sqrt(seeds)
 
 
 def factorial_design(
@@ -172,7 +166,7 @@ def judged(
         if seeds < 2:
             fails = "one seed says nothing about another run: give at least 2, better 3"
         else:
-            smallest_sd = quantiles(df, power) * error / math.sqrt(seeds)
+            smallest_sd = reach(df, power=power) * error / math.sqrt(seeds)
     smallest = smallest_sd * sigma if smallest_sd and sigma else None
     if smallest is not None and wanted is not None and smallest > abs(wanted):
         enough = seeds_for(abs(wanted), sigma or 0.0, smallest_sd or 0.0, seeds, len(arms), power)
@@ -201,9 +195,9 @@ def judged(
 
 def seeds_for(wanted: float, sigma: float, smallest_sd: float, seeds: int, arms: int, power: float = POWER) -> int:
     """The fewest seeds with which the same arms tell the wanted γ."""
-    error = smallest_sd / quantiles(arms * (seeds - 1), power) * math.sqrt(seeds) * sigma
+    error = smallest_sd / reach(arms * (seeds - 1), power=power) * math.sqrt(seeds) * sigma
     more = seeds
-    while quantiles(arms * (more - 1), power) * error / math.sqrt(more) > wanted:
+    while reach(arms * (more - 1), power=power) * error / math.sqrt(more) > wanted:
         more += max(1, more // 20)
     return more
 

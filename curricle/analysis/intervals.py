@@ -275,6 +275,19 @@ def wilson(p: float, n: int, level: float = 0.95) -> Interval:
     return Interval(min(p, max(0.0, centre - half)), max(p, min(1.0, centre + half)), THESE_WEIGHTS, level)
 
 
+def ranked(values: np.ndarray) -> np.ndarray:
+    """Ranks from 1, ties sharing their mean."""
+    _, where, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[where]
+
+
+def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Spearman's ρ, ties sharing their mean rank; 0 where all values of one are equal."""
+    x, y = (ranked(values) - (len(values) + 1) / 2 for values in (a, b))
+    size = math.sqrt(float(x @ x) * float(y @ y))
+    return float(x @ y) / size if size else 0.0
+
+
 FEWEST_RANKED = 5  # candidates for a rank correlation with an interval
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from curricle.analysis.choosing import Choice, Problem, next_runs, predicted
 from curricle.analysis.finding import OTHER_CANDIDATES, THIS_STRATEGY, Finding, Interval, Part, join
 from curricle.analysis.foldwise import Foldwise, Scatter, cv_plus, foldwise, pairs, scatter
-from curricle.analysis.intervals import spearman_interval
+from curricle.analysis.intervals import rank_correlation, spearman_interval
 from curricle.analysis.members import Member, fit_member, known
 from curricle.analysis.mixing_laws import Law
 from curricle.analysis.recalibration import Recalibration
@@ -282,16 +282,3 @@ class Answer:
         )
         note = "Chosen to take most from the variance, over refits, of the losses where refits put their optima."
         return self.finding("mixture-next", "next runs", float(len(picked)), "runs", table=table, note=note)
-
-
-def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Spearman's, ties sharing their mean rank."""
-    ranks = [_ranks(x) - (len(x) - 1) / 2 for x in (a, b)]
-    size = np.sqrt((ranks[0] ** 2).sum() * (ranks[1] ** 2).sum())
-    return float((ranks[0] @ ranks[1]) / size) if size else 0.0
-
-
-def _ranks(x: np.ndarray) -> np.ndarray:
-    _, where, counts = np.unique(x, return_inverse=True, return_counts=True)
-    ends = np.cumsum(counts)
-    return ((ends - counts + ends - 1) / 2)[where]

@@ -22,6 +22,7 @@ from curricle.analysis.finding import ACCURACY, Finding
 from curricle.analysis.front import front
 from curricle.analysis.outcomes import DOSE
 from curricle.analysis.questions import Asked, ask
+from curricle.analysis.spread import two_way
 from curricle.study import Refused
 
 if TYPE_CHECKING:
@@ -154,8 +155,7 @@ def seeds(ends: Sequence[Row], measure: str, runs: Sequence[Row]) -> list[Propos
                      more_seeds(common, 2))
         ]  # fmt: skip
     # What all strategies share in a seed moves no choice: the spread is that of the rest.
-    rest = y - y.mean(axis=0) - y.mean(axis=1, keepdims=True) + y.mean()
-    sigma = math.sqrt((rest**2).sum() / ((len(table) - 1) * (had - 1)))
+    sigma = math.sqrt(two_way(y)[0])
     means = y.mean(axis=1)
     values = {k: value_of_seeds(means, sigma, had, k) for k in MORE_SEEDS}
     best = max(values, key=lambda k: values[k] / k)

@@ -20,7 +20,8 @@ import numpy as np
 from curricle.analysis.arms import Noise, Row, Table, checked, ends, items_of, noise, runs_of, scored, tabled
 from curricle.analysis.compare import UNITS
 from curricle.analysis.finding import ACCURACY, BITS_PER_BYTE, THESE_PROBLEMS, Finding, Interval, Part, join
-from curricle.analysis.intervals import Estimate, holm, student
+from curricle.analysis.intervals import Estimate, holm
+from curricle.analysis.spread import reach
 from curricle.study import Refused
 
 NOTHING = "nothing"
@@ -295,7 +296,7 @@ def _order(
         "strategy": a, "against": b, "after": score[a], "before": score[b], "best": made.label(ranked[0]),
         "orders": len(group), "contrasts": len(lines), "shared": ", ".join(made.shared) or None,
         "sd": None if found is None else float(math.sqrt(found.own[0, 0])),
-        "detectable": _detectable(found, min(counts)),
+        "detectable": _detectable(found, min(counts), level, int(lines[0]["over"] or 1)),
     }  # fmt: skip
     note = join([
         lower, several, "" if found else "No two seeds of one strategy, or no variation: no interval can be had.",
@@ -308,12 +309,12 @@ def _order(
     )  # fmt: skip
 
 
-def _detectable(found: Noise | None, seeds: int) -> float | None:
-    """The smallest order effect that this design shows in four of five cases: (t₉₇.₅ + t₈₀)·σ·√(2/S)."""
+def _detectable(found: Noise | None, seeds: int, level: float, over: int) -> float | None:
+    """The smallest order effect that this design shows in four of five cases, even where no other of the contrasts that
+    it is corrected with is told: (t + t₈₀)·σ·√(2/S)."""
     if found is None:
         return None
-    reach = float(student(found.own_df, 0.95) + student(found.own_df, 0.6))
-    return reach * math.sqrt(2 * float(found.own[0, 0]) / seeds)
+    return reach(found.own_df, 1 - (1 - level) / over) * math.sqrt(2 * float(found.own[0, 0]) / seeds)
 
 
 def _missing(made: Design, group: Sequence[str]) -> str:

@@ -21,6 +21,7 @@ from curricle.analysis.outcomes import DOSE
 from curricle.analysis.pools import Pools, one_pool
 from curricle.analysis.powerlaw import Fit, PowerLaw, first_below, floor_error
 from curricle.analysis.repetition import R_STAR, repetition
+from curricle.analysis.spread import within
 from curricle.study import Refused
 
 REACH = 1e6  # a limit of D_sat is sought up to so many times the largest budget
@@ -130,8 +131,8 @@ def noise_of_runs(rows: Sequence[Row], x: str) -> tuple[float | None, int]:
     None without two runs at one budget. What a law leaves of their means is no part of it."""
     x_N, y_N = numbers(rows, x), numbers(rows, "score")
     places = [y_N[x_N == at] for at in np.unique(x_N[x_N > 0])]
-    df = sum(len(y) - 1 for y in places)
-    return (math.sqrt(sum(float(((y - y.mean()) ** 2).sum()) for y in places) / df), df) if df else (None, 0)
+    variance, df = within(places)
+    return math.sqrt(variance) if df else None, df
 
 
 def limits(curve: Fit, delta: float, level: float) -> tuple[float, float | None]:

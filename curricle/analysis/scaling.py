@@ -27,7 +27,8 @@ from curricle.analysis.finding import (
     join,
     short,
 )
-from curricle.analysis.intervals import FEWEST_RANKED, spearman_interval, student
+from curricle.analysis.intervals import FEWEST_RANKED, rank_correlation, ranked, spearman_interval, student
+from curricle.analysis.spread import within
 from curricle.study import Refused
 
 CORRELATION = "rank correlation"
@@ -61,13 +62,15 @@ def ranks(
     cells = [[np.array([float(row["score"]) for row in of_size[key]]) for key in names] for of_size in at]
     means = np.array([[cell.mean() for cell in of_size] for of_size in cells])
     k = len(names)
-    rho = correlation(ranked(means[0]), ranked(means[1]))
+    if not np.ptp(means, axis=1).all():
+        raise Refused("score: all candidates are equal at one of the sizes; there are no ranks")
+    rho = rank_correlation(means[0], means[1])
     pairs = list(combinations(range(k), 2))
     first, second = np.array(pairs).T
     gap = means[:, first] - means[:, second]
     agree = (1 + np.sign(gap[0]) * np.sign(gap[1])) / 2  # a tie counts half
     accuracy = float(agree.mean())
-    noise = [pooled(of_size) for of_size in cells]
+    noise = [(math.sqrt(v) if df else None, df) for v, df in map(within, cells)]
     seeds = min(len(cell) for of_size in cells for cell in of_size)
     parts: dict[str, Part] = {
         "small": small, "large": large, "candidates": k, "pairs": len(pairs),
@@ -127,19 +130,6 @@ def _name(size: float | str) -> str:
     return size if isinstance(size, str) else short(size)
 
 
-def ranked(values: np.ndarray) -> np.ndarray:
-    """Ranks from 1, ties sharing their mean."""
-    return 1 + (values[:, None] > values).sum(1) + ((values[:, None] == values).sum(1) - 1) / 2
-
-
-def correlation(a: np.ndarray, b: np.ndarray) -> float:
-    a, b = a - a.mean(), b - b.mean()
-    norm = math.sqrt(float(a @ a) * float(b @ b))
-    if norm == 0:
-        raise Refused("score: all candidates are equal at one of the sizes; there are no ranks")
-    return float(a @ b) / norm
-
-
 def of_pairs(agree: np.ndarray, first: np.ndarray, second: np.ndarray, k: int, level: float) -> Interval:
     """Interval of decision accuracy over candidates, in percent: a mean over pairs, so candidates are what varies
     (jackknife of a U-statistic), by Wilson's formula with as many trials as that variance is worth; with no variance
@@ -154,14 +144,6 @@ def of_pairs(agree: np.ndarray, first: np.ndarray, second: np.ndarray, k: int, l
     half = z / (1 + z * z / trials) * math.sqrt(p * (1 - p) / trials + z * z / (4 * trials**2))
     low, high = max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half))
     return Interval(100 * low, 100 * high, OTHER_CANDIDATES, level)
-
-
-def pooled(cells: Sequence[np.ndarray]) -> tuple[float | None, int]:
-    """The standard deviation of one run about its candidate's mean, pooled over candidates, and its df."""
-    df = sum(len(cell) - 1 for cell in cells)
-    if df == 0:
-        return None, 0
-    return math.sqrt(sum(float(((cell - cell.mean()) ** 2).sum()) for cell in cells) / df), df
 
 
 # ---- a larger budget -------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ import numpy as np
 from curricle.analysis.cells import Cell, Factorial
 from curricle.analysis.finding import ACCURACY, THESE_PROBLEMS, THESE_WEIGHTS, THIS_STRATEGY
 from curricle.analysis.intervals import NEGLIGIBLE, Estimate, student
+from curricle.analysis.spread import within
 from curricle.study import Refused
 
 TERMS = ("base", "alpha", "beta", "gamma", "phi")
@@ -212,8 +213,7 @@ def on(scale: Scale, cells: Sequence[Cell]) -> Cells:
     runs = [scale.to(cell.y_S) for cell in cells]
     counts_C = np.array([len(y_S) for y_S in runs])
     squares = np.array([float(((y_S - y_S.mean()) ** 2).sum()) for y_S in runs])
-    df = int((counts_C - 1).sum())
-    pooled = float(squares.sum()) / df if df else 0.0
+    pooled, df = within(runs)
     variances = np.where(counts_C > 1, squares / np.maximum(counts_C - 1, 1), pooled)
     means_C = np.array([y_S.mean() for y_S in runs])
     return Cells(tuple(cells), scale, means_C, counts_C, variances, pooled, df, bartlett(variances, counts_C))

@@ -11,6 +11,7 @@ from curricle.analysis.cells import Factorial, ordered
 from curricle.analysis.crossover import double_cancellation, gail_simon
 from curricle.analysis.finding import THESE_PROBLEMS, Part
 from curricle.analysis.intervals import Estimate, holm
+from curricle.analysis.spread import reach
 from curricle.analysis.surface import LACK, Cells, Surface, fit, power_needed, prefix_factor
 
 
@@ -34,15 +35,10 @@ def limits(name: str, e: Estimate, level: float) -> dict[str, Part]:
 def power_parts(cells: Cells, surface: Surface) -> dict[str, Part]:
     """The smallest γ that such a design finds in 8 of 10 studies: (t.975 + t.8)·SE, a little more where the cells are
     tested for lying on T."""
-    from scipy.special import stdtrit
-
     if not cells.df or not cells.pooled:
         return {"smallest_gamma": None}
     error = (cells.pooled * float((surface.weights["gamma"] ** 2 / cells.counts_C).sum())) ** 0.5
-    return {
-        "smallest_gamma": float(stdtrit(cells.df, 0.975) + stdtrit(cells.df, power_needed(surface.lack_p is not None)))
-        * error
-    }
+    return {"smallest_gamma": reach(cells.df, power=power_needed(surface.lack_p is not None)) * error}
 
 
 def items_parts(cells: Cells, surface: Surface, widest: Estimate) -> dict[str, Part]:

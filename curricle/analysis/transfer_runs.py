@@ -22,6 +22,7 @@ from curricle.analysis.efficiency import curve_of
 from curricle.analysis.finding import THESE_PROBLEMS, Finding, Interval, Part, join, short
 from curricle.analysis.intervals import student
 from curricle.analysis.powerlaw import HOPELESS
+from curricle.analysis.spread import two_way
 from curricle.study import Refused
 
 FARTHEST = 4.0  # of α; a profile that is still inside there is open on that side
@@ -100,9 +101,9 @@ def curve(rows: Sequence[Row], x: str) -> Curve:
     if len(runs) < 2:
         raise Refused(f"seed: {name!r} has one run, and a run's own luck cannot be told from transfer; give 2 or more")
     y_RX = np.array([[run[at] for at in budgets] for run in runs])
-    rest = y_RX - y_RX.mean(0) - y_RX.mean(1, keepdims=True) + y_RX.mean()
+    rest, df = two_way(y_RX)
     return Curve(
-        np.array(budgets), y_RX.mean(0), len(runs), float((rest**2).sum()),
+        np.array(budgets), y_RX.mean(0), len(runs), rest * df,
         len(budgets) * float(((y_RX.mean(1) - y_RX.mean()) ** 2).sum()),
     )  # fmt: skip
 

@@ -22,6 +22,8 @@ from curricle.analysis.intervals import (
     Estimate,
     holm,
     over_seeds,
+    rank_correlation,
+    ranked,
     spearman_interval,
 )
 from curricle.study import Refused
@@ -202,13 +204,13 @@ def validate(
     parts: dict[str, Part] = {
         "first_by_value": names[first], "best": names[best], "regret": float(y[best] - y[first]), "sources": len(names),
     }  # fmt: skip
-    a, b = _ranks(x), _ranks(y)
+    a, b = ranked(x), ranked(y)
     rho, undefined, note = None, None, ""
     intervals: tuple[Interval, ...] = ()
     if not (a.std() and b.std()):
         undefined = f"all {'gains' if a.std() else 'values'} are equal"
     else:
-        rho = float(np.corrcoef(a, b)[0, 1])
+        rho = rank_correlation(x, y)
         found = spearman_interval(rho, len(names), OTHER_SOURCES, level)
         intervals = (found,) if found else ()
         if not found:
@@ -230,12 +232,6 @@ def validate(
         parts=parts,
         table=table,
     )
-
-
-def _ranks(x: np.ndarray) -> np.ndarray:
-    """Ranks from 1, ties sharing their mean."""
-    smaller, equal = (x[:, None] > x).sum(1), (x[:, None] == x).sum(1)
-    return smaller + (equal + 1) / 2
 
 
 def _permuted(a: np.ndarray, b: np.ndarray, rho: float) -> float:

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from curricle.analysis.finding import Finding
 from curricle.analysis.foldwise import cv_plus, foldwise
+from curricle.analysis.intervals import rank_correlation
 from curricle.analysis.members import fit_member
 from curricle.analysis.mixing_laws import FORMS, VALUES, Features, Law, fit_law
 from curricle.analysis.mixture import mixture, predictions
-from curricle.analysis.mixture_findings import rank_correlation
 from curricle.analysis.recalibration import recalibrate
 from curricle.analysis.simplex import Limit, best_on_simplex, divergence, repeated
 from curricle.analysis.swarm import read_swarm

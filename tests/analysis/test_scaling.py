@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from curricle.analysis.intervals import ranked
 from curricle.analysis.powerlaw import PowerLaw
-from curricle.analysis.scaling import predict_loss, ranked, ranks
+from curricle.analysis.scaling import predict_loss, ranks
 from curricle.report.charts.scaling import chart
 from curricle.study import Refused
 
