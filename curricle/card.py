@@ -177,12 +177,17 @@ def _ledger(stages: Sequence[Row], tokens: int | None) -> str:
             share = f"{100 * source['tokens'] / total:.1f} %"
             rows.append([cell(stage["stage"]), stage["kind"], cell(name), f"{source['tokens']:,}", share, epochs])
     total = sum(source["tokens"] for stage in stages for source in stage["sources"].values())
+    padded = [
+        f" Of the tokens of {cell(name)} in {cell(stage['stage'])} {100 * source['padding']:.1f} % are padding, since "
+        f"every conversation lies whole in a row."
+        for stage in stages for name, source in stage["sources"].items() if source.get("padding")
+    ]  # fmt: skip
     table = _table(["stage", "kind", "source", "tokens", "share", "epochs"], rows)
     if tokens is not None:
         table += f"\n\nThese weights were taken after {tokens:,} tokens of the last stage, before its end."
     return table + (
         f"\n\n{total:,} tokens in all. Epochs count the passes over a source by the stage's end, earlier stages "
-        "included. In a stage of the kind instruct the loss is on the answers only."
+        "included. In a stage of the kind instruct the loss is on the answers only." + "".join(padded)
     )
 
 

@@ -15,28 +15,16 @@ from curricle.schedule import rates
 from curricle.shapes import Shape
 from curricle.store import canonical, fingerprint
 from curricle.study import Recipe, Refused, Study
+from curricle.supplied import Stretch, Supplied, epochs_of, read_on, rows_in_epoch
+from curricle.supplies import is_answered
 from curricle.turns import PhasedTurns
 
-TRAINING_VERSION = 4  # raised by hand when the same identity would train to other weights
+TRAINING_VERSION = 5  # raised by hand when the same identity would train to other weights
 
 # Dense bf16 peaks from NVIDIA's H100 and H200 (SXM) data sheets; hours are given at this share of them.
 ACCELERATORS = {"H100": 989.4e12, "H200": 989.4e12}
 STATED_MFU = 0.40
 MATCHED_WITHIN = 0.1  # a proxy's epochs and its target's; what whole documents and rows cannot match is refused
-
-
-@dataclass(frozen=True, slots=True)
-class Supplied:
-    """What the catalogue knows of a source."""
-
-    fingerprint: str
-    tokens: int | None
-    """None for an endless source."""
-    documents: int = 0
-    bytes: int = 0
-    declared: bool = False
-    whole_tokens: int | None = None
-    """Of the whole source, where the rest tells of the subsample that a proxy reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +61,8 @@ class Node:
     """The step at which it ends, and its weights, for each phase; one where there are no phases."""
     rows: Mapping[str, int]
     """Rows that each source gives to this stage."""
-    skip: Mapping[str, int]
-    """Rows of each source that the ancestors have read."""
+    skip: Mapping[str, tuple[Stretch, ...]]
+    """Rows of each source that the ancestors have read, the first first."""
     evaluate_at: tuple[int, ...]
     """Steps; 0 is a checkpoint as it came."""
     init_from: str = "weights"
@@ -83,6 +71,8 @@ class Node:
     states: Mapping[int, str] = field(default_factory=dict, repr=False)
     """Steps after which the whole state is kept (ends of phases, branches), each with the state's fingerprint: runs
     whose first steps are the same share them."""
+    whole: tuple[str, ...] = ()
+    """Sources of which every conversation lies whole in a row."""
     needed: frozenset[int] = frozenset()
     """Those of them that another stage of the plan begins from."""
     strategies: tuple[str, ...] = ()
@@ -106,6 +96,10 @@ class Node:
     def sources(self) -> tuple[str, ...]:
         return tuple(self.rows)
 
+    def read(self, source: str) -> tuple[Stretch, ...]:
+        """Rows of a source that have been read by the end of the stage, earlier stages included."""
+        return read_on(self.skip.get(source, ()), self.rows.get(source, 0), source in self.whole)
+
     @property
     def turns(self) -> tuple[tuple[int, Mapping[str, float]], ...]:
         """The mixtures with their ends in samples, as the sampler takes them."""
@@ -128,6 +122,8 @@ class Share:
     """Tokens that a proxy leaves of the available ones, and passes over `epochs` times; None where it takes all."""
     target_epochs: float | None = None
     """The same passes at the target that the study stands for, which may be the study itself; None without end."""
+    padding: float = 0.0
+    """The share of `tokens` that is padding, so that conversations lie whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,16 +185,24 @@ class Plan:
         for node in self.nodes.values():
             for source, rows in node.rows.items():
                 supplied = self.catalogue.sources[source]
-                epoch = rows_in_epoch(supplied, node.context)
-                epochs = (node.skip.get(source, 0) + rows) / epoch if epoch else 0.0
+                epochs = epochs_of(supplied, node.read(source), node.context) or 0.0
                 key = (node.stage, source)
                 if key not in lines or epochs > lines[key].epochs:
                     tokens, whole = rows * node.context, supplied.whole_tokens
-                    line = Share(*key, tokens / node.tokens, tokens, supplied.tokens, epochs, supplied.declared)
+                    line = Share(
+                        *key,
+                        share=tokens / node.tokens,
+                        tokens=tokens,
+                        available=supplied.tokens,
+                        epochs=epochs,
+                        declared=supplied.declared,
+                        padding=supplied.lie.padding if supplied.lie and source in node.whole else 0.0,
+                    )
                     if whole is not None:
                         line = replace(line, available=whole, subsample=supplied.tokens)
+                    epoch = rows_in_epoch(supplied, node.context)
                     if epoch and (wanted := _rows_at_target(self.study, supplied, node.context)):
-                        line = replace(line, target_epochs=(node.skip.get(source, 0) + rows) / wanted)
+                        line = replace(line, target_epochs=epochs * epoch / wanted)
                     lines[key] = line
         return list(lines.values())
 
@@ -235,11 +239,6 @@ class Plan:
             ],
             "ledger": [{name: getattr(line, name) for name in Share.__slots__} for line in self.ledger()],
         }
-
-
-def rows_in_epoch(source: Supplied, context: int) -> int | None:
-    """Whole rows of `context` tokens in one pass; None for an endless source. The last token is a target only."""
-    return None if source.tokens is None else max(0, (source.tokens - 1) // context)
 
 
 def _rows_at_target(study: Study, source: Supplied, context: int) -> float:
@@ -342,27 +341,34 @@ def _node(
                     f"stages.{name}.{field_of}: a weight of {weight:g} gives no sample in {sum(gives.values()):,} "
                     f"rows; raise it or the budget, or leave the source out"
                 )
+    whole = tuple(n for n in rows if stage.kind == "instruct" and is_answered(study.sources[n]))
     for source in rows:
         supplied = catalogue.sources[source]
-        epoch = rows_in_epoch(supplied, context)
+        if supplied.tokens is None:
+            continue
+        epoch = rows_in_epoch(supplied, context) or 0
         wanted = _rows_at_target(study, supplied, context)
-        if supplied.whole_tokens is not None and abs(wanted - (epoch or 0)) > MATCHED_WITHIN * wanted:
+        if supplied.whole_tokens is not None and abs(wanted - epoch) > MATCHED_WITHIN * wanted:
             faults.append(
                 f"sources.{source}: proxy.of_tokens leaves {wanted * context:,.0f} of its {supplied.whole_tokens:,} "
-                f"tokens, and whole documents in rows of {context:,} come no nearer than {(epoch or 0) * context:,}; "
+                f"tokens, and whole documents in rows of {context:,} come no nearer than {epoch * context:,}; "
                 f"lower proxy.of_tokens, raise the budgets, or leave the source out"
             )
-        elif epoch == 0:
-            faults.append(f"sources.{source}: {supplied.tokens:,} tokens do not fill one row of {context:,}")
-        elif epoch is not None:
-            read = skip.get(source, 0) + rows[source]
-            if read / epoch > study.max_epochs:
-                cut = "" if supplied.whole_tokens is None else " (a subsample, read as often as at the target)"
-                faults.append(
-                    f"stages.{name}.mixture.{source}: {read * context:,} tokens by the end of the stage are "
-                    f"{read / epoch:.1f} epochs of its {supplied.tokens:,}{cut}; max_epochs = {study.max_epochs:g}: "
-                    f"lower the budget or its weight, or raise max_epochs"
-                )
+            continue
+        if rows_in_epoch(supplied, context, source in whole) == 0:
+            inside = "of conversations have no answer that begins within" if source in whole else "do not fill"
+            faults.append(f"sources.{source}: {supplied.tokens:,} tokens {inside} one row of {context:,}")
+            continue
+        stretches = read_on(skip.get(source, ()), rows[source], source in whole)
+        epochs = epochs_of(supplied, stretches, context)
+        if epochs is not None and epochs > study.max_epochs:
+            cut = "" if supplied.whole_tokens is None else " (a subsample, read as often as at the target)"
+            read = sum(stretch.rows for stretch in stretches) * context
+            faults.append(
+                f"stages.{name}.mixture.{source}: {read:,} tokens by the end of the stage are "
+                f"{epochs:.1f} epochs of its {supplied.tokens:,}{cut}; max_epochs = {study.max_epochs:g}: "
+                f"lower the budget or its weight, or raise max_epochs"
+            )
     ancestor = None
     if parent is not None:
         ancestor = parent.fingerprint if branch is None else f"state {state_after(parent, branch)}"
@@ -406,6 +412,7 @@ def _node(
         evaluate_at=tuple(sorted(points)),
         init_from=stage.init_from,
         branch_step=branch,
+        whole=whole,
     )
 
 
@@ -414,10 +421,13 @@ def _step(tokens: int, recipe: Recipe, steps: int) -> int:
     return min(steps, max(1, round(tokens / recipe.batch_tokens)))
 
 
-def _read_before(parent: Node, step: int) -> dict[str, int]:
+def _read_before(parent: Node, step: int) -> dict[str, tuple[Stretch, ...]]:
     """Rows of each source that have been read when the parent has taken `step` steps."""
     gives = PhasedTurns(parent.turns).counts(step * parent.rows_per_step)
-    return {source: parent.skip.get(source, 0) + gives.get(source, 0) for source in {*parent.skip, *gives}}
+    return {
+        source: read_on(parent.skip.get(source, ()), gives.get(source, 0), source in parent.whole)
+        for source in sorted({*parent.skip, *gives})
+    }
 
 
 def state_after(node: Node, step: int) -> str:

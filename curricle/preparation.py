@@ -25,10 +25,11 @@ from curricle.corpus.documents import Document
 from curricle.evaluation import benchmarks as benchmark_files
 from curricle.evaluation.benchmarks import Benchmark
 from curricle.leakage import Watch
-from curricle.planning import Catalogue, Node, Plan, Supplied, compile_plan, rows_in_epoch
+from curricle.planning import Catalogue, Node, Plan, compile_plan
 from curricle.shapes import PRESETS
 from curricle.store import Store, fingerprint, is_complete
 from curricle.study import Counterfactual, Declared, Generated, Hub, Refused, Study
+from curricle.supplied import Supplied, epochs_of
 from curricle.training import origin as origins
 from curricle.training.origin import Origin
 
@@ -81,7 +82,6 @@ class Prepared:
         sources = {}
         for name, rows in node.rows.items():
             supplied = self.catalogue.sources[name]
-            epoch = rows_in_epoch(supplied, node.context)
             spec = self.study.sources[name]
             sources[name] = {
                 "corpus": self.corpora[name].name,
@@ -89,7 +89,8 @@ class Prepared:
                 "hub": spec.hub if isinstance(spec, Hub) else None,
                 "tokens": rows * node.context,
                 "available_tokens": supplied.tokens,
-                "epochs": (node.skip.get(name, 0) + rows) / epoch if epoch else None,
+                "padding": supplied.lie.padding if supplied.lie and name in node.whole else 0.0,
+                "epochs": epochs_of(supplied, node.read(name), node.context),
             }
             if supplied.whole_tokens is not None:
                 sources[name]["whole_tokens"] = supplied.whole_tokens
@@ -255,7 +256,8 @@ def prepare(study: Study, store: Store, watch: Watch = lambda _name, documents: 
     shards, supplied, layouts = {}, {}, {}
     for name, entry in entries.items():
         if entry.endless:
-            supplied[name] = Supplied(entry.fingerprint, None)
+            lie = tokenization.lie_of_stream(study, name, of_streams, tokenizer)
+            supplied[name] = Supplied(entry.fingerprint, None, lie=lie)
             continue
         layouts[name] = tokenization.layout_of(name, sources[name], tokenizer)
         content = fingerprint([entry.fingerprint, *layouts[name]]) if layouts[name] else entry.fingerprint
@@ -271,6 +273,8 @@ def prepare(study: Study, store: Store, watch: Watch = lambda _name, documents: 
         for name, of in shards.items():
             found = tokenization.subsampled(study, store, name, supplied[name], of, folders[name], tokenizer_key, watch)
             supplied[name], shards[name] = found
+    for name, shard in shards.items():
+        supplied[name] = replace(supplied[name], lie=tokenization.lie_of(study, name, shard, folders[name]))
     asked = _asked(study, benchmarks, entries, layouts)
     prepared = Prepared(
         study, store, entries, folders, tokenizer_folder, shards, benchmarks, asked, _EMPTY, origin, tuple(kept)
@@ -290,25 +294,29 @@ def prepare(study: Study, store: Store, watch: Watch = lambda _name, documents: 
 
 def stock(prepared: Prepared, plan: Plan, watch: Watch = lambda _name, documents: documents) -> None:
     """Write out as much of every endless source as the plan's runs will read; what is there stays."""
-    wanted: dict[tuple[str, int], int] = {}
+    wanted: dict[tuple[str, int], list[Node]] = {}
     for node in plan.nodes.values():
-        for source, rows in node.rows.items():
+        for source in node.rows:
             if prepared.entries[source].endless:
-                tokens = (node.skip.get(source, 0) + rows) * node.context + 1
-                wanted[source, node.seed] = max(tokens, wanted.get((source, node.seed), 0))
+                wanted.setdefault((source, node.seed), []).append(node)
 
     from curricle.tokens import tokenizer as tokenizers
+    from curricle.tokens.packing import lacking
     from curricle.tokens.shards import Shard, write_shard
 
     tokenizer = tokenizers.load(prepared.tokenizer, prepared.revision)
     of_streams = leakage.of_streams(prepared.study, prepared.benchmarks) if wanted else None
-    for (source, seed), tokens in wanted.items():
-        spec = prepared.study.sources[source]
+    for (source, seed), nodes in wanted.items():
+        spec, context = prepared.study.sources[source], nodes[0].context
         assert isinstance(spec, Generated)
-        have = 0
+        reads = [(node.skip.get(source, ()), node.rows[source], source in node.whole) for node in nodes]
+        have, tokens = 0, max(sum(s.rows for s in node.read(source)) for node in nodes) * context + 1
         for block in itertools.count():
             if have >= tokens:
-                break
+                short = lacking(prepared.supply(source, seed), reads, context)
+                if not short:
+                    break
+                tokens = have + short * context
             stream = prepared.stream(source, seed)
             folder = stream / f"block-{block:06d}"
             if not is_complete(folder):
@@ -335,14 +343,24 @@ def removed_places(stream: Path, block: int) -> list[int]:
 def sampler_for(prepared: Prepared, node: Node) -> Sampler:
     """What a run reads, row by row: the one place where it is decided, for whoever trains and for whoever asks later
     which documents a step had seen."""
-    from curricle.tokens.sampler import Sampler
+    from curricle.tokens.packing import entered
+    from curricle.tokens.sampler import Sampler, seed_of
 
+    supplies, skip = {}, {}
+    for name in node.sources:
+        supplies[name], skip[name] = entered(
+            prepared.supply(name, node.seed),
+            node.skip.get(name, ()),
+            whole=name in node.whole,
+            row_tokens=node.context,
+            seed=seed_of(node.seed, name),
+        )
     return Sampler(
-        {name: prepared.supply(name, node.seed) for name in node.sources},
+        supplies,
         node.turns,
         row_tokens=node.context,
         seed=node.seed,
-        skip=node.skip,
+        skip=skip,
         answers_only=node.kind == "instruct",
     )
 

@@ -168,6 +168,11 @@ Source = Annotated[
 ]
 
 
+def is_answered(source: Source) -> bool:
+    """Whether the source's documents are questions with their answers."""
+    return isinstance(source, Generated) or (isinstance(source, Files | Hub) and source.conversation)
+
+
 # ---- benchmarks ---------------------------------------------------------------------------------------------------
 
 

@@ -16,19 +16,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from curricle.corpus import catalogue as corpora
 from curricle.corpus import problems
 from curricle.corpus.catalogue import Entry
-from curricle.corpus.documents import Document
+from curricle.corpus.documents import SHOWN, Document
 from curricle.leakage import OfStreams, Watch, clean, file_name
-from curricle.planning import Supplied
 from curricle.store import Store, fingerprint, is_complete
 from curricle.study import Files, Generated, Hub, Refused, Source, Study
+from curricle.supplied import Lie, Supplied
+from curricle.supplies import is_answered
 from curricle.training.origin import Origin
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
+SAMPLED = problems.CHUNK  # problems of an endless source by which its padding is told beforehand
 SAMPLE_VERSION = 2  # raised by hand when a tokenizer is trained on other documents of the same sources
 
 
@@ -111,6 +115,48 @@ def refuse_unanswered(study: Study, folders: Mapping[str, Path], shards: Mapping
                     f"stages.{stage}.mixture.{source}: the document {found.id} has no token that carries loss, so an "
                     f"instruct stage learns nothing from it; take it out of the source, or give it an answer"
                 )
+
+
+def lie_of(study: Study, name: str, shard: Path, corpus: Path) -> Lie | None:
+    """How a source's conversations lie in rows; None where no `instruct` stage asks."""
+    from curricle.tokens import subsample
+    from curricle.tokens.packing import lie_of
+    from curricle.tokens.shards import Supply
+
+    if not _asked_whole(study, name):
+        return None
+    lie, long = lie_of(Supply.open([shard]), study.model.context)
+    stood = subsample.places(shard)
+    wanted = long[:SHOWN] if stood is None else [int(stood[n]) for n in long[:SHOWN]]
+    until = itertools.islice(corpora.documents(corpus), max(wanted, default=-1) + 1)
+    return replace(lie, examples=tuple(document.id for place, document in enumerate(until) if place in wanted))
+
+
+def lie_of_stream(
+    study: Study, name: str, of_streams: OfStreams | None, tokenizer: PreTrainedTokenizerFast
+) -> Lie | None:
+    """The same of an endless source, from a sample. Raises `Refused` where nothing in it could be learnt."""
+    from curricle.tokens.packing import lie_of
+    from curricle.tokens.shards import Shard, Supply, encode
+
+    spec = study.sources[name]
+    if not _asked_whole(study, name) or not isinstance(spec, Generated):
+        return None
+    documents = list(itertools.islice(clean(problems.generated_documents(spec, name, seed=0), of_streams), SAMPLED))
+    found = list(encode(documents, tokenizer))
+    ids, loss = (np.concatenate([getattr(each, part) for each in found]) for part in ("ids", "loss"))
+    ends = np.cumsum([len(each.ids) for each in found]).astype(np.uint64)
+    lie, long = lie_of(Supply([Shard(ids, ends, loss)]), study.model.context)
+    if not lie.rows:
+        raise Refused(
+            f"sources.{name}: no answer begins within one row of {study.model.context:,} tokens; raise model.context"
+        )
+    return replace(lie, rows=None, examples=tuple(documents[place].id for place in long[:SHOWN]))
+
+
+def _asked_whole(study: Study, name: str) -> bool:
+    asking = any(stage.kind == "instruct" and name in stage.sources for stage in study.stages.values())
+    return asking and is_answered(study.sources[name])
 
 
 def refuse_other_tokenizer(study: Study, own: Path | str | None) -> None:

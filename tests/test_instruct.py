@@ -151,3 +151,53 @@ def test_how_conversations_are_laid_out_is_part_of_what_was_trained_on_and_plain
         plans[name] = {source: supplied.fingerprint for source, supplied in prepared.catalogue.sources.items()}
     assert len({plan["chat"] for plan in plans.values()}) == 3
     assert len({plan["code"] for plan in plans.values()}) == 1
+
+
+@pytest.mark.parametrize("source", ["chat", "algebra"])
+def test_every_row_of_an_instruct_stage_begins_with_a_question_and_ends_in_an_answer(tmp_path, source):
+    """Also where the same source was read as running text before."""
+    from curricle.preparation import sampler_for, stock
+    from curricle.tokens.tokenizer import load
+
+    study = study_of(tmp_path, {"chat": MESSAGES}, {source: 1.0}, model={"preset": "0.5m", "context": 128})
+    fields = study.model_dump(mode="json", exclude_unset=True)
+    fields["stages"]["read"] = {"mixture": {source: 1.0}, "budget_tokens": 2048}
+    fields["strategies"] = {"from scratch": ["read", "instruct"]}
+    study = load_study(write_study(tmp_path, fields))
+    prepared = prepare(study, Store(tmp_path / "store"))
+    plan = compile_plan(study, prepared.catalogue)
+    stock(prepared, plan)
+    read, instruct = (plan.nodes[run] for run in plan.paths["from scratch", 0])
+    before = {n for i in range(read.rows[source]) for n in sampler_for(prepared, read).read(i)[3]}
+    sampler, tokenizer = sampler_for(prepared, instruct), load(prepared.tokenizer)
+    asked = "Problem: " if source == "algebra" else "User: "
+    padding, seen = 0, []
+    for i in range(instruct.rows[source]):
+        _, tokens, loss, touched = sampler.read(i)
+        pieces = tokenizer.decode(tokens).split(asked)
+        assert pieces[0] == tokenizer.eos_token and len(pieces) > len(touched)
+        end = int(loss.nonzero()[0][-1])
+        assert tokens[end] == tokenizer.eos_token_id, "the last answer is there to its end"
+        padding += len(tokens) - 1 - end
+        seen += touched
+    assert len(set(seen)) == len(seen) and not set(seen) & before
+    (told,) = [line.padding for line in plan.ledger() if line.stage == "instruct"]
+    assert 0 < told < 0.5 and told == pytest.approx(padding / instruct.tokens, abs=0.15)
+    assert prepared.described(instruct)["sources"][source]["padding"] == told
+    assert all(not line.padding for line in plan.ledger() if line.stage == "read")
+
+
+def test_conversations_that_are_longer_than_a_row_are_counted_and_named(tmp_path, capsys):
+    from curricle.commands.common import make_console, planned
+    from curricle.report.terminal import padding
+
+    study = study_of(tmp_path, {"chat": PAIRS}, model={"preset": "0.5m", "context": 128}, held_out={"share": 0.01})
+    rows = [json.loads(line) for line in (tmp_path / "chats.jsonl").read_text().splitlines()]
+    rows[20]["a"], rows[40]["q"] = "It is very long. " * 100, "What is long? " * 100
+    (tmp_path / "chats.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    plan, _ = planned(study, tmp_path / "store", make_console())
+    said = capsys.readouterr().out
+    assert "chat: conversations longer than a row of 128 tokens: 1 cut at its end, 1 left out, whose answers" in said
+    assert "chats.jsonl:21" in said and "chats.jsonl:41" in said
+    (line,) = padding(plan)
+    assert str(line).startswith("instruct: ") and "of the tokens of chat are padding" in str(line)

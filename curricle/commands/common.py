@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from curricle.planning import Plan
     from curricle.preparation import Prepared
     from curricle.study import Study
+    from curricle.supplied import Lie
 
 StudyArgument = Annotated[str, typer.Argument(help="A study's YAML file, or the name of one that ships.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="A.B.C=VALUE", help="Override a field of the study.")]
@@ -137,7 +138,21 @@ def planned(study: Study, store: Path, console: Console) -> tuple[Plan, Prepared
                 console.print(f"  {line}", markup=False, soft_wrap=True)
         for overlapped, count in entry.removed.items():
             console.print(f"{name}: {count:,} documents removed that overlap {overlapped}", markup=False)
+    for name, supplied in prepared.catalogue.sources.items():
+        for line in overlong(name, supplied.lie, study.model.context):
+            console.print(line, markup=False, soft_wrap=True)
     return compile_plan(study, prepared.catalogue), prepared
+
+
+def overlong(name: str, lie: Lie | None, context: int) -> list[str]:
+    """What is said of conversations that are longer than a row."""
+    if lie is None or not lie.cut + lie.left_out:
+        return []
+    sampled = f" (in a sample of {lie.documents:,})" if lie.rows is None else ""
+    fates = [f"{lie.cut:,} cut at its end"] * bool(lie.cut)
+    fates += [f"{lie.left_out:,} left out, whose answers begin past its end"] * bool(lie.left_out)
+    told = f"{name}: conversations longer than a row of {context:,} tokens{sampled}: {', '.join(fates)}; the first:"
+    return [told, *(f"  {where}" for where in lie.examples)]
 
 
 def show_plan(console: Console, plan: Plan, prepared: Prepared, done: frozenset[str]) -> None:

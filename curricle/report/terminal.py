@@ -47,7 +47,8 @@ def plan_view(plan: Plan, done: Collection[str], estimate_seconds: float | None,
         head.append(Text(f"{'about ' * (estimate_seconds >= 1)}{words.duration(estimate_seconds)} here"))
     tree = TreeView(flow(plan), finished)
     costs = cost(plan, estimate_seconds, based_on)
-    return Group(Flowing(head), SPACE, tree, SPACE, ledger(plan), SPACE, *proxy(plan), *recipes(plan), SPACE, *costs)
+    told = [ledger(plan), *padding(plan), SPACE, *proxy(plan), *recipes(plan)]
+    return Group(Flowing(head), SPACE, tree, SPACE, *told, SPACE, *costs)
 
 
 class Flowing:
@@ -163,6 +164,15 @@ def proxy(plan: Plan) -> list[Text]:
     if made.learning_rate is not None:
         said.append(f"learning rates are {made.learning_rate:g} of their recipes'")
     return [Text(f"proxy: {'; '.join(said)}")]
+
+
+def padding(plan: Plan) -> list[Text]:
+    """What of a stage's tokens is padding."""
+    return [
+        Text(f"{line.stage}: {words.percent(round(line.padding, 3))} of the tokens of {line.source} are padding, since "
+             f"every conversation lies whole in a row")
+        for line in plan.ledger() if line.padding
+    ]  # fmt: skip
 
 
 def recipes(plan: Plan) -> list[RenderableType]:

@@ -1,6 +1,7 @@
 """The stateless mixture sampler: sample `i` is a pure function of (seed, mixture, i).
 
-A sample is one row of T tokens from one source. Which source comes next is decided by turns (`curricle.turns`) that
+A sample is one row of T tokens from one source: a piece of its text, which runs on from row to row (`Supply`), or whole
+conversations (`WholeRows`). Which source comes next is decided by turns (`curricle.turns`) that
 keep every source within one row of its share at every prefix; which row of that source follows from how many came
 before. The whole state of a loader is therefore one integer, and ranks need not talk: each reads the samples that are
 its own.
@@ -19,6 +20,7 @@ from curricle.turns import PhasedTurns
 if TYPE_CHECKING:
     import torch
 
+    from curricle.tokens.packing import WholeRows
     from curricle.tokens.shards import Supply
 
 
@@ -48,7 +50,7 @@ class Sampler:
 
     def __init__(
         self,
-        supplies: Mapping[str, Supply],
+        supplies: Mapping[str, Supply | WholeRows],
         phases: Sequence[tuple[int, Mapping[str, float]]],
         *,
         row_tokens: int,
@@ -61,7 +63,7 @@ class Sampler:
         self.row_tokens, self.seed, self.answers_only = row_tokens, seed, answers_only
         self._skip = [(skip or {}).get(name, 0) for name in self.turns.names]
         # Sources are permuted independently of each other, and alike in every stage: a key of its own for each.
-        self._seeds = [_stable(seed, name) for name in self.turns.names]
+        self._seeds = [seed_of(seed, name) for name in self.turns.names]
 
     def read(self, i: int) -> tuple[str, np.ndarray, np.ndarray, list[int]]:
         """(source, T+1 tokens, whether each carries loss, the documents touched) of sample `i`."""
@@ -105,7 +107,8 @@ def positions(opens_BT: np.ndarray) -> np.ndarray:
     return place_T - np.maximum.accumulate(np.where(opens_BT, place_T, 0), axis=1)
 
 
-def _stable(seed: int, name: str) -> int:
+def seed_of(seed: int, name: str) -> int:
+    """The seed of a source's order."""
     import hashlib
 
     return int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:8], "big")

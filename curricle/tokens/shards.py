@@ -133,7 +133,7 @@ class Supply:
         self.tokens = sum(len(s.tokens) for s in shards)
         self.documents = sum(len(s.ends) for s in shards)
         lengths = [np.diff(s.ends.astype(np.int64), prepend=0) for s in shards]
-        self._lengths = np.concatenate(lengths) if lengths else np.zeros(0, np.int64)
+        self.lengths = np.concatenate(lengths) if lengths else np.zeros(0, np.int64)
         self._first_document = np.cumsum([0, *(len(s.ends) for s in shards)])
         self._order: tuple[tuple[int, int], np.ndarray, np.ndarray] | None = None
 
@@ -145,7 +145,22 @@ class Supply:
         """Whole rows in an epoch; each also reads the token after it, its last target."""
         return max(0, (self.tokens - 1) // row_tokens)
 
-    def _laid_out(self, seed: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+    @property
+    def delimiter(self) -> int:
+        """The token that closes every document."""
+        shard = next(s for s in self.shards if len(s.ends))
+        return int(shard.tokens[int(shard.ends[0]) - 1])
+
+    def document(self, number: int, most: int) -> tuple[np.ndarray, np.ndarray]:
+        """The first `most` tokens of a document, and whether each carries loss."""
+        which = int(np.searchsorted(self._first_document, number, side="right")) - 1
+        shard, end = self.shards[which], int(self.shards[which].ends[number - int(self._first_document[which])])
+        length = int(self.lengths[number])
+        part = slice(end - length, end - length + min(length, most))
+        tokens = shard.tokens[part]
+        return tokens, np.ones(len(tokens), np.bool_) if shard.loss is None else shard.loss[part]
+
+    def laid_out(self, seed: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """The documents' order in an epoch, and where each ends in it. Kept for the epoch that is being read."""
         key = (seed, epoch)
         if self._order is None or self._order[0] != key:
@@ -154,7 +169,7 @@ class Supply:
                 order = np.random.Generator(bits).permutation(self.documents)
             else:
                 order = np.arange(self.documents)
-            self._order = (key, order, np.cumsum(self._lengths[order]))
+            self._order = (key, order, np.cumsum(self.lengths[order]))
         return self._order[1], self._order[2]
 
     def read(self, row: int, row_tokens: int, seed: int) -> tuple[np.ndarray, np.ndarray, list[int]]:
@@ -163,7 +178,7 @@ class Supply:
         epoch, row = divmod(row, self.rows(row_tokens))
         if epoch and not self.permuted:
             raise IndexError("the stream was not written out this far; prepare more of its chunks")
-        order, ends = self._laid_out(seed, epoch)
+        order, ends = self.laid_out(seed, epoch)
         start, stop = row * row_tokens, (row + 1) * row_tokens + 1
         tokens, loss = np.empty(stop - start, np.int64), np.ones(stop - start, np.bool_)
         position, place, touched = start, int(np.searchsorted(ends, start, side="right")), []
@@ -185,7 +200,7 @@ class Supply:
         """Whether each of the same tokens opens a document: the delimiter that closes the one before. A conversation
         may hold that token inside, at the end of each answer, so tokens alone do not tell."""
         epoch, row = divmod(row, self.rows(row_tokens))
-        _, ends = self._laid_out(seed, epoch)
+        _, ends = self.laid_out(seed, epoch)
         start, stop = row * row_tokens, (row + 1) * row_tokens + 1
         first, last = np.searchsorted(ends, [start, stop], side="right")
         found = np.zeros(stop - start, np.bool_)

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from curricle.analysis import analyse
-from curricle.planning import Catalogue, Plan, Supplied, compile_plan
+from curricle.planning import Catalogue, Plan, compile_plan
 from curricle.report import page
 from curricle.results import SCHEMAS, Results, write_rows
 from curricle.shapes import PRESETS
 from curricle.study import Study
+from curricle.supplied import Supplied
 
 STUDY = {
     "question": "Does a code stage before mathematics help, and how much?",
