@@ -14,6 +14,7 @@ from tiny_study import tiny, write_study
 from curricle import runner
 from curricle.planning import compile_plan
 from curricle.preparation import make_plan, prepare, stock
+from curricle.report.terminal import moving_prefixes
 from curricle.results import Results
 from curricle.store import Store
 from curricle.study import Refused, Study
@@ -81,6 +82,32 @@ def test_a_schedule_that_knows_the_end_has_other_states_before_it():
             recipe=recipe,
         )  # fmt: skip
         assert (short.states[4] == longer.states[4]) is shared
+
+
+@pytest.mark.parametrize(("recipe", "kept", "advice"), [
+    ({}, False, "warmup_tokens: 2048 keeps what comes first"),
+    ({"warmup_tokens": 2048}, True, None),
+    ({"warmup_share": 0}, True, None),
+    ({"warmup_tokens": 2048, "schedule": "cosine"}, False, "its cosine follows budget_tokens"),
+])  # fmt: skip
+def test_a_phase_added_by_a_larger_budget_keeps_the_prefix_unless_the_plan_says_it_does_not(recipe, kept, advice):
+    recipe = {"batch_tokens": 512, **recipe}
+    one = study_of({"budget_tokens": 102_400, "phases": [{"until": "51200", "mixture": {"algebra": 1}},
+                                                         {"until": "100%", "mixture": {"algebra": 1}}]},
+                   recipe=recipe)  # fmt: skip
+    more = study_of({"budget_tokens": 204_800, "phases": [{"until": "51200", "mixture": {"algebra": 1}},
+                                                          {"until": "100%", "mixture": {"algebra": 1}}]},
+                    recipe=recipe)  # fmt: skip
+    short, long = (compile_plan(study, catalogue()) for study in (one, more))
+    states = [next(iter(plan.nodes.values())).states[100] for plan in (short, long)]
+    assert (states[0] == states[1]) is kept
+    said = [str(line) for line in moving_prefixes(short)]
+    assert len(said) == (advice is not None) and all(line.startswith("math: ") and advice in line for line in said)
+
+
+def test_the_plan_says_it_of_a_stage_that_others_branch_from_and_of_no_other():
+    assert [str(line).split(":")[0] for line in moving_prefixes(compile_plan(Study(**FIELDS), catalogue()))] == ["math"]
+    assert not moving_prefixes(compile_plan(study_of(WHOLE), catalogue()))
 
 
 def test_rows_follow_the_phases_and_nothing_repeats_across_them():

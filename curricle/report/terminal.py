@@ -47,7 +47,7 @@ def plan_view(plan: Plan, done: Collection[str], estimate_seconds: float | None,
         head.append(Text(f"{'about ' * (estimate_seconds >= 1)}{words.duration(estimate_seconds)} here"))
     tree = TreeView(flow(plan), finished)
     costs = cost(plan, estimate_seconds, based_on)
-    told = [ledger(plan), *padding(plan), SPACE, *proxy(plan), *recipes(plan)]
+    told = [ledger(plan), *padding(plan), SPACE, *proxy(plan), *recipes(plan), *moving_prefixes(plan)]
     return Group(Flowing(head), SPACE, tree, SPACE, *told, SPACE, *costs)
 
 
@@ -187,6 +187,27 @@ def recipes(plan: Plan) -> list[RenderableType]:
                  "as {optimizer: adamw, learning_rate: 2.0e-4}", style="yellow")
         )  # fmt: skip
     return lines
+
+
+def moving_prefixes(plan: Plan) -> list[Text]:
+    """Of stages with phases, and of those that others branch from: where a longer one would not keep what is trained,
+    since its learning rates are others from the first step on."""
+    left = {node.parent for node in plan.nodes.values() if node.branch_step is not None}
+    lines = {}
+    for run, node in plan.nodes.items():
+        recipe = node.recipe
+        if len(node.mixtures) == 1 and run not in left:
+            continue
+        if recipe.schedule == "cosine":
+            lines[node.stage] = "its cosine follows budget_tokens, so a longer stage is trained from its start again"
+        elif recipe.warmup_tokens is None and recipe.warmup_share:
+            steps = round(recipe.warmup_share * node.steps)
+            keeps = f"warmup_tokens: {steps * recipe.batch_tokens}" if steps else "warmup_share: 0"
+            lines[node.stage] = (
+                f"its warm-up is {words.percent(recipe.warmup_share)} of budget_tokens, so a longer stage moves it and "
+                f"is trained from its start again; {keeps} keeps what comes first"
+            )
+    return [Text(f"{stage}: {line}") for stage, line in lines.items()]
 
 
 def cost(plan: Plan, estimate_seconds: float | None, based_on: str) -> list[RenderableType]:
