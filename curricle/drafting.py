@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import yaml
 
 from curricle.shapes import PRESETS
-from curricle.study import Refused, parse_count
+from curricle.study import Refused, Study, nearest, parse_count
 from curricle.values import shortened
 
 if TYPE_CHECKING:
@@ -84,58 +87,60 @@ SUPPLIED = {
 }
 
 
-def draft_factorial(design: Design, model: str, sources: list[str]) -> str:
-    """The YAML of a proposed factorial, what it can tell at its head. Sources that are not given as `NAME=PATH` are
-    what comes with the package, by the names `code`, `prose` and `math`. Raises `Refused` for any other."""
+def draft_factorial(
+    design: Design, model: str, sources: list[str], like: Study | None = None, out: Path = Path("factorial.yaml")
+) -> str:
+    """The YAML of a proposed factorial, what it can tell at its head. Of `like` the model, the sources, the benchmarks
+    and the recipe are taken, the rate constant; without it sources that are not given as `NAME=PATH` are what comes
+    with the package, by the names `code`, `prose` and `math`. Raises `Refused` for any other."""
     used = [*design.sources, *([design.filler] if design.filler else [])]
-    named = _supplied(used, sources)
     stages = {stage for arm in design.arms for stage in arm.stages}
     names = {arm.strategy: [f"{source} {shortened(tokens)}" for source, tokens in arm.stages] for arm in design.arms}
     baseline = design.arms[0].strategy
     first, second = design.sources
     least = min(tokens for _, tokens in stages)
+    by_name = sorted(stages, key=lambda stage: (used.index(stage[0]), stage[1]))
+    rows = [
+        f"  {source} {shortened(tokens)}: {{mixture: {{{source}: 1}}, budget_tokens: {shortened(tokens)}}}"
+        for source, tokens in by_name
+    ]
+    seeds = list(range(design.seeds)) if like is None else _seeds(like, design.seeds)
+    constant = "# Constant, so that a source is learnt at the same rate wherever it stands."
     lines = [
         f"# A factorial: {len(design.arms)} strategies × {design.seeds} seeds.",
         f"# {'It ' + design.why if design.answers else 'It cannot answer: ' + design.why}.",
         f"question: Do {first} and {second} give more together than each gives alone?",
         "",
-        *_model(model, model in PRESETS),
-        "",
-        "sources:",
-        *(f"  {name}: {named[name]}" for name in used),
+        *_origin(used, model, sources, like, out),
         "",
         "stages:",
-        *(f"  {source} {shortened(tokens)}: {{mixture: {{{source}: 1}}, budget_tokens: {shortened(tokens)}}}"
-          for source, tokens in sorted(stages, key=lambda stage: (used.index(stage[0]), stage[1]))),
+        *rows,
         "",
         "# A filler comes first. What strategies share is trained once.",
         "strategies:",
         *(f"  {_quoted(strategy)}: [{', '.join(steps)}]" for strategy, steps in names.items()),
         f"baseline: {_quoted(baseline)}",
-        f"target: {second}",
-        f"seeds: [{', '.join(map(str, range(design.seeds)))}]",
-        "# Constant, so that a source is learnt at the same rate wherever it stands.",
-        "recipe: {schedule: constant}" if model in PRESETS
-        else f"recipe: {{optimizer: adamw, learning_rate: 1.0e-4, batch_tokens: {_batch(model, least)},\n"
-        "         precision: bf16, schedule: constant}",
-    ]  # fmt: skip
+        f"target: {_target(like, used) or second}",
+        f"seeds: [{', '.join(map(str, seeds))}]",
+        constant,
+        *_recipe(like, model, least, "constant"),
+    ]
     return "\n".join(lines) + "\n"
 
 
-def draft_swarm(mixtures: Mapping[str, Mapping[str, float]], tokens: int, model: str, sources: list[str]) -> str:
+def draft_swarm(
+    mixtures: Mapping[str, Mapping[str, float]], tokens: int, model: str, sources: list[str],
+    like: Study | None = None, out: Path = Path("swarm.yaml"),
+) -> str:  # fmt: skip
     """The YAML of a swarm: one stage and one strategy for each mixture. Sources as in `draft_factorial`."""
     used = list(dict.fromkeys(source for mixture in mixtures.values() for source in mixture))
-    named = _supplied(used, sources)
     width = max(len(name) for name in mixtures) + 1
     lines = [
         f"# A swarm: {len(mixtures)} mixtures of {len(used)} sources, {shortened(tokens)} tokens each. Then:",
         "#   curricle analyse THIS_FILE --question mixture",
         "question: Which mixture should a larger run read?",
         "",
-        *_model(model, model in PRESETS),
-        "",
-        "sources:",
-        *(f"  {name}: {named[name]}" for name in used),
+        *_origin(used, model, sources, like, out),
         "",
         "stages:",
         *(f"  {name + ':':<{width}} {{budget_tokens: {shortened(tokens)}, mixture: "
@@ -145,13 +150,77 @@ def draft_swarm(mixtures: Mapping[str, Mapping[str, float]], tokens: int, model:
         "# No strategies: each stage is one by itself.",
         f"baseline: {next(iter(mixtures))}",
         "# The mixture is chosen for this one's loss; a benchmark's reference solutions can stand here too.",
-        f"target: {used[-1]}",
+        f"target: {_target(like, used) or used[-1]}",
         "seeds: [0]  # more mixtures say more than more seeds",
-        *([] if model in PRESETS
-          else [f"recipe: {{optimizer: adamw, learning_rate: 1.0e-4, batch_tokens: {_batch(model, tokens)}, "
-                "precision: bf16}"]),
+        *_recipe(like, model, tokens, None),
     ]  # fmt: skip
     return "\n".join(lines) + "\n"
+
+
+def _origin(used: list[str], model: str, sources: list[str], like: Study | None, out: Path) -> list[str]:
+    """Model, tokenizer and sources: another study's, its benchmarks beside them, or what was named."""
+    if like is None:
+        named = _supplied(used, sources)
+        return [*_model(model, model in PRESETS), "", "sources:", *(f"  {name}: {named[name]}" for name in used)]
+    for name in used:
+        if name not in like.sources:
+            raise Refused(f"--like: the study has no source {name!r}; {nearest(name, like.sources)}")
+    tree = like.model_dump(mode="json", exclude_unset=True)
+    kept = {field: tree[field] for field in LIKE if field in tree}
+    return yaml.safe_dump(_moved(kept, like, out), sort_keys=False, allow_unicode=True, width=110).splitlines()
+
+
+LIKE = ("model", "tokenizer", "sources", "benchmarks", "max_epochs", "held_out", "decontaminate")
+
+
+def _moved(tree: dict[str, Any], like: Study, out: Path) -> dict[str, Any]:
+    """The fields with paths that mean from the draft's folder what they meant from the study's."""
+
+    def path(text: str) -> str:
+        if Path(os.path.expandvars(text)).expanduser().is_absolute() or text.startswith(("~", "$")):
+            return text
+        return os.path.relpath(like.resolve(text).absolute(), out.absolute().parent)
+
+    for source in tree["sources"].values():
+        if "files" in source:
+            files = source["files"]
+            source["files"] = path(files) if isinstance(files, str) else [path(each) for each in files]
+        elif "hub" in source and like.resolve(source["hub"]).exists():
+            source["hub"] = path(source["hub"])
+    for benchmark in tree.get("benchmarks", {}).values():
+        if "file" in benchmark:
+            benchmark["file"] = path(benchmark["file"])
+    if (tree.get("tokenizer") or {}).get("path"):
+        tree["tokenizer"]["path"] = path(tree["tokenizer"]["path"])
+    checkpoint = tree["model"].get("checkpoint")
+    if checkpoint and like.resolve(checkpoint).exists():
+        tree["model"]["checkpoint"] = path(checkpoint)
+    return tree
+
+
+def _seeds(like: Study, count: int) -> list[int]:
+    """The study's seeds, and as many more as are wanted."""
+    more = max(like.seeds) + 1
+    return [*like.seeds[:count], *range(more, more + max(0, count - len(like.seeds)))]
+
+
+def _target(like: Study | None, used: list[str]) -> str | None:
+    """What the other study is about, where the draft scores it."""
+    target = like.answer_target if like else None
+    return target if like and target in {*like.benchmarks, *used} else None
+
+
+def _recipe(like: Study | None, model: str, least: int, schedule: str | None) -> list[str]:
+    if like is not None:
+        recipe = like.recipe.model_dump(mode="json", exclude_unset=True) | ({"schedule": schedule} if schedule else {})
+        return yaml.safe_dump({"recipe": recipe}, sort_keys=False, width=110).splitlines() if recipe else []
+    if model in PRESETS:
+        return [f"recipe: {{schedule: {schedule}}}"] if schedule else []
+    said = f", schedule: {schedule}" if schedule else ""
+    return [
+        f"recipe: {{optimizer: adamw, learning_rate: 1.0e-4, batch_tokens: {_batch(model, least)}, "
+        f"precision: bf16{said}}}"
+    ]
 
 
 def _supplied(used: Iterable[str], sources: list[str]) -> dict[str, str]:

@@ -108,6 +108,13 @@ def _override(tree: dict, override: str) -> None:
         raise Refused(f"--set {override}: {value!r} is not readable as YAML") from None
     if len(keys) > 2 and isinstance(named := tree.get(keys[0]), dict) and keys[0] in NAMED and keys[1] not in named:
         raise Refused(f"--set {override}: {keys[0]} has no {keys[1]!r}; {nearest(keys[1], named)}")
+    if (
+        keys[0] == "strategies"
+        and len(keys) > 1
+        and not tree.get("strategies")
+        and isinstance(tree.get("stages"), dict)
+    ):
+        tree["strategies"] = {name: [name] for name in tree["stages"]}  # one more, beside each stage by itself
     here: Any = tree
     for depth, key in enumerate(keys[:-1]):
         if key not in here or here[key] is None:

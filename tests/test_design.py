@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
+import shlex
 
+import numpy as np
 import pytest
 import typer
+from tiny_study import tiny, write_study
 from typer.testing import CliRunner
 
+from curricle import gathering
+from curricle.analysis.next_runs import next_runs
 from curricle.cli import app
+from curricle.commands.common import make_console, planned
 from curricle.commands.design import WithDefault
+from curricle.results import SCORES, Results, write_rows
 from curricle.study import Refused
 from curricle.studyfile import load_study
 
@@ -18,7 +25,7 @@ runner = CliRunner()
 
 def test_a_factorial_is_proposed_with_what_it_can_tell(tmp_path) -> None:
     out = tmp_path / "factorial.yaml"
-    shown = runner.invoke(app, ["design", "factorial", "--both-orders", "--sigma", "0.02", "--out", str(out)])
+    shown = runner.invoke(app, ["design", "factorial", "--sigma", "0.02", "--out", str(out)])
     assert shown.exit_code == 0, shown.output
     assert "in 8 of 10 studies" in shown.output and "13 strategies × 3 seeds" in shown.output
     study = load_study(out)
@@ -29,7 +36,9 @@ def test_a_factorial_is_proposed_with_what_it_can_tell(tmp_path) -> None:
 
 def test_json_is_one_object_with_the_study() -> None:
     doses = ["--dose", "code=0,1M", "--dose", "math=0,1M", "--filler", "prose"]
-    shown = runner.invoke(app, ["design", "factorial", *doses, "--json"])
+    both = json.loads(runner.invoke(app, ["design", "factorial", *doses, "--json"]).output)
+    assert {run["order"] for run in both["runs"]} == {"", "code→math", "math→code"}
+    shown = runner.invoke(app, ["design", "factorial", *doses, "--one-order", "--json"])
     made = json.loads(shown.output)
     assert made["answers"] is False and "cannot be told apart" in made["why"]
     assert len(made["runs"]) == 12 and made["study"]["baseline"] in made["study"]["strategies"]
@@ -84,3 +93,82 @@ def test_a_word_that_is_no_command_goes_to_the_default_once_there_is_one() -> No
 def test_a_word_that_is_no_command_is_a_study(tmp_path) -> None:
     said = runner.invoke(app, ["design", str(tmp_path / "none.yaml"), "--budget-hours", "1"]).exception
     assert isinstance(said, Refused) and "no such file, and no shipped study" in str(said)
+
+
+# ---- what is printed is what was priced ---------------------------------------------------------------------------
+
+ALGEBRA, WORDS = {"generated": ["chain_sum"]}, {"generated": ["simple_equations"]}
+SOURCES = {"code": {"files": "code.jsonl"}, "algebra": ALGEBRA, "words": WORDS}
+STAGED = {
+    "sources": SOURCES,
+    "stages": {**tiny()["stages"], "words": {"mixture": {"words": 1}, "budget_tokens": 2048}},
+    "strategies": {**tiny()["strategies"], "words first": ["words", "math", "instruct"]},
+}
+MIXED = {
+    "sources": SOURCES,
+    "stages": {
+        f"mix {i}": {"mixture": {"code": 0.55 - i / 10, "words": 0.25, "algebra": 0.2 + i / 10}, "budget_tokens": 4096}
+        for i in range(5)
+    },
+    "strategies": {},
+    "baseline": "mix 0",
+    "target": "algebra",
+}
+
+
+def rows_of(study, store):
+    """The rows that the study would leave, were every end of a run scored."""
+    plan, prepared = planned(study, store, make_console(quiet=True))
+    made = gathering.gather(plan, prepared, study.path.parent / "results")
+    random = np.random.default_rng(0)
+    names = [("problems", "problems"), *((name, "held-out") for name in study.sources)]
+    write_rows(
+        made.folder / "scores.parquet",
+        [
+            {"run": run, "tokens": node.tokens_at(step), "final": step == node.steps, "benchmark": name, "kind": kind,
+             "measure": "bits per byte", "score": 2 + random.normal(0, 0.1)}
+            for run, node in plan.nodes.items() for step in node.evaluate_at for name, kind in names
+        ],
+        SCORES,
+    )  # fmt: skip
+    return Results(made.folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("fields", "asked"),
+    [(STAGED, {"gain", "transfer", "mixture", "saturation", "phases", "why-code", "critical-share"}),
+     (MIXED, {"gain", "transfer", "mixture", "saturation", "ranks"})],
+    ids=["stages", "mixtures"],
+)  # fmt: skip
+def test_the_commands_that_are_printed_draft_what_was_priced(tmp_path, monkeypatch, fields, asked):
+    (tmp_path / "elsewhere").mkdir()
+    file, store = write_study(tmp_path, tiny(**fields)), tmp_path / "store"
+    monkeypatch.chdir(tmp_path / "elsewhere")  # a draft's paths start from its own folder
+    study = load_study(file)
+    place = ["--store", str(store)]
+    design = next_runs(rows_of(study, store), study=study, words=[str(file)], place=place, tokens=1e9)
+    assert {q for p in design.proposals for q in p.question.split(", ")} >= asked
+
+    def counted(*words: str) -> tuple[float, int]:
+        shown = runner.invoke(app, ["plan", *words, "--json"])
+        assert shown.exit_code == 0, (words, shown.exception)
+        plan = json.loads(shown.output)
+        return plan["tokens"], len(plan["runs"])
+
+    had, runs_had = counted(str(file), *place)
+    for proposal in design.proposals:
+        program, verb, *words = shlex.split(proposal.how)
+        assert program == "curricle"
+        if verb == "plan":
+            tokens, runs = counted(*words)
+            tokens, runs = tokens - had, runs - runs_had
+        else:
+            shown = runner.invoke(app, [verb, *words])
+            assert shown.exit_code == 0, (proposal.how, shown.exception)
+            out = words[-1].removeprefix("--out=")
+            tokens, runs = counted(out, *place)
+            drafted = load_study(out)
+            assert drafted.model == study.model and set(drafted.sources) == set(study.sources)
+        assert abs(tokens - proposal.tokens) <= runs * study.recipe.batch_tokens, proposal.how
+        assert tokens > 0

@@ -5,6 +5,9 @@ and Schlaifer 1961). With means m_a known to a variance v = σ²/S from S seeds,
 of variance σ²/S − σ²/(S + k); the choice made then is better by E[max_a M_a] − max_a m_a on average, in the unit of
 the score. That is the regret which these seeds take off, and per FLOP it says which seeds to buy. Questions that need
 another design have no such price before their first run: they stand after it, the cheapest first.
+
+Every question that `analyse` asks is answered, open, or cannot be answered from this study. An answer without an
+estimate, a difference whose interval holds 0, and a level known less well than asked are open like a refusal.
 """
 
 from __future__ import annotations
@@ -17,40 +20,57 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from curricle.analysis.designs import general_beside
-from curricle.analysis.factorial import factorial_design
-from curricle.analysis.finding import ACCURACY, Finding
+from curricle.analysis.finding import ACCURACY, PERCENT, Finding, between, number
 from curricle.analysis.front import front
-from curricle.analysis.outcomes import DOSE
-from curricle.analysis.questions import Asked, ask
+from curricle.analysis.openings import OPENINGS, Had
+from curricle.analysis.own_study import Own, Runs, own_study
+from curricle.analysis.questions import Answer, Asked, ask
 from curricle.analysis.spread import two_way
 from curricle.study import Refused
 
 if TYPE_CHECKING:
     from curricle.results import Results
+    from curricle.study import Study
 
 Row = Mapping[str, Any]
 MORE_SEEDS = (1, 2, 4, 8)
 DRAWS = 20_000
-SWARM = 32  # mixtures of a first batch
+NARROWER = 3  # times the seeds so far, added: half the width
+ANSWERED, OPEN, NOT_HERE = "answered", "open", "not from this study"
 WORTH = 0.002  # of the spread between strategies: less regret than this is not worth a run
 
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """Runs that would answer an open question."""
+    """Runs that would answer open questions."""
 
     question: str
+    """One of them, or several with commas between."""
     runs: str
     tokens: float
     flops: float
     why: str
     """Why the question is open, and what the runs would tell."""
     how: str
-    """What to type or to write."""
+    """What to type."""
+    hours: float | None = None
+    """On the machine that trained the runs so far; None where their time is not told."""
     regret_saved: float | None = None
     """Expected, in the target's unit; None where there is no price."""
     fits: bool = True
     """Whether it is among those that the budget buys, taken in order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """One question: whether these runs answer it, and why not."""
+
+    question: str
+    title: str
+    state: str  # ANSWERED, OPEN or NOT_HERE
+    why: str = ""
+    tokens: float | None = None
+    """Of the cheapest runs that are proposed for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,23 +82,40 @@ class Design:
     flops: float
     spent: float
     proposals: tuple[Proposal, ...]
+    questions: tuple[Status, ...]
     front: Finding | None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {
             "proposals": [asdict(p) for p in self.proposals],
+            "questions": [asdict(q) for q in self.questions],
             "front": self.front.to_json() if self.front else None,
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """What a token of these runs took."""
+
+    flops: float
+    seconds: float | None
+
+    def proposal(self, question: str, runs: Runs, why: str, regret: float | None = None) -> Proposal:
+        hours = None if self.seconds is None else runs.tokens * self.seconds / 3600
+        return Proposal(question, runs.what, runs.tokens, runs.tokens * self.flops, why, runs.how, hours, regret)
+
+
 def next_runs(
     results: Results, *, target: str | None = None, tokens: float | None = None, flops: float | None = None,
-    hours: float | None = None,
+    hours: float | None = None, study: Study | None = None, words: Sequence[str] = (), place: Sequence[str] = (),
+    precision: float | None = None,
 ) -> Design:  # fmt: skip
     """Proposals for one budget, given as `tokens`, `flops` or `hours` on the machine that trained these runs.
 
-    Raises `Refused` where none or several are given, where hours cannot be turned into FLOPs, and where nothing has
-    been scored.
+    `study` is the one that these are the results of, `words` how the command line names it and `place` its store: what
+    is to be typed is made of them; without them the study is read off the rows. `precision`: a level known to a
+    half-width of more than this share of it is open. Raises `Refused` where no budget or several are given, where hours
+    cannot be turned into FLOPs, and where nothing has been scored.
     """
     asked = Asked(results, target=target)
     ends = [row for row in asked.rows if row["final"]]
@@ -96,10 +133,91 @@ def next_runs(
     )
     rate = per_token(runs)
     budget = in_flops(runs, rate, tokens, flops, hours)
-    found = [*seeds(of_target, measure, runs), *designs(asked, of_target, results, rate)]
+    timed = [r for r in runs if r["wall_seconds"] and r["training_flops"]]
+    per_flop = sum(r["wall_seconds"] for r in timed) / sum(r["training_flops"] for r in timed) if timed else None
+    rates = Rates(rate, None if per_flop is None else per_flop * rate)
+    own = own_study(results, study, words, place)
+    priced = seeds(of_target, measure, own, rates)
+    statuses, found = opened(Had(asked, own, target), measure, rates, precision)
+    found = [*priced, *(p for p in found if p.how not in {each.how for each in priced})]
     found.sort(key=lambda p: (p.regret_saved is None, -(p.regret_saved or 0.0) / p.flops, p.flops))
     return Design(target, measure, budget, sum(r["training_flops"] or 0.0 for r in runs), bought(found, budget),
-                  drawn_front(asked, target, measure))  # fmt: skip
+                  statuses, drawn_front(asked, target, measure))  # fmt: skip
+
+
+def opened(had: Had, measure: str, rates: Rates, precision: float | None) -> tuple[tuple[Status, ...], list[Proposal]]:
+    """Every question with its state, and the runs that the open ones would take, each once."""
+    statuses: list[Status] = []
+    wanted: dict[str, tuple[Runs, list[str], str]] = {}
+    for answer in ask(had.asked):
+        why = open_because(answer, had.target, measure, precision)
+        if why is None:
+            statuses.append(Status(answer.question, answer.title, ANSWERED))
+            continue
+        there, refusals = taken(had, answer)
+        for runs in there:
+            wanted.setdefault(runs.how, (runs, [], why))[1].append(answer.question)
+        said = "; ".join([why, *(f"cannot be proposed: {refusal}" for refusal in refusals)])
+        cheapest = min((runs.tokens for runs in there), default=None)
+        statuses.append(Status(answer.question, answer.title, OPEN if there else NOT_HERE, said, cheapest))
+    return tuple(statuses), [rates.proposal(", ".join(q), runs, why) for runs, q, why in wanted.values()]
+
+
+def taken(had: Had, answer: Answer) -> tuple[list[Runs], list[str]]:
+    """Runs that would answer a question, and what stands in the way of others: those of its own kind, and where there
+    is an answer that is not resolved, more seeds."""
+    ways = [OPENINGS[answer.question]] if answer.question in OPENINGS else []
+    made: list[Runs] = []
+    refusals: list[str] = []
+    for way in ways:
+        try:
+            made += way(had)
+        except Refused as refusal:
+            refusals.append(" ".join(str(refusal).split()))
+    if answer.refused is None:
+        try:
+            count = NARROWER * len(had.own.study.seeds)
+            made.append(more_seeds(had.own, count, "half the width"))
+        except Refused as refusal:
+            refusals.append(str(refusal))
+    return made, refusals
+
+
+def open_because(answer: Answer, target: str, measure: str, precision: float | None) -> str | None:
+    """Why a question is open; None where it is answered. What is found on the target decides, where anything is."""
+    if answer.refused is not None:
+        return answer.refused
+    about = [f for f in answer.findings if f.unit != PERCENT]  # a relative gain is the same answer once more
+    about = [f for f in about if f.benchmark == target and f.measure == measure] or about
+    whys = [(f, why) for f in about if (why := unresolved(f, precision))]
+    if not whys:
+        return None
+    first, why = whys[0]
+    counted = f"{len(whys)} of {len(about)} answers: " if len(about) > 1 else ""
+    return f"{counted}{first.subject}: {why}"
+
+
+def unresolved(f: Finding, precision: float | None) -> str | None:
+    if f.estimate is None:
+        return f.undefined
+    interval = f.interval()
+    if f.is_change:
+        if interval is None:
+            return "no interval can be had"
+        if not f.resolved:
+            held = interval.contains(0.0)
+            return f"{number(f.estimate, f.unit)} ({between(interval, f.unit)}) " + (
+                "holds 0" if held else "leaves out 0, and its corrected test does not reject"
+            )
+        return None
+    if interval is None:
+        return None
+    if interval.low is None or interval.high is None:
+        return f"its interval is {between(interval, f.unit, False)}"
+    half = (interval.high - interval.low) / 2
+    if precision is not None and half > precision * abs(f.estimate):
+        return f"{number(f.estimate, f.unit, False)} is known to ± {half:.3g}, more than {precision:.3g} of it"
+    return None
 
 
 def per_token(runs: Sequence[Row]) -> float:
@@ -135,7 +253,7 @@ def value_of_seeds(means: np.ndarray, sigma: float, had: int, more: int, draws: 
     return float(later.max(axis=1).mean() - means.max())
 
 
-def seeds(ends: Sequence[Row], measure: str, runs: Sequence[Row]) -> list[Proposal]:
+def seeds(ends: Sequence[Row], measure: str, own: Own, rates: Rates) -> list[Proposal]:
     """More seeds of every strategy, so many as are worth most per FLOP; none where one strategy is clearly best."""
     table: dict[str, dict[int, float]] = {}
     for row in ends:
@@ -146,20 +264,15 @@ def seeds(ends: Sequence[Row], measure: str, runs: Sequence[Row]) -> list[Propos
     y = np.array([[of[seed] for seed in common] for of in table.values()])
     y = y if measure == ACCURACY else -y
     had = len(common)
-    one_seed = sum(r["training_flops"] or 0.0 for r in runs) / max(len({r["seed"] for r in runs}), 1)
-    tokens = sum(r["budget_tokens"] or 0.0 for r in runs) / max(len({r["seed"] for r in runs}), 1)
     if had < 2:
-        return [
-            Proposal("gain", "2 more seeds of every strategy", 2 * tokens, 2 * one_seed,
-                     f"{max(had, 1)} seed: nothing is known of how much another run would differ",
-                     more_seeds(common, 2))
-        ]  # fmt: skip
+        why = f"{max(had, 1)} seed: nothing is known of how much another run would differ"
+        return [rates.proposal("gain", more_seeds(own, 2), why)]
     # What all strategies share in a seed moves no choice: the spread is that of the rest.
     sigma = math.sqrt(two_way(y)[0])
     means = y.mean(axis=1)
     values = {k: value_of_seeds(means, sigma, had, k) for k in MORE_SEEDS}
     best = max(values, key=lambda k: values[k] / k)
-    if values[best] <= WORTH * float(np.ptp(means)) or not one_seed:
+    if values[best] <= WORTH * float(np.ptp(means)):
         return []
     order = np.argsort(-means)
     names = list(table)
@@ -167,74 +280,14 @@ def seeds(ends: Sequence[Row], measure: str, runs: Sequence[Row]) -> list[Propos
         f"{names[order[0]]} leads {names[order[1]]} by {means[order[0]] - means[order[1]]:.3g} with a spread of "
         f"{sigma:.3g} between runs: chosen now, the choice is expected to be worse than with {best} more by this regret"
     )
-    what = f"{best} more seed{'s' * (best > 1)} of every strategy"
-    return [Proposal("gain", what, best * tokens, best * one_seed, why, more_seeds(common, best), values[best])]
+    return [rates.proposal("gain", more_seeds(own, best), why, values[best])]
 
 
-def more_seeds(had: Sequence[int], more: int) -> str:
+def more_seeds(own: Own, more: int, of: str = "") -> Runs:
+    had = own.study.seeds
     first = max(had, default=-1) + 1
-    return f"--set seeds=[{', '.join(str(seed) for seed in [*had, *range(first, first + more)])}]"
-
-
-def designs(asked: Asked, ends: Sequence[Row], results: Results, rate: float) -> list[Proposal]:
-    """What the questions that these rows do not answer would take."""
-    open_ = {a.question: a.refused for a in ask(asked, ["transfer", "phases", "mixture", "saturation"]) if a.refused}
-    sources = sorted({key.removeprefix(DOSE) for row in ends for key in row if key.startswith(DOSE)})
-    read = {source: max(row[DOSE + source] for row in ends) for source in sources}
-    sources = sorted((source for source in sources if read[source]), key=lambda source: -read[source])
-    count = len({row["seed"] for row in ends})
-    made = []
-    if "transfer" in open_ and len(sources) >= 2:
-        pair, filler = sources[:2], sources[2] if len(sources) > 2 else None
-        low = 0.0 if filler else 1.0 / 4
-        doses = {source: [low * read[source], read[source] / 2, read[source]] for source in pair}
-        design = factorial_design(doses, pair, seeds=max(count, 3), filler=filler)
-        levels = " ".join(f"--dose {s}={','.join(f'{d:.0f}' for d in of)}" for s, of in doses.items())
-        made.append(
-            Proposal("transfer", f"{len(design.arms)} strategies × {design.seeds} seeds, doses of {pair[0]} and "
-                     f"{pair[1]} crossed", design.tokens, design.tokens * rate, open_["transfer"],
-                     f"curricle design factorial {levels}{f' --filler {filler}' if filler else ''} --out transfer.yaml")
-        )  # fmt: skip
-    paths = results.sql(
-        "SELECT strategy, list(stage ORDER BY position) AS stages, list(kind ORDER BY position) AS kinds, "
-        "sum(budget_tokens) AS tokens FROM (SELECT DISTINCT strategy, position, stage, budget_tokens, kind FROM runs) "
-        "GROUP BY strategy ORDER BY tokens, strategy"
-    )
-    there = [path["stages"] for path in paths]
-    new = [(path, turned) for path in paths if (turned := turned_round(path)) not in there]
-    if "phases" in open_ and new:
-        path, turned = new[0]
-        made.append(
-            Proposal("phases", f"{' → '.join(turned)}, {count} seeds", count * path["tokens"],
-                     count * path["tokens"] * rate, open_["phases"],
-                     f"strategies: {{{path['strategy']} turned round: [{', '.join(turned)}]}}")
-        )  # fmt: skip
-    if "mixture" in open_ and len(sources) >= 3:
-        tokens = SWARM * max(row["tokens"] for row in ends) / 4
-        made.append(
-            Proposal("mixture", f"{SWARM} mixtures of {len(sources)} sources at a quarter of the tokens", tokens,
-                     tokens * rate, open_["mixture"], f"curricle design swarm --runs {SWARM} --out swarm.yaml")
-        )  # fmt: skip
-    ladder = results.sql(
-        "SELECT stage, max(budget_tokens) AS tokens FROM runs WHERE kind = 'pretrain' GROUP BY stage "
-        "ORDER BY tokens DESC"
-    )
-    if "saturation" in open_ and ladder and ladder[0]["tokens"]:
-        stage, tokens = ladder[0]["stage"], 2 * ladder[0]["tokens"]
-        points = ", ".join(f"{tokens * share // 100:.0f}" for share in (10, 20, 40, 60, 80))
-        made.append(
-            Proposal("saturation", f"{stage} alone at twice its budget, scored at six points, {count} seeds",
-                     count * tokens, count * tokens * rate, open_["saturation"],
-                     f"stages: {{long: {{…, budget_tokens: {tokens}, evaluate_at: [{points}]}}}}, a strategy [long]")
-        )  # fmt: skip
-    return made
-
-
-def turned_round(path: Row) -> list[str]:
-    """A strategy's stages with those of pre-training in the opposite order, and every other one in its place: two
-    orders are compared only where all else is the same."""
-    pretrained = [stage for stage, kind in zip(path["stages"], path["kinds"]) if kind == "pretrain"]
-    return [pretrained.pop() if kind == "pretrain" else stage for stage, kind in zip(path["stages"], path["kinds"])]
+    what = f"{more} more seed{'s' * (more > 1)} of every strategy{f': {of}' if of else ''}"
+    return own.beside(what, {("seeds",): [*had, *range(first, first + more)]})
 
 
 def bought(found: Sequence[Proposal], budget: float) -> tuple[Proposal, ...]:

@@ -8,12 +8,15 @@ then takes WORD as its first argument: `curricle design STUDY --budget-hours 8` 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from curricle.commands.common import STORE, Json, Set, StoreOption, make_console, print_json
+
+if TYPE_CHECKING:
+    from curricle.study import Study
 
 DEFAULT = "study"  # the command that takes a study's name
 
@@ -37,6 +40,12 @@ app = typer.Typer(
 )
 
 
+MODEL = "1m"  # of a draft that is like no other study
+Like = Annotated[
+    str | None, typer.Option(metavar="STUDY", help="Take model, sources, benchmarks and recipe from this study.")
+]
+
+
 @app.command(epilog="Example: curricle design code-first --budget-hours 1 --figures figures")
 def study(
     of: Annotated[str, typer.Argument(metavar="STUDY|FOLDER", help="A study, or a folder of result rows.")],
@@ -44,6 +53,9 @@ def study(
     budget_flops: Annotated[float | None, typer.Option(help="To spend, such as 1e15.")] = None,
     budget_hours: Annotated[float | None, typer.Option(help="On the machine that trained the runs so far.")] = None,
     target: Annotated[str | None, typer.Option(help="A benchmark; the study's own by default.")] = None,
+    precision: Annotated[
+        float | None, typer.Option(min=0, help="A level known to no better than this share of it is open, such as 0.1.")
+    ] = None,
     figures: Annotated[Path | None, typer.Option(metavar="DIR", help="Draw the front there, as SVG and PNG.")] = None,
     as_json: Json = False,
     store: StoreOption = STORE,
@@ -53,11 +65,16 @@ def study(
     from curricle.analysis.next_runs import next_runs
     from curricle.commands.analysis import found
     from curricle.report.proposals import next_runs_view
+    from curricle.studyfile import load_study
 
     tokens = _count("--budget-tokens", budget_tokens)  # refused before a corpus is read
     console = make_console(quiet=as_json)
     results, own, _ = found(of, store, set or [], console)
-    design = next_runs(results, target=target or own, tokens=tokens, flops=budget_flops, hours=budget_hours)
+    design = next_runs(
+        results, target=target or own, tokens=tokens, flops=budget_flops, hours=budget_hours, precision=precision,
+        study=None if Path(of).is_dir() else load_study(of, set or []), words=[of, *_typed("--set", set)],
+        place=[] if store == STORE else ["--store", str(store)],
+    )  # fmt: skip
     if figures is not None and design.front is not None:
         from curricle.report.charts import save_all
 
@@ -66,11 +83,11 @@ def study(
     if as_json:
         print_json(design.to_json())
     else:
-        console.print(next_runs_view(design))
+        console.print(next_runs_view(design), crop=False)
 
 
 @app.command(
-    epilog="Example: curricle design factorial --both-orders --sigma 0.02 --gamma 0.05 --out transfer.yaml",
+    epilog="Example: curricle design factorial --sigma 0.02 --gamma 0.05 --out transfer.yaml",
 )
 def factorial(
     dose: Annotated[
@@ -84,14 +101,18 @@ def factorial(
     filler_arm: Annotated[
         list[str] | None, typer.Option(metavar="TOKENS", help="An arm of less filler alone: tells its effect from γ.")
     ] = None,
-    both_orders: Annotated[bool, typer.Option("--both-orders", help="Each pair of doses in both orders.")] = False,
+    one_order: Annotated[
+        bool, typer.Option("--one-order", help="Without the arms that tell whether the order matters.")
+    ] = False,
     seeds: Annotated[int, typer.Option(min=1, help="Of each strategy.")] = 3,
     sigma: Annotated[
         float | None, typer.Option(help="The spread of one run's T over seeds, where it is known.")
     ] = None,
     gamma: Annotated[float | None, typer.Option(help="The γ that must be seen.")] = None,
-    model: Annotated[str, typer.Option(help="A preset (0.4m … 7b), or a checkpoint's folder or hub id.")] = "1m",
+    model: Annotated[str, typer.Option(help="A preset (0.4m … 7b), or a checkpoint's folder or hub id.")] = MODEL,
     source: Annotated[list[str] | None, typer.Option(metavar="NAME=PATH", help="A corpus: files or a glob.")] = None,
+    like: Like = None,
+    set: Set = None,
     out: Annotated[Path | None, typer.Option(help="Write the study here.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -107,10 +128,11 @@ def factorial(
     design = factorial_design(
         doses, seeds=seeds, filler=filler, total_tokens=_count("--total-tokens", total_tokens),
         filler_arms=[_tokens("--filler-arm", text) for text in filler_arm or []],
-        orders=pair if both_orders else pair[:1], sigma=sigma, wanted=gamma,
+        orders=pair[:1] if one_order else pair, sigma=sigma, wanted=gamma,
     )  # fmt: skip
-    text = draft_factorial(design, model, source or [])
-    study = parse_study(text, out or Path("factorial.yaml"))
+    file = out or Path("factorial.yaml")
+    text = draft_factorial(design, model, source or [], _like(like, set, model, source), file)
+    study = parse_study(text, file)
     _write(out, text)
     if as_json:
         print_json({**design.to_json(), "study": study.model_dump(mode="json", exclude_unset=True)})
@@ -133,8 +155,10 @@ def swarm(
     ] = None,
     runs: Annotated[int, typer.Option(help="Different mixtures, the natural and the uniform one among them.")] = 36,
     budget_tokens: Annotated[str, typer.Option(help="Of each run.")] = "250k",
-    model: Annotated[str, typer.Option(help="A preset (0.4m … 7b), or a checkpoint's folder or hub id.")] = "1m",
+    model: Annotated[str, typer.Option(help="A preset (0.4m … 7b), or a checkpoint's folder or hub id.")] = MODEL,
     seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
+    like: Like = None,
+    set: Set = None,
     out: Annotated[Path | None, typer.Option(help="Write the study here.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -143,10 +167,14 @@ def swarm(
     from curricle.drafting import SUPPLIED, draft_swarm
     from curricle.studyfile import parse_study
 
+    own, file = _like(like, set, model, source), out or Path("swarm.yaml")
     names = [text.partition("=")[0] for text in source or []] or list(SUPPLIED)
+    if own is not None:
+        read = list(dict.fromkeys(s for stage in own.stages.values() for s in stage.sources))
+        names = read if natural is None else [part.partition("=")[0] for part in natural.split(",")]
     mixtures = swarm_design(_sizes(natural, names), runs, seed)
-    text = draft_swarm(mixtures, int(_tokens("--budget-tokens", budget_tokens)), model, source or [])
-    study = parse_study(text, out or Path("swarm.yaml"))
+    text = draft_swarm(mixtures, int(_tokens("--budget-tokens", budget_tokens)), model, source or [], own, file)
+    study = parse_study(text, file)
     _write(out, text)
     if as_json:
         print_json({"mixtures": mixtures, "study": study.model_dump(mode="json", exclude_unset=True)})
@@ -156,6 +184,24 @@ def swarm(
     console = make_console()
     console.print(swarm_view(mixtures, sum(study.stages[name].budget_tokens for name in mixtures)))
     _say_where(console, out)
+
+
+def _like(like: str | None, overrides: list[str] | None, model: str, source: list[str] | None) -> Study | None:
+    """The study that a draft is to be like."""
+    from curricle.study import Refused
+    from curricle.studyfile import load_study
+
+    if like is None:
+        if overrides:
+            raise Refused("--set goes with --like STUDY")
+        return None
+    if source or model != MODEL:
+        raise Refused("--like: takes model and sources from that study; leave out --source and --model, or use --set")
+    return load_study(like, overrides or [])
+
+
+def _typed(option: str, values: list[str] | None) -> list[str]:
+    return [word for value in values or [] for word in (option, value)]
 
 
 def _write(out: Path | None, text: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from rich.console import Group, RenderableType
 from rich.text import Text
@@ -64,22 +64,49 @@ def swarm_view(mixtures: Mapping[str, Mapping[str, float]], tokens: int) -> Rend
 
 
 def next_runs_view(design: next_runs.Design) -> RenderableType:
-    """What is open, one a row, what the budget buys marked; then why each is open and how it is run, and the front."""
+    """Every question with its state; the runs that open ones would take, one a row, what the budget buys marked; then
+    why each is proposed and what is typed, and the front."""
     unit = POINTS if design.measure == ACCURACY else BITS
-    table = plain_table("question", "runs", ">tokens", ">FLOPs", ">regret saved", "budget")
+    timed = any(p.hours is not None for p in design.proposals)
+    table = plain_table(
+        "question", "runs", ">tokens", ">FLOPs", *([">time"] if timed else []), ">regret saved", "budget"
+    )
     for p in design.proposals:
         saved = "not priced" if p.regret_saved is None else number(p.regret_saved, unit, signed=False)
+        time = [words.duration(3600 * p.hours) if p.hours is not None else "?"] if timed else []
         bought = "✓" if p.fits else "over"
-        add_row(table, p.question, p.runs, words.count(p.tokens), words.flops(p.flops), saved, bought)
+        add_row(table, p.question, p.runs, words.count(p.tokens), words.flops(p.flops), *time, saved, bought)
     head = (
         f"{words.flops(design.flops)} FLOPs to spend, {words.flops(design.spent)} spent so far; target "
         f"{design.target} ({design.measure})"
     )
     told: list[RenderableType] = []
     for p in design.proposals:
-        told += [Text.assemble((p.question, "bold"), f": {p.why}"), Text(f"  {p.how}", style="dim"), SPACE]
+        why = p.runs if p.regret_saved is None else p.why  # why the others are open stands above
+        told += [Text.assemble((p.question, "bold"), f": {why}"), typed(p.how), SPACE]
     if not design.proposals:
         told = [Text("Nothing is open that more of these runs would tell."), SPACE]
     front = [Text(design.front.sentence())] if design.front else [Text("No front: no other text was held out.")]
     rows: list[RenderableType] = [table, SPACE] if design.proposals else []
-    return Group(Text(head, style="bold"), SPACE, *rows, *told, *front)
+    return Group(Text(head, style="bold"), SPACE, *states(design.questions), SPACE, *rows, *told, *front)
+
+
+def typed(how: str) -> Text:
+    """A command on one line, however long, so that it can be copied; printed with `crop=False`."""
+    return Text(f"  {how}", style="dim", no_wrap=True, overflow="ignore")
+
+
+def states(questions: Sequence[next_runs.Status]) -> list[RenderableType]:
+    """The questions that are answered in a line; each other one with what it takes, or why nothing would do."""
+    made: list[RenderableType] = []
+    done = [q.question for q in questions if q.state == next_runs.ANSWERED]
+    if done:
+        made.append(Text.assemble(("Answered", "bold"), f": {', '.join(done)}."))
+    for state, title in ((next_runs.OPEN, "Open"), (next_runs.NOT_HERE, "Cannot be answered from this study")):
+        here = [q for q in questions if q.state == state]
+        if here:
+            made += [SPACE, Text(title, style="bold")]
+        for q in here:
+            cost = "" if q.tokens is None else f" (from {words.count(q.tokens)} tokens)"
+            made.append(Text(f"{q.question}{cost}: {q.why}"))
+    return made

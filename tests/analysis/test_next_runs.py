@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from collections.abc import Callable
@@ -11,8 +12,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
-from curricle.analysis.next_runs import next_runs, value_of_seeds
+from curricle.analysis import QUESTIONS
+from curricle.analysis.finding import THESE_PROBLEMS, Finding, Interval
+from curricle.analysis.next_runs import bought, next_runs, open_because, value_of_seeds
+from curricle.analysis.questions import Answer
+from curricle.report.proposals import next_runs_view
 from curricle.results import Results
 from curricle.study import Refused
 
@@ -44,17 +50,23 @@ def test_more_seeds_are_never_worth_less_and_none_are_worth_anything_without_noi
 def test_strategies_that_are_close_are_worth_more_seeds_and_a_clear_winner_is_not(rows: Callable, write: Callable):
     close = next_runs(write(rows(seed_sd=0.5)), tokens=1e6)
     priced = [p for p in close.proposals if p.regret_saved is not None]
-    assert priced and priced[0] is close.proposals[0] and priced[0].how.startswith("--set seeds=[0, 1, 2, 3")
+    assert priced and priced[0] is close.proposals[0] and "--set 'seeds=[0, 1, 2, 3" in priced[0].how
     clear = {"code first": ("code", 40.0), "from scratch": (None, 0.0)}
     assert not [p for p in next_runs(write(rows(arms=clear)), tokens=1e6).proposals if p.regret_saved is not None]
 
 
-@pytest.mark.parametrize("tokens", [1.0, 2_000.0, 20_000.0, 1e9])
-def test_what_is_bought_fits_the_budget_and_all_is_plain_json(study: Results, tokens: float):
-    design = next_runs(study, tokens=tokens)
-    assert sum(p.flops for p in design.proposals if p.fits) <= design.flops * (1 + 1e-9)
-    assert {p.question for p in design.proposals} >= {"gain", "phases"}
+def test_what_is_bought_fits_the_budget_and_all_is_plain_json(study: Results):
+    design = next_runs(study, tokens=2_000.0)
+    for flops in (1e-3, design.flops, 10 * design.flops, 1e12):
+        assert sum(p.flops for p in bought(design.proposals, flops) if p.fits) <= flops * (1 + 1e-9)
+    assert all(p.fits for p in bought(design.proposals, 1e12)) and not all(p.fits for p in design.proposals)
+    assert {q for p in design.proposals for q in p.question.split(", ")} >= {"gain", "phases"}
+    assert [q.question for q in design.questions] == list(QUESTIONS)
     json.dumps(design.to_json(), allow_nan=False)
+    console = Console(width=60, record=True, file=io.StringIO())
+    console.print(next_runs_view(design), crop=False)
+    lines = {line.strip() for line in console.export_text().splitlines()}
+    assert all(p.how in lines for p in design.proposals)  # whole, so that it can be copied
 
 
 @pytest.mark.parametrize(
@@ -65,3 +77,24 @@ def test_what_is_bought_fits_the_budget_and_all_is_plain_json(study: Results, to
 def test_a_budget_or_a_target_that_is_none_is_refused(study: Results, budget: dict, said: str):
     with pytest.raises(Refused, match=said):
         next_runs(study, **budget)
+
+
+@pytest.mark.parametrize(
+    ("finding", "precision", "open_"),
+    [
+        (("gain", "points", 1.0, (-1.0, 3.0)), None, "holds 0"),
+        (("gain", "points", 1.0, (0.5, 1.5)), None, None),
+        (("gain", "points", None, None), None, "too few"),
+        (("predicted-loss", "bits per byte", 2.0, (1.5, 2.5)), None, None),
+        (("predicted-loss", "bits per byte", 2.0, (1.5, 2.5)), 0.1, "more than 0.1 of it"),
+        (("predicted-loss", "bits per byte", 2.0, (1.9, 2.1)), 0.1, None),
+        (("saturation", "tokens", 2.0, (1.5, None)), None, "unbounded"),
+    ],
+)
+def test_an_answer_is_open_where_it_is_none_holds_0_or_is_wider_than_asked(finding, precision, open_):
+    question, unit, estimate, limits = finding
+    intervals = (Interval(*limits, THESE_PROBLEMS),) if limits else ()
+    undefined = None if estimate is not None else "too few"
+    f = Finding(question, "a over b", "accuracy", "t", estimate, unit, intervals, undefined=undefined)
+    said = open_because(Answer(question, "", [f]), "t", "accuracy", precision)
+    assert said is None if open_ is None else said is not None and open_ in said

@@ -1,0 +1,393 @@
+"""What each open question would take: runs beside those that were made, as changes of the study.
+
+`OPENINGS` has a line for each question that runs of another kind would answer. A function there yields the cheapest
+runs that it knows of, or raises `Refused` with what stands in the way; where it yields nothing, this study cannot be
+asked. More seeds, which narrow any interval, are nobody's line: `next_runs` adds them where an answer is not resolved.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import permutations
+from typing import Any, get_args
+
+from curricle.analysis.designs import LEAST_RANKED, LEAST_SWARM, crossed, head_starts, in_order, instead
+from curricle.analysis.factorial import Design, factorial_design
+from curricle.analysis.outcomes import DOSE
+from curricle.analysis.own_study import Own, Runs, distinct, spelled, tokens_of
+from curricle.analysis.questions import Asked
+from curricle.analysis.swarm_design import swarm_design
+from curricle.study import Counterfactual, Files, Hub, Installed, Refused
+
+SWARM = 32  # mixtures of a first batch
+POINTS = (10, 20, 40, 60, 80)  # percent of a longer budget at which it is scored, beside its end
+REPLAYS = (0.1, 0.3, 0.5)
+ROWS_OF_LEAST = 128  # rows of a mixture of a swarm, so that a share of a percent is one
+TAKES_ALL = "code"  # leaves the comments, seldom enough to fill the place of the code
+LARGER = (4, 2)  # times the budget: the second size
+
+
+@dataclass(frozen=True, slots=True)
+class Had:
+    """What there is to go on."""
+
+    asked: Asked
+    own: Own
+    target: str
+
+    @property
+    def ends(self) -> list[Mapping[str, Any]]:
+        return [row for row in self.asked.every if row["final"] and row["tokens"]]
+
+    def pretrained(self, strategy: str) -> list[str]:
+        return [name for name in self.own.study.strategies[strategy] if self.pretrained_stage(name)]
+
+    def copied(self, stage: str, **fields: Any) -> dict[str, Any]:
+        return self.own.study.stages[stage].model_dump(mode="json", exclude_unset=True) | fields
+
+    @property
+    def alone(self) -> list[str]:
+        """Stages that are a strategy by themselves, one for each mixture."""
+        made: dict[str, str] = {}
+        for path in self.own.study.strategies.values():
+            if len(path) == 1 and self.pretrained_stage(path[0]):
+                made.setdefault(str(self.own.study.stages[path[0]].mixtures[-1][1]), path[0])
+        return list(made.values())
+
+    def pretrained_stage(self, name: str) -> bool:
+        return self.own.study.stages[name].kind == "pretrain"
+
+    def tokens(self, strategy: str) -> float:
+        return sum(self.own.study.stages[name].budget_tokens for name in self.own.study.strategies[strategy])
+
+
+# ---- mixtures and doses -------------------------------------------------------------------------------------------
+
+
+def transfer(had: Had) -> Iterator[Runs]:
+    """Arms of less filler where doses are crossed already, else a factorial of the two sources most read."""
+    try:
+        _, filler = crossed(had.asked.rows)
+    except Refused:
+        yield factorial(had)
+        return
+    if filler is None:
+        return
+    stages = {n: s for n, s in had.own.study.stages.items() if s.mixture == {filler: 1} and s.kind == "pretrain"}
+    if not stages:
+        return
+    longest = max(stages, key=lambda name: stages[name].budget_tokens)
+    total = stages[longest].budget_tokens
+    there = [
+        stages[path[0]].budget_tokens
+        for path in had.own.study.strategies.values()
+        if len(path) == 1 and path[0] in stages
+    ]
+    sets: dict[tuple[str, ...], Any] = {}
+    for budget in (had.own.whole(total / 3), had.own.whole(2 * total / 3)):
+        if budget < total and budget not in there:
+            name = spelled(f"{filler} {budget} alone")
+            sets |= {("stages", name): had.copied(longest, budget_tokens=budget, evaluate_at=[]),
+                     ("strategies", name): [name]}  # fmt: skip
+    if sets:
+        yield had.own.beside(f"{len(sets) // 2} arms of less {filler}, which show its own effect", sets)
+
+
+def factorial(had: Had) -> Runs:
+    design = factorial_of(had)
+    tokens = design.seeds * distinct(arm.stages for arm in design.arms)
+    doses = {s: sorted({arm.doses[i] for arm in design.arms}) for i, s in enumerate(design.sources)}
+    words = [f"--dose={s}={','.join(f'{d:.0f}' for d in levels)}" for s, levels in doses.items()]
+    words += [f"--filler={design.filler}"] if design.filler else []
+    what = (
+        f"{len(design.arms)} strategies × {design.seeds} seeds, doses of {' and '.join(design.sources)} crossed, in "
+        "both orders"
+    )
+    used = [*design.sources, *([design.filler] if design.filler else [])]
+    return Runs(what, tokens, drafted(had, "factorial", used, [*words, f"--seeds={design.seeds}"], "transfer"))
+
+
+def factorial_of(had: Had) -> Design:
+    """Doses of the two sources that are most read, in whole batches, another one filling up where there is enough."""
+    read = most_read(had)
+    own = had.own
+    room = {s: own.study.max_epochs * own.supply.get(s, float("inf")) for s in read}
+    names = list(read)
+    if len(names) < 2:
+        raise Refused(f"{len(names)} source was read; doses of two are crossed")
+    pair = in_order(had.asked.rows, (names[0], names[1]), had.target)
+    most = {s: own.whole(min(read[s], room[s] - own.batch)) for s in pair}
+    filler = next((s for s in names[2:] if room[s] >= sum(most.values())), None)
+    levels = {s: sorted({0 if filler else own.whole(most[s] / 4), own.whole(most[s] / 2), most[s]}) for s in pair}
+    short = [s for s in pair if len(levels[s]) < 3]
+    if short:
+        raise Refused(f"doses: {short[0]}: {most[short[0]]:,} tokens are too few batches of {own.batch:,} for three")
+    seeds = max(len(own.study.seeds), 3)
+    orders = ["→".join(pair), "→".join(pair[::-1])]
+    design = factorial_design(levels, pair, seeds=seeds, filler=filler, orders=orders)
+    for arm in design.arms:
+        own.refuse_too_often(dict(arm.stages))
+    return design
+
+
+def mixture(had: Had) -> Iterator[Runs]:
+    """A first batch of mixtures at a quarter of the tokens; nothing where there is one already."""
+    own, read = had.own, most_read(had)
+    if len(had.alone) >= LEAST_SWARM:
+        return
+    if len(read) < 3:
+        raise Refused(f"{len(read)} sources were read; a mixture of three or more is a question")
+    size = max(max(row["tokens"] for row in had.ends) / 4, ROWS_OF_LEAST * own.study.model.context)
+    tokens = own.whole(size + own.batch / 2)
+    known = all(own.supply.get(source) for source in read)
+    natural = {source: float(int(own.supply[source])) if known else 1.0 for source in read}
+    mixtures = swarm_design(natural, SWARM)
+    for shares in mixtures.values():
+        own.refuse_too_often({source: share * tokens for source, share in shares.items()})
+    words = [f"--natural={','.join(f'{s}={size:.0f}' for s, size in natural.items())}", f"--runs={SWARM}",
+             f"--budget-tokens={tokens}"]  # fmt: skip
+    what = f"{SWARM} mixtures of {len(read)} sources at a quarter of the tokens, one seed each"
+    yield Runs(what, float(tokens * SWARM), drafted(had, "swarm", list(read), words, "swarm"))
+
+
+def most_read(had: Had) -> dict[str, float]:
+    """Sources of pre-training, the most read first, with the most tokens that one strategy read."""
+    study = had.own.study
+    known = {s for name in study.stages if had.pretrained_stage(name) for s in study.stages[name].sources}
+    names = sorted({key.removeprefix(DOSE) for row in had.ends for key in row if key.startswith(DOSE)})
+    read = {n: max(row[DOSE + n] or 0.0 for row in had.ends) for n in names if spelled(n) in known or n in known}
+    return dict(sorted(((s, x) for s, x in read.items() if x), key=lambda item: -item[1]))
+
+
+def drafted(had: Had, verb: str, used: Sequence[str], words: Sequence[str], name: str) -> str:
+    """The command that writes the study; from rows alone, where a source lies is for the reader to say."""
+    own = had.own
+    origin = ["--like", *own.words] if own.known else [f"--source={source}=PATH" for source in used]
+    out = f"{own.study.name}-{name}.yaml" if own.known else f"{name}.yaml"
+    return shlex.join(["curricle", "design", verb, *origin, *words, f"--out={out}"])
+
+
+# ---- budgets ------------------------------------------------------------------------------------------------------
+
+
+def longer(had: Had) -> Iterator[Runs]:
+    """A stage that some strategy begins with, alone, at twice its budget."""
+    study = had.own.study
+    first = {path[0] for path in study.strategies.values() if had.pretrained_stage(path[0])}
+    by_budget = sorted(first, key=lambda name: (-study.stages[name].budget_tokens, name))
+
+    def attempt(stage: str) -> Runs:
+        tokens = had.own.whole(2 * study.stages[stage].budget_tokens)
+        points = sorted({had.own.whole(tokens * share / 100) for share in POINTS})
+        name = spelled(f"{stage} twice as long")
+        sets: dict[tuple[str, ...], Any] = {
+            ("stages", name): had.copied(stage, budget_tokens=tokens, evaluate_at=points),
+            ("strategies", name): [name],
+        }
+        return had.own.beside(f"{stage} alone at twice its budget, scored at {len(points) + 1} points", sets)
+
+    yield from first_that_can(attempt, by_budget)
+
+
+def second_size(had: Had) -> Iterator[Runs]:
+    """Mixtures of one stage again, at a larger budget."""
+    study = had.own.study
+    names = had.alone
+    if len(names) < LEAST_RANKED:
+        return
+    names = names[:: max(1, len(names) // (2 * LEAST_RANKED))][: 2 * LEAST_RANKED]
+
+    def attempt(times: int) -> Runs:
+        sets: dict[tuple[str, ...], Any] = {}
+        for stage in names:
+            name = spelled(f"{stage} at {times}x")
+            budget = had.own.whole(times * study.stages[stage].budget_tokens)
+            sets |= {("stages", name): had.copied(stage, budget_tokens=budget), ("strategies", name): [name]}
+        return had.own.beside(f"{len(names)} of the mixtures at {times} times their budget", sets)
+
+    yield from first_that_can(attempt, LARGER)
+
+
+def first_that_can(attempt: Callable[[Any], Runs], among: Iterable[Any]) -> Iterator[Runs]:
+    """The first proposal that is no refusal; the first refusal where all are."""
+    why: Refused | None = None
+    for each in among:
+        try:
+            yield attempt(each)
+        except Refused as refusal:
+            why = why or refusal
+        else:
+            return
+    if why is not None:
+        raise why
+
+
+# ---- orders and stages --------------------------------------------------------------------------------------------
+
+
+def orders(had: Had) -> Iterator[Runs]:
+    """The orders of one strategy's pre-training stages that were not run, every other stage in its place; of the
+    cheapest strategy that has such."""
+    study = had.own.study
+    there = set(study.strategies.values())
+    for strategy in sorted(study.strategies, key=lambda s: (had.tokens(s), s)):
+        own = had.pretrained(strategy)
+        if not 2 <= len(set(own)) == len(own) <= 4:
+            continue
+        paths = [turned(study.strategies[strategy], own, order) for order in permutations(own)]
+        new = [path for path in paths if path not in there]
+        if new:
+            sets: dict[tuple[str, ...], Any] = {
+                ("strategies", spelled(f"{strategy} as {' '.join(path)}")): list(path) for path in new
+            }
+            said = " · ".join(" → ".join(path) for path in new)
+            yield had.own.beside(f"{said}, {len(study.seeds)} seeds", sets)
+            return
+
+
+def turned(path: Sequence[str], own: Sequence[str], order: Sequence[str]) -> tuple[str, ...]:
+    left = list(order)
+    return tuple(left.pop(0) if name in own else name for name in path)
+
+
+def scratch(had: Had) -> Iterator[Runs]:
+    """A strategy without its first stage: what it is to be a head start over; nothing where there is such a pair."""
+    study = had.own.study
+    with contextlib.suppress(Refused):
+        if head_starts(had.asked):
+            return
+    there = set(study.strategies.values())
+    for strategy in sorted(study.strategies, key=lambda s: (had.tokens(s), s)):
+        rest = study.strategies[strategy][1:]
+        if len(had.pretrained(strategy)) > 1 and rest not in there:
+            yield had.own.beside(
+                f"{' → '.join(rest)}, from scratch", {("strategies", spelled(f"{strategy} from scratch")): list(rest)}
+            )
+            return
+
+
+def replays(had: Had) -> Iterator[Runs]:
+    """A strategy's last pre-training stage with shares of the text before it, and without, ending there."""
+    study = had.own.study
+    for strategy in sorted(study.strategies, key=lambda s: (had.tokens(s), s)):
+        own = had.pretrained(strategy)
+        if len(own) < 2 or study.stages[own[-1]].replay:
+            continue
+        last, path = own[-1], list(study.strategies[strategy])
+        before: dict[str, float] = {}
+        for name in own[:-1]:
+            for source, tokens in tokens_of(study.stages[name].mixtures).items():
+                if source not in study.stages[last].sources:
+                    before[source] = before.get(source, 0.0) + tokens
+        if not before:
+            continue
+        old = max(before, key=lambda source: before[source])
+        until = path[: path.index(last)]
+        sets: dict[tuple[str, ...], Any] = {}
+        for share in REPLAYS:
+            name = spelled(f"{last} with {share:.0%} {old}".replace("%", " percent"))
+            sets |= {("stages", name): had.copied(last, replay={old: share}), ("strategies", name): [*until, name]}
+        if (*until, last) not in study.strategies.values():
+            sets["strategies", spelled(f"{last} without {old}")] = [*until, last]
+        shares = ", ".join(f"{share:.0%}" for share in REPLAYS)
+        yield had.own.beside(f"{last} with {shares} of {old} replayed, and without", sets)
+        return
+
+
+# ---- properties of code -------------------------------------------------------------------------------------------
+
+
+def counterfactuals(had: Had) -> Iterator[Runs]:
+    """A strategy with code, its code without one property at a time, and other text in its place."""
+    study = had.own.study
+    code = next((name for name, spec in study.sources.items() if is_code(name, spec)), None)
+    if code is None:
+        return
+    with_code = [s for s in study.strategies if code in sources_of(had, s)]
+    if not with_code:
+        return
+    whole = min(with_code, key=lambda s: (had.tokens(s), s))
+    stages = [name for name in study.strategies[whole] if code in study.stages[name].sources]
+
+    def arm(source: str, said: str) -> dict[tuple[str, ...], Any]:
+        made: dict[tuple[str, ...], Any] = {}
+        for stage in stages:
+            made["stages", spelled(f"{stage} {said}")] = renamed(had.copied(stage), code, source)
+        path = [spelled(f"{name} {said}") if name in stages else name for name in study.strategies[whole]]
+        return made | {("strategies", spelled(f"{whole} {said}")): path}
+
+    sets: dict[tuple[str, ...], Any] = {}
+    takes = [t for t in get_args(Counterfactual.model_fields["take"].annotation) if t != TAKES_ALL]
+    for take in takes:
+        name = spelled(f"{code} without {take}")
+        sets |= {("sources", name): {"counterfactual": code, "take": take}, **arm(name, f"without {take}")}
+    read = sources_of(had, whole)
+    others = {instead_of(read, sources_of(had, s), code) for s in study.strategies} - {None}
+    if not any(source and plain(study.sources[source]) for source in others):
+        free = [s for s in study.sources if s != code and plain(study.sources[s])]
+        enough = [s for s in free if had.own.supply.get(s, float("inf")) >= read[code] and s not in read]
+        if not (enough or free):
+            raise Refused("no other text to stand in the place of the code")
+        source = (enough or free)[0]
+        sets |= arm(source, f"replaced by {source}")
+    yield had.own.beside(f"{whole} with {code} of which {len(takes)} properties are taken away, one at a time", sets)
+
+
+def is_code(name: str, spec: Any) -> bool:
+    if isinstance(spec, Installed):
+        return spec.installed == "code"
+    return isinstance(spec, Files | Hub) and not spec.conversation and "code" in name.lower()
+
+
+def plain(spec: Any) -> bool:
+    return not isinstance(spec, Counterfactual)
+
+
+def sources_of(had: Had, strategy: str) -> dict[str, float]:
+    read: dict[str, float] = {}
+    for name in had.own.study.strategies[strategy]:
+        for source, tokens in tokens_of(had.own.study.stages[name].mixtures).items():
+            read[source] = read.get(source, 0.0) + tokens
+    return read
+
+
+def instead_of(doses: Mapping[str, float], other: Mapping[str, float], code: str) -> str | None:
+    every = {*doses, *other}
+    return instead({s: doses.get(s, 0.0) for s in every}, {s: other.get(s, 0.0) for s in every}, code)
+
+
+def renamed(stage: dict[str, Any], code: str, source: str) -> dict[str, Any]:
+    """The same stage that reads another source in the place of the code."""
+
+    def swapped(weights: Mapping[str, float] | None) -> dict[str, float]:
+        made: dict[str, float] = {}
+        for name, weight in (weights or {}).items():
+            name = source if name == code else name
+            made[name] = made.get(name, 0.0) + weight
+        return made
+
+    for field in ("mixture", "replay"):
+        if stage.get(field):
+            stage[field] = swapped(stage[field])
+    if stage.get("phases"):
+        stage["phases"] = [phase | {"mixture": swapped(phase["mixture"])} for phase in stage["phases"]]
+    return stage
+
+
+OPENINGS: dict[str, Callable[[Had], Iterator[Runs]]] = {
+    "transferred": scratch,
+    "transfer": transfer,
+    "why-code": counterfactuals,
+    "mixture": mixture,
+    "saturation": longer,
+    "prediction": longer,
+    "ranks": second_size,
+    "front": replays,
+    "critical-share": replays,
+    "phases": orders,
+    "phase-law": orders,
+    "bound": scratch,
+}
