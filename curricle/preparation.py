@@ -197,7 +197,7 @@ def prepare(study: Study, store: Store, watch: Watch = lambda _name, documents: 
     }
     origin = origins.find(study, store, bool(declared))
     own_tokenizer = origin.tokenizer if origin else None
-    tokenization.refuse_other_tokenizer(study, own_tokenizer)
+    tokenization.refuse_other_tokenizer(study, origin)
     if origin and (os.path.isdir(origin.tokenizer) or not declared):
         tokenization.refuse_long_rows(study, origin)
     entries = {

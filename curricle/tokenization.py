@@ -159,20 +159,30 @@ def _asked_whole(study: Study, name: str) -> bool:
     return asking and is_answered(study.sources[name])
 
 
-def refuse_other_tokenizer(study: Study, own: Path | str | None) -> None:
+def refuse_other_tokenizer(study: Study, origin: Origin | None) -> None:
     """A tokenizer that is named must be there, and beside a checkpoint must be the checkpoint's own."""
     if study.tokenizer is None or study.tokenizer.path is None:
         return
     folder = study.resolve(study.tokenizer.path)
     if not folder.is_dir():
         raise Refused(f"tokenizer.path: {folder}: no such folder")
-    if own is None or not os.path.isdir(own):
-        return  # a hub id's tokenizer is used as it is; what it holds is not known here
-    ours, theirs = tokenizer_fingerprint(folder), tokenizer_fingerprint(own)
+    if origin is None:
+        return
+    from curricle.tokens import tokenizer as tokenizers
+
+    name = study.model.checkpoint
+    try:
+        theirs = tokenizers.fingerprint_of(origin.tokenizer, origin.revision)
+    except Refused as refusal:
+        raise Refused(
+            f"tokenizer.path: whether it is the tokenizer of {name} cannot be told, and weights know only their own "
+            f"tokens; leave tokenizer out ({refusal})"
+        ) from None
+    ours = tokenizers.fingerprint_of(folder)
     if theirs != ours:
         raise Refused(
-            f"tokenizer.path: the content of {folder} is {ours}, that of {study.model.checkpoint} is {theirs}; weights "
-            f"know only their own tokens, so leave tokenizer out"
+            f"tokenizer.path: the content of {folder} is {ours}, that of {name} is {theirs}; weights know only their "
+            f"own tokens, so leave tokenizer out"
         )
 
 

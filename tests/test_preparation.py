@@ -14,7 +14,9 @@ from curricle.store import Store
 from curricle.study import Refused
 from curricle.studyfile import load_study
 from curricle.tokenization import refuse_other_tokenizer, sample
+from curricle.tokens import tokenizer as tokenizers
 from curricle.tokens.tokenizer import load
+from curricle.training.origin import Origin
 
 
 def fields(**sources: object) -> dict:
@@ -107,13 +109,34 @@ def test_held_out_pieces_are_named_and_ordered_by_what_they_hold(tmp_path):
     assert chosen[0] == chosen[1] and chosen[0], "a tokenizer's sample is not chosen by names either"
 
 
-def test_a_tokenizer_is_compared_with_a_checkpoint_s_only_where_both_are_here(tmp_path):
+def test_a_tokenizer_beside_a_hub_id_is_compared_by_content_or_refused(tmp_path, monkeypatch):
+    import transformers.utils
+
     written = fields(code={"files": "code.jsonl"})
     prepared = prepare(load_study(write_study(tmp_path, written)), Store(tmp_path / "store"))
-    written |= {"model": {"checkpoint": "org/name", "context": 64}, "tokenizer": {"path": str(prepared.tokenizer)}}
+    own = Path(prepared.tokenizer)
+    written |= {"model": {"checkpoint": "org/name", "context": 64}, "tokenizer": {"path": str(own)}}
     study = load_study(write_study(tmp_path, written))
-    refuse_other_tokenizer(study, "org/name")
-    refuse_other_tokenizer(study, Path(prepared.tokenizer))
+    origin = Origin("org/name@abc", prepared.catalogue.shape, "org/name", "abc")
+    # What cannot be read tells nothing: there is no network here.
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(Refused, match=r"tokenizer\.path: whether .* of org/name cannot be told.*leave tokenizer out"):
+        refuse_other_tokenizer(study, origin)
+    # The hub's files, as its cache would give them.
+    monkeypatch.setattr(tokenizers, "load", lambda place, revision=None: load(own))
+    hub = tmp_path / "tokenizer.json"
+    monkeypatch.setattr(
+        transformers.utils, "cached_file", lambda name, file, revision: hub if (name, revision) == HUB else None
+    )
+    hub.write_bytes((own / "tokenizer.json").read_bytes())
+    refuse_other_tokenizer(study, origin)
+    hub.write_bytes(hub.read_bytes() + b" ")
+    with pytest.raises(Refused, match=r"tokenizer\.path: the content of .*, that of org/name is"):
+        refuse_other_tokenizer(study, origin)
+    refuse_other_tokenizer(study, None)
+
+
+HUB = ("org/name", "abc")
 
 
 def test_documents_drawn_again_leave_out_what_was_removed_from_the_stream(tmp_path):
@@ -145,9 +168,7 @@ def test_a_hub_id_is_read_at_the_commit_that_was_seen_wherever_it_is_read(study,
 
     from curricle import work
     from curricle.preparation import Prepared
-    from curricle.tokens import tokenizer as tokenizers
     from curricle.training import model as models
-    from curricle.training.origin import Origin
 
     prepared = prepare(study, Store(tmp_path / "store"))
     loaded, asked = load(prepared.tokenizer), []

@@ -85,10 +85,18 @@ def last_token(tokenizer: PreTrainedTokenizerBase) -> int:
     return max({*tokenizer.get_vocab().values()} - special | {tokenizer.eos_token_id})
 
 
-def fingerprint_of(folder: Path) -> str:
-    """Identity of a tokenizer on disk: the content of `tokenizer.json`, and which token delimits documents (a base and
-    an instruct model may differ in nothing else)."""
-    file = folder / "tokenizer.json"
-    if not file.exists():
+def fingerprint_of(place: Path | str, revision: str | None = None) -> str:
+    """Identity of a tokenizer in a folder, or of a hub id at its revision: the content of `tokenizer.json`, and which
+    token delimits documents (a base and an instruct model may differ in nothing else)."""
+    from transformers.utils import cached_file
+
+    file: Path | str | None = Path(place) / "tokenizer.json"
+    if not Path(place).is_dir():
+        try:
+            file = cached_file(str(place), "tokenizer.json", revision=revision or "main")
+        except (OSError, ValueError) as error:
+            raise Refused(f"tokenizer: {place}: {str(error).splitlines()[0]}") from None
+    if file is None or not Path(file).exists():
         raise Refused(f"tokenizer: {file} is not there; Curricle reads fast tokenizers")
-    return hashlib.sha256(file.read_bytes() + f" {load(folder).eos_token_id}".encode()).hexdigest()[:16]
+    content = Path(file).read_bytes() + f" {load(place, revision).eos_token_id}".encode()
+    return hashlib.sha256(content).hexdigest()[:16]
