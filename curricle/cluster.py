@@ -90,14 +90,28 @@ def _versions() -> dict[str, str]:
 
 
 def _refuse_other_versions(on: str) -> None:
+    """Every node that is there is asked; one that joins later, by the first task that it gets."""
     import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    try:
-        theirs = ray.get(ray.remote(_versions).options(num_cpus=0).remote())
-    except ray.exceptions.RayError as error:
-        raise Refused(f"--on {on}: curricle cannot be imported there; install it on every node: {error}") from None
-    if theirs != _versions():
-        raise Refused(f"--on {on}: it has {theirs}, here is {_versions()}; results would differ, so install the same")
+    ask = ray.remote(_versions).options
+    asked = []
+    for node in _alive():
+        there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        asked.append((node["NodeManagerHostname"], ask(num_cpus=0, scheduling_strategy=there).remote()))
+    for host, answer in asked:
+        try:
+            theirs = ray.get(answer)
+        except ray.exceptions.RayError as error:
+            raise Refused(
+                f"--on {on}: curricle cannot be imported on {host}; install it on every node: {error}"
+            ) from None
+        if fault := _other_versions(host, theirs, _versions()):
+            raise Refused(f"--on {on}: {fault}")
+
+
+def _other_versions(host: str, theirs: dict[str, str], ours: dict[str, str]) -> str | None:
+    return None if theirs == ours else f"{host} has {theirs}, the driver {ours}; results would differ: install the same"
 
 
 class Post:
@@ -186,7 +200,8 @@ class RayCrew:
         task = ray.remote(work).options(
             num_cpus=self._needs["CPU"], num_gpus=self._needs.get("GPU", 0), max_retries=0, name=node.run
         )
-        self._tasks[task.remote(self._post, self._prepared, node, self._execution, self._remote)] = node
+        given = self._post, self._prepared, node, self._execution, self._remote, _versions()
+        self._tasks[task.remote(*given)] = node
 
     def listen(self, timeout: float) -> list[Message]:
         import ray
@@ -246,10 +261,15 @@ def _alive() -> list[dict[str, Any]]:
 # ---- in a task ------------------------------------------------------------------------------------------------------
 
 
-def work(post: Any, prepared: Prepared, node: Node, execution: Execution, remote: str | None) -> Message:
-    """One run, in a process of the cluster: its last message; the others go to the post box."""
+def work(
+    post: Any, prepared: Prepared, node: Node, execution: Execution, remote: str | None, versions: dict[str, str]
+) -> Message:
+    """One run, in a process of the cluster: its last message; the others go to the post box. A node with other
+    `versions` than the driver's refuses it."""
     import ray
 
+    if fault := _other_versions(socket.gethostname(), _versions(), versions):
+        return Message("refused", node.run, text=fault)
     if not ray.get(post.begin.remote(node.run)):
         return Message("stopped", node.run)
     asked, looked = False, 0.0

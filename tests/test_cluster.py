@@ -104,6 +104,39 @@ def test_a_post_box_that_lost_its_memory_is_told_again_to_stop(monkeypatch):
     assert second.asked_to_stop()
 
 
+def fake_ray(monkeypatch, versions: dict[str, dict[str, str]]) -> None:
+    """A Ray whose nodes have these versions; a task runs where it is bound to."""
+    nodes = [{"Alive": True, "NodeID": name[::-1], "NodeManagerHostname": name} for name in versions]
+    options = lambda num_cpus, scheduling_strategy: SimpleNamespace(  # noqa: E731
+        remote=lambda: versions[scheduling_strategy[::-1]]
+    )
+    ray = SimpleNamespace(
+        nodes=lambda: nodes,
+        remote=lambda function: SimpleNamespace(options=options),
+        get=lambda answer: answer,
+        exceptions=SimpleNamespace(RayError=RuntimeError),
+    )
+    strategies = SimpleNamespace(NodeAffinitySchedulingStrategy=lambda node, soft: node)
+    for name, module in (("ray", ray), ("ray.util", ray), ("ray.util.scheduling_strategies", strategies)):
+        monkeypatch.setitem(sys.modules, name, module)
+
+
+def test_one_node_of_many_with_other_versions_is_refused_by_name(monkeypatch):
+    ours = cluster._versions()
+    fake_ray(monkeypatch, {"one": ours, "two": ours, "three": ours})
+    cluster._refuse_other_versions("ray:auto")
+    fake_ray(monkeypatch, {"one": ours, "two": ours | {"torch": "1.0"}, "three": ours})
+    with pytest.raises(Refused, match=r"--on ray:auto: two has .*'torch': '1\.0'"):
+        cluster._refuse_other_versions("ray:auto")
+
+
+def test_a_node_that_joins_later_with_other_versions_refuses_its_first_run(monkeypatch):
+    fake_ray(monkeypatch, {})
+    other = cluster._versions() | {"transformers": "4.0"}
+    said = cluster.work(None, None, SimpleNamespace(run="math/0"), None, None, other)
+    assert said.kind == "refused" and socket.gethostname() in said.text and "'transformers': '4.0'" in said.text
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """The tiny study on processes of this machine: its folder, its plan, its weights."""
