@@ -383,6 +383,27 @@ def pull_rows(remote: Remote, prepared: Prepared, run: str) -> None:
         _pull_records(remote, store, run)
 
 
+def runs_named(remote: Remote, start: str) -> list[str]:
+    """Runs that are there, also those that have only begun, whose `stage/fingerprint` begins so."""
+    there = remote.files(f"runs/{start.split('/')[0]}")
+    return [run for place in there if (run := place.removeprefix("runs/")).startswith(start)]
+
+
+def pull_model(remote: Remote, store: Store, run: str) -> bool:
+    """A run's weights, with its rows and those of the runs that it came from; False where it has none yet. Raises
+    `Held` where another process of this machine works on it."""
+    with locked(store.run_folder(run), run):
+        found = remote.pull(store, f"runs/{run}/model")
+    here: str | None = run
+    while here is not None:
+        _pull_evaluations(remote, store, here)
+        with suppress(Held), locked(store.run_folder(here), here):
+            _pull_records(remote, store, here)
+        file = store.run_folder(here) / "run.json"
+        here = read_json(file)["began_from"].get("run") if file.exists() else None
+    return found
+
+
 def _pull_evaluations(remote: Remote, store: Store, run: str) -> None:
     for file in remote.files(f"runs/{run}/evaluations"):
         if not (store.root / file).exists():

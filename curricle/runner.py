@@ -81,7 +81,7 @@ def run(
         if prepared.catalogue != plan.catalogue:
             raise Refused("the sources have changed since the plan was made; make the plan again")
         folder = Path(out) if out is not None else Path("runs") / plan.study.name
-        remember(plan, prepared, folder)
+        remember(plan, prepared, folder, remote)
         stock(prepared, plan, *([watch] if watch else []))
         with asked_to_stop() as interrupted:
             if through is not None:

@@ -6,6 +6,7 @@ reference names can go; nothing goes unless it is asked for.
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from collections.abc import Mapping
@@ -13,9 +14,11 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+from curricle import remote as afar
 from curricle.planning import Plan
 from curricle.preparation import Prepared
 from curricle.recall import noted
+from curricle.remote import Remote
 from curricle.store import COMPLETE, Store, fingerprint, is_complete, locked, read_json, whole_folder, write_json
 from curricle.study import Refused
 from curricle.studyfile import load_study
@@ -64,16 +67,51 @@ def described(store: Store, name: str) -> Mapping[str, Any]:
     return identities(store)[run] if run else load_study(name).model_dump(mode="json")
 
 
-def model_of(store: Store, name: str) -> Path | str:
-    """Where a model lies that may be named as a run (also shortened), a folder, a .gguf file or a hub id."""
+def model_of(store: Store, name: str, remote: Remote | None = None) -> Path | str:
+    """Where a model lies that may be named as a run (also shortened), a folder, a .gguf file or a hub id. Weights of a
+    run that are not here are fetched from a `remote` store."""
+    if Path(name).expanduser().exists():
+        return name
+    if remote is not None:
+        _fetch(remote, store, name)
     runs = [run for run in store.runs() if run.startswith(name) and is_complete(store.run_folder(run) / "model")]
-    if runs and not Path(name).exists():
-        if len(runs) > 1:
-            raise Refused(f"{name}: several runs begin so: {', '.join(runs[:5])}")
+    if len(runs) > 1:
+        raise Refused(f"{name}: several runs begin so: {', '.join(runs[:5])}")
+    if runs:
         return store.run_folder(runs[0]) / "model"
-    if not Path(name).expanduser().exists() and name.count("/") != 1:
+    if (begun := run_named(store, name)) is not None:
+        raise Refused(f"{begun}: {_where_its_weights_are(store, begun)}")
+    if name.count("/") != 1:
         raise Refused(f"{name}: no such folder or file, no run in {store.root}, and not a hub id such as org/name")
     return name
+
+
+def _fetch(remote: Remote, store: Store, name: str) -> None:
+    """The weights of the run that a name means in a remote store, and what a card says of it. Nothing where they are
+    here already."""
+    runs = afar.runs_named(remote, name)
+    if len(runs) != 1:
+        several = f"several runs begin so: {', '.join(runs[:5])}" if runs else "no such run there"
+        raise Refused(f"--remote {remote.url}: {name}: {several}")
+    if not afar.pull_model(remote, store, runs[0]):
+        raise Refused(f"--remote {remote.url}: {runs[0]}: not complete there; run its study to go on")
+
+
+def _where_its_weights_are(store: Store, run: str) -> str:
+    """Of a run without weights here: what it has come to, and where they are."""
+    tokens, whole = _tokens(store, run)
+    url = (remembered(store, run) or {}).get("remote")
+    if url is not None and tokens == whole:
+        return f"its weights are at {url}; fetch them with  curricle export {run} DIR --remote {url}"
+    return f"not complete ({tokens:,} of {whole:,} tokens); run its study to go on"
+
+
+def _tokens(store: Store, run: str) -> tuple[int, int]:
+    """How far a run that has begun has come, and its budget."""
+    metrics = store.run_folder(run) / "metrics.jsonl"
+    lines = metrics.read_bytes().splitlines(keepends=True) if metrics.exists() else []
+    reached = max((json.loads(line).get("tokens", 0) for line in lines if line.endswith(b"\n")), default=0)
+    return reached, read_json(store.run_folder(run) / "run.json")["identity"]["budget_tokens"]
 
 
 def remembered(store: Store, run: str) -> dict[str, Any] | None:
@@ -82,15 +120,15 @@ def remembered(store: Store, run: str) -> dict[str, Any] | None:
     return next((found for file in files if run in (found := read_json(file)).get("nodes", {})), None)
 
 
-def export(store: Store, name: str, folder: Path) -> None:
-    """Hand a model out: weights, tokenizer and a model card in the Hugging Face format, whole or not at all. `name` is
-    what `model_of` takes; what is no run of the store is converted. Raises `Refused` unless `folder` is new or empty.
-    """
+def export(store: Store, name: str, folder: Path, remote: Remote | None = None) -> None:
+    """Hand a model out: weights, tokenizer and a model card in the Hugging Face format, whole or not at all. `name` and
+    `remote` are what `model_of` takes; what is no run of the store is converted. Raises `Refused` unless `folder` is
+    new or empty."""
     from curricle import card
 
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise Refused(f"{folder}: is there already, and not an empty folder; name another")
-    place = model_of(store, name)
+    place = model_of(store, name, remote)
     run, tokens = _place_in(store, place)
     if run is not None:
         text = card.of_run(store, run, tokens)
@@ -137,9 +175,9 @@ def _place_in(store: Store, place: Path | str) -> tuple[str | None, int | None]:
     return None, None
 
 
-def remember(plan: Plan, prepared: Prepared, out: Path) -> None:
-    """Note in the store what this study needs of it, so that `clean` leaves it alone while `out` exists, and what its
-    runs were, so that `explain` can go back to them."""
+def remember(plan: Plan, prepared: Prepared, out: Path, remote: str | None = None) -> None:
+    """Note in the store what this study needs of it, so that `clean` leaves it alone while `out` exists, what its runs
+    were, so that `explain` can go back to them, and the URL of the `remote` store that holds their weights."""
     used = [*prepared.corpora.values(), *prepared.kept, *prepared.shards.values()]
     used += [prepared.stream(name, 0).parent for name, entry in prepared.entries.items() if entry.endless]
     if isinstance(prepared.tokenizer, Path):
@@ -152,6 +190,7 @@ def remember(plan: Plan, prepared: Prepared, out: Path) -> None:
         "seeds": list(plan.study.seeds),
         "study_yaml": plan.study.to_yaml(),
         "out": str(out.resolve()),
+        "remote": remote,
         "runs": list(plan.nodes),
         "folders": sorted(str(f.resolve().relative_to(root)) for f in used if f.resolve().is_relative_to(root)),
         **noted(plan, prepared),

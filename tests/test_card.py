@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -13,7 +14,8 @@ from tiny_study import tiny, write_study
 
 from curricle import card, runner, upkeep
 from curricle.preparation import make_plan
-from curricle.store import Store, read_json
+from curricle.remote import Remote
+from curricle.store import Store, read_json, whole_folder, write_json
 from curricle.study import Refused, Study
 from curricle.studyfile import load_study
 from curricle.training.origin import front_matter
@@ -118,3 +120,45 @@ def test_the_verb_writes_a_folder_and_refuses_what_is_no_run(place, tmp_path):
     assert done.returncode == 0 and front_matter(tmp_path / "out" / "README.md")["library_name"] == "transformers"
     refused = subprocess.run([*call, "no/such/run", str(tmp_path / "b")], capture_output=True, env=os.environ)
     assert refused.returncode == 2 and b"no run in" in refused.stderr
+
+
+def test_a_run_without_weights_here_is_told_from_a_hub_id(tmp_path):
+    store, run = Store(tmp_path), "math/0123456789abcdef"
+    folder = store.run_folder(run)
+    write_json(folder / "run.json", {"identity": {"budget_tokens": 2048}})
+    write_json(tmp_path / "studies" / "tiny.json", {"remote": "s3://b/c", "nodes": {run: {}}})
+    for lines, said in (
+        ("", "not complete (0 of 2,048 tokens)"),
+        ('{"tokens": 1024}\n{"tok', "not complete (1,024 of 2,048 tokens)"),
+        (
+            '{"tokens": 1024}\n{"tokens": 2048}\n',
+            f"its weights are at s3://b/c; fetch them with  curricle export {run} ",
+        ),
+    ):
+        (folder / "metrics.jsonl").write_text(lines)
+        with pytest.raises(Refused, match=re.escape(f"{run}: {said}")):
+            upkeep.model_of(store, run[:-9])
+    (tmp_path / "studies" / "tiny.json").unlink()
+    with pytest.raises(Refused, match="not complete"):
+        upkeep.model_of(store, run)
+    assert upkeep.model_of(store, "org/name") == "org/name"
+
+
+def test_weights_that_lie_in_an_object_store_only_are_fetched_with_what_a_card_says(tmp_path, monkeypatch):
+    here, new, remote = Store(tmp_path / "here"), Store(tmp_path / "new"), Remote(f"file://{tmp_path}/remote")
+    parent, run = "code/0123456789abcdef", "math/0123456789abcdef"
+    for name, began_from in ((parent, {"preset": "0.5m"}), (run, {"run": parent})):
+        write_json(here.run_folder(name) / "run.json", {"identity": {"budget_tokens": 2048}, "began_from": began_from})
+        remote.push_file(here, f"runs/{name}/run.json")
+    with whole_folder(here.run_folder(run) / "model") as model:
+        (model / "weights").write_bytes(b"\0\1")
+    monkeypatch.setattr(card, "of_run", lambda *_: "a card")
+    with pytest.raises(Refused, match=f"{run}: not complete there"):
+        upkeep.export(new, run, tmp_path / "out", remote)
+    assert remote.push(here, f"runs/{run}/model")
+    for unknown in ("math/nothing", "org/name", "nothing"):
+        with pytest.raises(Refused, match="no such run there"):
+            upkeep.export(new, unknown, tmp_path / "out", remote)
+    upkeep.export(new, run[:-9], tmp_path / "out", remote)
+    assert (tmp_path / "out" / "weights").read_bytes() == b"\0\1"
+    assert new.runs() == [parent, run], "a card is of the runs before it, too"

@@ -12,6 +12,10 @@ import typer
 
 from curricle.commands.common import STORE, Json, StoreOption, make_console, print_json
 
+RemoteOption = Annotated[
+    str | None, typer.Option(metavar="URL", help="Fetch a run's weights from the object store that it was trained in.")
+]
+
 
 def calibrate(
     store: StoreOption = STORE,
@@ -64,6 +68,7 @@ def evaluate(
         Path | None, typer.Option(help="Keep every prompt, output and verdict in this Parquet file.")
     ] = None,
     store: StoreOption = STORE,
+    remote: RemoteOption = None,
     as_json: Json = False,
 ) -> None:
     """Score a checkpoint on GSM8K or MATH: exact match, and bits per byte of the reference solutions."""
@@ -71,6 +76,7 @@ def evaluate(
     from curricle.analysis.intervals import wilson
     from curricle.evaluation.benchmarks import load as load_benchmark
     from curricle.progress import jobs_watched
+    from curricle.remote import Remote
     from curricle.results import EVALUATIONS, write_rows
     from curricle.store import Store
     from curricle.study import Refused
@@ -90,7 +96,7 @@ def evaluate(
     from curricle.training.model import load
 
     console = make_console(quiet=as_json)
-    loaded, tokenizer = load(upkeep.model_of(Store(store), model))
+    loaded, tokenizer = load(upkeep.model_of(Store(store), model, Remote(remote) if remote else None))
     context = context_of(loaded)
     rows = score(loaded, tokenizer, list(specs.values()), {}, context=context, watch=jobs_watched(console))
     if out is not None:
@@ -124,12 +130,14 @@ def export(
     ],
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that is not there yet, or is empty.")],
     store: StoreOption = STORE,
+    remote: RemoteOption = None,
 ) -> None:
     """Hand a model out: weights, tokenizer and a model card in the Hugging Face format."""
     from curricle import upkeep
+    from curricle.remote import Remote
     from curricle.store import Store
 
-    upkeep.export(Store(store), model, folder)
+    upkeep.export(Store(store), model, folder, Remote(remote) if remote else None)
     print(f"Wrote {folder}: transformers, vLLM and lm-evaluation-harness read it as it is; its card is README.md")
 
 
