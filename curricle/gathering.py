@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from curricle import metrics
 from curricle import results as rows
 from curricle.calibration import peak_of
 from curricle.planning import Node, Plan
@@ -14,7 +14,9 @@ from curricle.preparation import Prepared
 from curricle.results import Results
 from curricle.store import Store, read_json
 from curricle.study import Counterfactual, Source
-from curricle.work import evaluation_file
+from curricle.work import evaluation_file, evaluation_files
+
+NOT_YET = "not done yet"
 
 
 def reached(plan: Plan, prepared: Prepared) -> dict[str, int]:
@@ -39,11 +41,45 @@ def gather(plan: Plan, prepared: Prepared, folder: Path) -> Results:
     rows.write_table(
         folder / "evaluations.parquet", pa.concat_tables(tables) if tables else rows.EVALUATIONS.empty_table()
     )
-    diverged = {run for run, node in plan.nodes.items() if _has_diverged(prepared.store, node)}
-    best = best_arms(plan, pa.concat_tables(tables), diverged) if tables else {}
+    best = best_arms(plan, pa.concat_tables(tables), settled(plan, prepared)) if tables else {}
     rows.write_rows(folder / "mixtures.parquet", _mixture_rows(plan), rows.MIXTURES)
     rows.write_rows(folder / "runs.parquet", _run_rows(plan, steps, best), rows.RUNS)
     return Results(folder)
+
+
+def settled(plan: Plan, prepared: Prepared) -> dict[str, str]:
+    """Runs that have diverged, each with what it said. They have ended as they are: they would only do so again."""
+    found = {run: metrics.diverged(prepared.store.run_folder(run)) for run in plan.nodes}
+    return {run: said for run, said in found.items() if said is not None}
+
+
+def missing(plan: Plan, prepared: Prepared, failures: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Every run that the results do not hold to its end, and why. `failures` are those of this session."""
+    said = {run: f"failed: {text.strip().splitlines()[-1]}" for run, text in (failures or {}).items()}
+    said |= {run: f"diverged: {text}" for run, text in settled(plan, prepared).items()}
+    found = {}
+    for run, node in plan.nodes.items():
+        if run in said:
+            found[run] = said[run]
+        elif not all(file.exists() for file in evaluation_files(prepared, node)):
+            before = ancestor(plan, node, said)
+            found[run] = NOT_YET if before is None else f"not possible: it begins from {before}"
+    return found
+
+
+def ancestor(plan: Plan, node: Node, runs: Collection[str]) -> str | None:
+    """The nearest of these runs that a run follows."""
+    while node.parent is not None:
+        if node.parent in runs:
+            return node.parent
+        node = plan.nodes[node.parent]
+    return None
+
+
+def arms_left(plan: Plan, diverged: Collection[str]) -> dict[str, list[str]]:
+    """Strategy → its arms of which no run, of any seed, has diverged."""
+    gone = {arm for (arm, _), path in plan.paths.items() if any(run in diverged for run in path)}
+    return {s: [arm for arm, of in plan.arms.items() if of == s and arm not in gone] for s in plan.study.strategies}
 
 
 def best_arms(plan: Plan, evaluations: Any, diverged: Collection[str] = ()) -> dict[str, str]:
@@ -57,12 +93,10 @@ def best_arms(plan: Plan, evaluations: Any, diverged: Collection[str] = ()) -> d
     sums = target.group_by("run").aggregate([("nats", "sum"), ("bytes", "sum")]).to_pylist()
     by_run = {row["run"]: row["nats_sum"] / row["bytes_sum"] for row in sums if row["bytes_sum"]}
     found: dict[str, str] = {}
+    left = arms_left(plan, diverged)
     for strategy in plan.study.strategies:
         arms = [arm for arm, of in plan.arms.items() if of == strategy]
-        paths = {arm: [plan.paths[arm, seed] for seed in plan.study.seeds] for arm in arms}
-        ends = {
-            arm: [p[-1] for p in of] for arm, of in paths.items() if not any(run in diverged for p in of for run in p)
-        }
+        ends = {arm: [plan.paths[arm, seed][-1] for seed in plan.study.seeds] for arm in left[strategy]}
         if len(arms) == 1:
             found[strategy] = arms[0]
         elif ends and all(run in by_run for runs in ends.values() for run in runs):
@@ -71,23 +105,9 @@ def best_arms(plan: Plan, evaluations: Any, diverged: Collection[str] = ()) -> d
 
 
 def _steps(store: Store, node: Node) -> list[dict[str, Any]]:
-    whole = _metrics(store, node)
+    whole = metrics.lines(store.run_folder(node.run))
     peak = _peak_flops(store, store.run_folder(node.run), node)
     return rows.step_rows(whole, run=node.run, stage=node.stage, seed=node.seed, peak_flops=peak)
-
-
-def _metrics(store: Store, node: Node) -> list[str]:
-    """The lines of a run's metrics. The last may be cut off, where a run was killed or the disk was full."""
-    file = store.run_folder(node.run) / "metrics.jsonl"
-    if not file.exists():
-        return []
-    with open(file, encoding="utf-8") as lines:
-        return [line for line in lines if line.startswith("{") and line.endswith("}\n")]
-
-
-def _has_diverged(store: Store, node: Node) -> bool:
-    """Whether the last that a run did was to stop because it learnt no more."""
-    return any("diverged" in json.loads(line) for line in _metrics(store, node)[-1:])
 
 
 def _peak_flops(store: Store, folder: Path, node: Node) -> float | None:

@@ -68,8 +68,17 @@ class Training:
     """Shows what workers say. Use it as the `show` of a run. `peaks` are the measured FLOP/s, by precision, of what one
     run has to itself; where they are known, the speed is shown as MFU too."""
 
-    def __init__(self, console: Console, plan: Plan, done: frozenset[str], peaks: Mapping[str, float] | None = None):
+    def __init__(
+        self,
+        console: Console,
+        plan: Plan,
+        done: frozenset[str],
+        peaks: Mapping[str, float] | None = None,
+        left_out: frozenset[str] = frozenset(),
+    ):
+        """`left_out` are runs that are not done and will not be."""
         self.console, self.plan, self.done, self.peaks = console, plan, set(done), peaks or {}
+        self._waiting = plan.nodes.keys() - done - left_out
         self._began = time.monotonic()
         self._said: dict[str, float] = {}  # by run, when a log last heard of it
         self._tasks: dict[str, int] = {}
@@ -91,9 +100,8 @@ class Training:
         )
         with Progress(*columns, console=self.console, transient=True) as bar:
             self._bar = bar
-            waiting = [run for run in self.plan.nodes if run not in self.done]
-            total = sum(self.plan.nodes[run].tokens for run in waiting)
-            self._total = bar.add_task(f"[bold]{len(waiting)} runs[/bold]", total=total, note="")
+            total = sum(self.plan.nodes[run].tokens for run in self._waiting)
+            self._total = bar.add_task(f"[bold]{len(self._waiting)} runs[/bold]", total=total, note="")
             yield self
             self._bar = None
 
@@ -123,10 +131,9 @@ class Training:
                 note = self._step(message, node)
             known = None if message.kind == "held" else message.tokens  # nobody tells us how far the other one is
             bar.update(self._tasks[message.run], completed=known, note=note)  # type: ignore[arg-type]
-        ended = sum(self.plan.nodes[run].tokens for run in self.done if run in self.plan.nodes)
-        before = sum(n.tokens for n in self.plan.nodes.values()) - (bar.tasks[0].total or 0)
+        ended = sum(self.plan.nodes[run].tokens for run in self._waiting & self.done)
         under_way = sum(t.completed for t in bar.tasks[1:])
-        bar.update(self._total, completed=ended - before + under_way)  # type: ignore[arg-type]
+        bar.update(self._total, completed=ended + under_way)  # type: ignore[arg-type]
 
     def _log(self, message: Message, node: Node, name: str) -> None:
         """A line on a run under way, not more often than once a minute."""

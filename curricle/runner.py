@@ -9,20 +9,20 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Collection, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from curricle import cluster
+from curricle import cluster, metrics
 from curricle import remote as afar
 from curricle.execution import Execution
-from curricle.gathering import gather
+from curricle.gathering import ancestor, arms_left, gather, settled
 from curricle.planning import Node, Plan
 from curricle.preparation import Prepared, Watch, prepare, stock
 from curricle.remote import Remote
 from curricle.results import Results
-from curricle.store import Held, Store
+from curricle.store import Held, Store, locked
 from curricle.study import Refused
 from curricle.upkeep import remember
 from curricle.work import Message, is_done, work_on
@@ -40,10 +40,12 @@ class Interrupted(Exception):
 
 
 class Failed(RuntimeError):
-    """Runs broke. The text names each and says what happened; whatever does not begin from them is done."""
+    """Runs broke. The text names each and says what happened; whatever does not begin from them is done, and `results`
+    holds it where `run` raises this."""
 
-    def __init__(self, failures: Mapping[str, str]):
+    def __init__(self, failures: Mapping[str, str], results: Results | None = None):
         super().__init__("\n".join(f"{run} failed: {text}" for run, text in failures.items()))
+        self.failures, self.results = dict(failures), results
 
 
 Show = Callable[[Message], None]
@@ -68,7 +70,9 @@ def run(
     `workers` runs go side by side: as processes of this machine, or as tasks of the Ray cluster that `on` names
     (`ray://HOST:PORT`, `ray:auto`, `local`), there through an object store where its URL is given as `remote`. `show`
     is told what they say. SIGINT and SIGTERM save and stop. Raises `Refused` for a plan that can only be planned,
-    `Interrupted`, and `Failed` with the worker's own words. `prepared` spares preparing the study again.
+    `Interrupted`, and, when the results of all other runs are written, `Failed` with the worker's own words. A run that
+    has diverged is not trained again (but see `try_again`), and is no failure while its strategy has another learning
+    rate. `prepared` spares preparing the study again.
     """
     through = remote_store(remote, on)
     place = store if isinstance(store, Store) else Store(store)
@@ -83,17 +87,65 @@ def run(
         folder = Path(out) if out is not None else Path("runs") / plan.study.name
         remember(plan, prepared, folder, remote)
         stock(prepared, plan, *([watch] if watch else []))
+        failures: Mapping[str, str] = settled(plan, prepared)
         with asked_to_stop() as interrupted:
-            if through is not None:
-                _execute_afar(plan, prepared, through, how, workers, interrupted, show)
-            elif left := len(plan.nodes) - len(done(plan, prepared)):
-                if on is not None:
-                    crew: Crew = cluster.RayCrew(prepared, how, workers=workers, queued=on != "local")
-                else:
-                    crew = LocalCrew(prepared, workers or usual_workers(how), how, left)
-                for message in execute(plan, prepared, crew, interrupted, done(plan, prepared)):
-                    show(message)
-    return gather(plan, prepared, folder / "results")
+            try:
+                if through is not None:
+                    _execute_afar(plan, prepared, through, how, workers, interrupted, show)
+                elif left := left_to_do(plan, done(plan, prepared), failures):
+                    if on is not None:
+                        crew: Crew = cluster.RayCrew(prepared, how, workers=workers, queued=on != "local")
+                    else:
+                        crew = LocalCrew(prepared, workers or usual_workers(how), how, len(left))
+                    for message in execute(plan, prepared, crew, interrupted, done(plan, prepared), failures):
+                        show(message)
+            except Failed as failure:
+                failures = failure.failures
+    results = gather(plan, prepared, folder / "results")
+    if is_failure(plan, prepared, failures):
+        raise Failed(failures, results)
+    return results
+
+
+def is_failure(plan: Plan, prepared: Prepared, failures: Mapping[str, str]) -> bool:
+    """Whether what broke leaves the study without something that it asks for. That a learning rate is too high is an
+    answer of its sweep, as long as another rate of the strategy goes to its end."""
+    diverged = settled(plan, prepared)
+    return any(run not in diverged for run in failures) or not all(arms_left(plan, diverged).values())
+
+
+def left_to_do(plan: Plan, finished: frozenset[str], broken: Mapping[str, str]) -> list[Node]:
+    """The runs that are not done and neither broken nor after one that is."""
+    return [
+        node
+        for run, node in plan.nodes.items()
+        if run not in finished and run not in broken and ancestor(plan, node, broken) is None
+    ]
+
+
+def left_out(plan: Plan, prepared: Prepared) -> frozenset[str]:
+    """The runs that are not done and will not be: those that have diverged, and what begins from them."""
+    finished = done(plan, prepared)
+    return frozenset(plan.nodes) - finished - {node.run for node in left_to_do(plan, finished, settled(plan, prepared))}
+
+
+def try_again(plan: Plan, prepared: Prepared, names: Sequence[str], remote: Remote | None = None) -> None:
+    """Let runs that have diverged be trained on, from their last checkpoints. Raises `Refused` for a name, which may be
+    shortened, that is none of theirs, and `Held`."""
+    if remote is not None and names:
+        for run in plan.nodes:
+            afar.pull_rows(remote, prepared, run)
+    diverged = settled(plan, prepared)
+    for name in names:
+        runs = [run for run in diverged if run.startswith(name)]
+        if len(runs) != 1:
+            known = f"those are {', '.join(diverged)}" if diverged else "none has"
+            raise Refused(f"--again {name}: {'several runs' if runs else 'no run'} of this study diverged so; {known}")
+        folder = prepared.store.run_folder(runs[0])
+        with locked(folder, runs[0]):
+            metrics.forget_divergence(folder)
+        if remote is not None:
+            remote.push_file(prepared.store, f"runs/{runs[0]}/{metrics.FILE}")
 
 
 def remote_store(url: str | None, on: str | None) -> Remote | None:
@@ -117,10 +169,15 @@ def _execute_afar(
     afar.push_inputs(remote, prepared, plan)
     finished = frozenset(run for run, node in plan.nodes.items() if afar.done(remote, prepared, node))
     try:
-        if len(finished) < len(plan.nodes):
+        for run in plan.nodes.keys() - finished:
+            afar.pull_rows(remote, prepared, run)  # whether it has diverged
+        broken = settled(plan, prepared)
+        if left_to_do(plan, finished, broken):
             crew = cluster.RayCrew(prepared, how, workers=workers, remote=remote.url)
-            for message in execute(plan, prepared, crew, interrupted, finished):
+            for message in execute(plan, prepared, crew, interrupted, finished, broken):
                 show(message)
+        elif broken:
+            raise Failed(broken)
     finally:
         for run in plan.nodes:
             afar.pull_rows(remote, prepared, run)
@@ -176,18 +233,24 @@ def asked_to_stop() -> Iterator[Callable[[], bool]]:
 
 
 def execute(
-    plan: Plan, prepared: Prepared, crew: Crew, interrupted: Callable[[], bool], done_before: frozenset[str]
+    plan: Plan,
+    prepared: Prepared,
+    crew: Crew,
+    interrupted: Callable[[], bool],
+    done_before: frozenset[str],
+    broken: Mapping[str, str] | None = None,
 ) -> Iterator[Message]:
     """Everything the crew says, until all runs are done. Runs that another driver works on are waited for. A run that
-    fails takes only those with it that begin from it: one arm that diverges must not keep the others from their end.
+    fails, or is `broken` already, takes only those with it that begin from it: one arm that diverges must not keep the
+    others from their end.
     """
     finished = set(done_before)
-    waiting = [node for run, node in plan.nodes.items() if run not in finished]
+    waiting = left_to_do(plan, done_before, broken or {})
     ahead = _work_ahead(plan)
     waiting.sort(key=lambda node: -ahead[node.run])  # the longest chain first, so that none is left alone at the end
     held: dict[str, float] = {}  # by run, when to ask again
     left: set[str] = set()  # runs that were left without being asked to
-    failed: dict[str, str] = {}  # by run, what happened
+    failed = dict(broken or {})  # by run, what happened
     stopping = False
     try:
         while waiting or crew.busy:
@@ -216,7 +279,7 @@ def execute(
                 if message.kind == "done":
                     finished.add(message.run)
                 yield message
-            waiting = [node for node in waiting if not _begins_from(plan, node, failed)]
+            waiting = [node for node in waiting if ancestor(plan, node, failed) is None]
             if interrupted() and not stopping:
                 stopping = True
                 crew.stop()
@@ -225,17 +288,8 @@ def execute(
     if failed and not stopping:
         raise Failed(failed)
     if stopping:
-        broken = f"; {Failed(failed)}" if failed else ""
-        raise Interrupted(f"{len(finished)} of {len(plan.nodes)} runs are done, what was begun is saved{broken}")
-
-
-def _begins_from(plan: Plan, node: Node, runs: Collection[str]) -> bool:
-    """Whether one of these runs is among those that a run follows."""
-    while node.parent is not None:
-        if node.parent in runs:
-            return True
-        node = plan.nodes[node.parent]
-    return False
+        also = f"; {Failed(failed)}" if failed else ""
+        raise Interrupted(f"{len(finished)} of {len(plan.nodes)} runs are done, what was begun is saved{also}")
 
 
 def first_then_all(ranks: Ranks, make: Callable[[], Made]) -> Made:
@@ -260,9 +314,10 @@ def walk_as_rank(
     from curricle.training.loop import Diverged, NothingToLearn
 
     finished = ranks.decided(lambda: done(plan, prepared))
-    failed: dict[str, str] = {}
-    for run, node in plan.nodes.items():
-        if run in finished or _begins_from(plan, node, failed):
+    failed: dict[str, str] = ranks.decided(lambda: settled(plan, prepared))
+    for node in left_to_do(plan, finished, failed):
+        run = node.run
+        if ancestor(plan, node, failed) is not None:
             continue
         tries = 0
         while True:

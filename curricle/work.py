@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from curricle import metrics
 from curricle.execution import Execution
 from curricle.planning import Node
 from curricle.preparation import Prepared, sampler_for
@@ -110,13 +111,17 @@ def work_on(
     asked_to_stop: Asked = lambda: False,
 ) -> Iterator[Message]:
     """Train what is left of a run and evaluate it; nothing that is there is done again. The last message is `done`, or
-    `stopped` where it was asked to stop and has saved. Raises `Held` where another process works on it."""
+    `stopped` where it was asked to stop and has saved. Raises `Held` where another process works on it, `Diverged`
+    where the run does, or did before: then nothing is trained."""
     from curricle.training import checkpoint
     from curricle.training.distribution import Ranks
+    from curricle.training.loop import Diverged
 
     ranks = ranks or Ranks.alone()
     folder = prepared.store.run_folder(node.run)
     with _ours(folder, node.run, ranks):
+        if (said := ranks.decided(lambda: metrics.diverged(folder))) is not None:
+            raise Diverged(said)
         if ranks.first:
             for part in ("", "points", "evaluations", "checkpoints", "average"):
                 sweep(folder / part)

@@ -155,10 +155,13 @@ def overlong(name: str, lie: Lie | None, context: int) -> list[str]:
     return [told, *(f"  {where}" for where in lie.examples)]
 
 
-def show_plan(console: Console, plan: Plan, prepared: Prepared, done: frozenset[str]) -> None:
+def show_plan(
+    console: Console, plan: Plan, prepared: Prepared, done: frozenset[str], left_out: frozenset[str] = frozenset()
+) -> None:
+    """`left_out` are runs that are not done and will not be: no time is planned for them."""
     from curricle.calibration import estimate_seconds, measure
     from curricle.report.terminal import plan_view
     from curricle.runner import cores
 
     speed = measure(plan, prepared.store)
-    console.print(plan_view(plan, done, estimate_seconds(plan, speed, cores(), done), speed.basis))
+    console.print(plan_view(plan, done, estimate_seconds(plan, speed, cores(), done | left_out), speed.basis))

@@ -31,6 +31,8 @@ from curricle.commands.common import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from rich.console import Console
 
     from curricle.execution import Execution
@@ -73,6 +75,9 @@ def run(
     attention: Attention = "auto",
     save_seconds: SaveSeconds = 30.0,
     keep: Keep = 2,
+    again: Annotated[
+        list[str] | None, typer.Option("--again", metavar="RUN", help="Train a run on that has diverged.")
+    ] = None,
 ) -> None:
     """Train what is missing, evaluate it, and write the report."""
     import os
@@ -101,7 +106,7 @@ def run(
             raise Refused("torchrun has started the ranks: leave out --workers, --on and --nproc-per-node")
         if remote is not None:
             raise Refused("--remote goes with --on; leave it out under torchrun")
-        run_as_rank(loaded, folder, store, execution, command, track)
+        run_as_rank(loaded, folder, store, execution, command, track, again or [])
         return
     if track is not None:
         refuse_missing(track)
@@ -110,34 +115,43 @@ def run(
     from curricle.progress import Reading, Training
 
     console = make_console()
-    runner.remote_store(remote, on)  # refused before anything is prepared
+    through = runner.remote_store(remote, on)  # refused before anything is prepared
     if on is None:
         crews.refuse_few_gpus(workers or crews.usual_workers(execution), execution)
     with cluster.reached(on, workers) if on else nullcontext():
         plan, prepared = planned(loaded, store, console)
         runner.refuse_declared(plan)
         runner.refuse_uneven(plan, execution)
+        runner.try_again(plan, prepared, again or [], through)
         done = runner.done(plan, prepared)
-        show_plan(console, plan, prepared, done)
+        left_out = runner.left_out(plan, prepared)
+        show_plan(console, plan, prepared, done, left_out)
         # What a cluster's nodes do at best was not measured here.
         peaks = None if on else peaks_of_a_run(prepared.store, workers or crews.usual_workers(execution), execution)
-        training = Training(console, plan, done, peaks)
+        training = Training(console, plan, done, peaks, left_out)
         say = lambda text: console.print(text, markup=False, soft_wrap=True)  # noqa: E731
         tracker = Tracker(track, plan, say) if track is not None else None
         with training.shown(), tracker or nullcontext():
-            results = runner.run(
-                plan,
-                store=prepared.store,
-                out=folder,
-                workers=workers,
-                on=on,
-                remote=remote,
-                execution=execution,
-                watch=Reading(console),
-                show=tracked(training, tracker, training.mfu) if tracker else training,
-                prepared=prepared,
-            )
-    write_report(console, plan, prepared, results, folder, command)
+            failed: runner.Failed | None = None
+            try:
+                results = runner.run(
+                    plan,
+                    store=prepared.store,
+                    out=folder,
+                    workers=workers,
+                    on=on,
+                    remote=remote,
+                    execution=execution,
+                    watch=Reading(console),
+                    show=tracked(training, tracker, training.mfu) if tracker else training,
+                    prepared=prepared,
+                )
+            except runner.Failed as failure:
+                assert failure.results is not None
+                failed, results = failure, failure.results
+    write_report(console, plan, prepared, results, folder, command, failed.failures if failed else None)
+    if failed is not None:
+        raise failed
 
 
 def peaks_of_a_run(store: Store, workers: int, execution: Execution) -> dict[str, float] | None:
@@ -157,7 +171,7 @@ def _peaks_of_ranks(store: Store, threads: int, ranks: int) -> dict[str, float] 
 
 
 def run_as_rank(
-    study: Study, folder: Path, store: Path, execution: Execution, command: str, track: str | None = None
+    study: Study, folder: Path, store: Path, execution: Execution, command: str, track: str | None, again: list[str]
 ) -> None:
     """One of the processes that torchrun started. All train every run together; the first one speaks, writes and
     tracks."""
@@ -184,32 +198,41 @@ def run_as_rank(
         plan, prepared = planned(study, store, console)
         runner.refuse_declared(plan)
         runner.refuse_uneven(plan, execution)
+        if ranks.first:
+            runner.try_again(plan, prepared, again)
         done = runner.done(plan, prepared)
         if ranks.first:
             runner.refuse_small_disk(plan, prepared.store, done, execution.keep)
             upkeep.remember(plan, prepared, folder)
             stock(prepared, plan, Reading(console))
-            show_plan(console, plan, prepared, done)
+            show_plan(console, plan, prepared, done, runner.left_out(plan, prepared))
         return plan, prepared, done
 
+    failed = runner.Failed({})
     try:
         with runner.asked_to_stop() as interrupted:
             plan, prepared, done = runner.first_then_all(ranks, prepare)
             peaks = _peaks_of_ranks(prepared.store, torch.get_num_threads(), ranks.size)
-            training = Training(console, plan, done, peaks)
+            training = Training(console, plan, done, peaks, runner.left_out(plan, prepared))
             say = lambda text: console.print(text, markup=False, soft_wrap=True)  # noqa: E731
             tracker = Tracker(track, plan, say) if track is not None and ranks.first else None
             show = tracked(training, tracker, training.mfu) if tracker else training
             with training.shown(), tracker or nullcontext():
                 for message in runner.walk_as_rank(plan, prepared, ranks, execution, interrupted):
                     show(message)
-    except (Refused, runner.Interrupted, runner.Failed) as error:  # on every rank alike: one says it
+    except runner.Failed as failure:
+        failed = failure
+    except (Refused, runner.Interrupted) as error:  # on every rank alike: one says it
         if ranks.first:
             raise
-        raise typer.Exit(2 if isinstance(error, Refused) else 1 if isinstance(error, runner.Failed) else 130) from None
-    ranks.leave()
+        raise typer.Exit(2 if isinstance(error, Refused) else 130) from None
     if ranks.first:
-        write_report(console, plan, prepared, gathering.gather(plan, prepared, folder / "results"), folder, command)
+        results = gathering.gather(plan, prepared, folder / "results")
+        write_report(console, plan, prepared, results, folder, command, failed.failures)
+    broken = ranks.decided(lambda: runner.is_failure(plan, prepared, failed.failures))
+    ranks.leave()  # together and after the report: torchrun ends all ranks when one leaves with a failure
+    if broken:
+        raise failed if ranks.first else typer.Exit(1)
 
 
 def report(
@@ -240,14 +263,23 @@ def command_of(study: str, out: Path | None, store: Path, overrides: list[str] |
     return shlex.join(["curricle", "run", study, *options, *(part for s in overrides or [] for part in ("--set", s))])
 
 
-def write_report(console: Console, plan: Plan, prepared: Prepared, results: Any, folder: Path, command: str) -> None:
-    """Findings, page and the summary on the screen."""
-    from curricle import analysis
+def write_report(
+    console: Console,
+    plan: Plan,
+    prepared: Prepared,
+    results: Any,
+    folder: Path,
+    command: str,
+    failures: Mapping[str, str] | None = None,
+) -> None:
+    """Findings, page and the summary on the screen; which runs are missing, and why. `failures` are this session's."""
+    from curricle import analysis, gathering
     from curricle.report import page
     from curricle.report.terminal import summary_view
     from curricle.store import write_json
     from curricle.upkeep import receipts
 
+    missing = gathering.missing(plan, prepared, failures)
     findings = analysis.analyse(results, target=plan.study.answer_target)
     write_json(folder / "findings.json", {"study": plan.study.name, "findings": [f.to_json() for f in findings]})
     page.write(
@@ -260,8 +292,12 @@ def write_report(console: Console, plan: Plan, prepared: Prepared, results: Any,
         receipt=receipts(prepared.store, plan),
         command=command,
         study_text=plan.study.to_yaml(),
+        missing=missing,
     )
     console.print(summary_view(plan.study, findings))
+    for run, why in missing.items():
+        if why != gathering.NOT_YET:
+            console.print(f"✗ {run}, seed {plan.nodes[run].seed}: {why}", markup=False, soft_wrap=True)
     console.print()
     for what in ("report.html", "findings.json", "results"):
         console.print(str(folder / what), markup=False, soft_wrap=True)

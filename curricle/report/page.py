@@ -61,9 +61,11 @@ TITLES = {
 def write(
     path: Path, *, study: Study, plan: Plan, results: Results, findings: Sequence[Finding],
     catalogue: Mapping[str, Mapping[str, Any]], receipt: Mapping[str, object], command: str, study_text: str,
+    missing: Mapping[str, str] | None = None,
 ) -> None:  # fmt: skip
     """Write the page, whole or not at all. `catalogue` holds what each source was found to hold (documents, bytes,
-    held-out sizes, what was removed), `receipt` the versions and the machine, `study_text` the study's YAML."""
+    held-out sizes, what was removed), `receipt` the versions and the machine, `study_text` the study's YAML, `missing`
+    the runs that the results do not hold to their end, and why."""
     target = study.answer_target
     style = figures.looks(list(study.strategies), study.baseline)
     layout, rates = flow(plan), queries.chosen_rates(results)
@@ -92,6 +94,7 @@ def write(
         study_text=study_text,
         receipt=[(key, plain(value)) for key, value in receipt.items()],
         runs=list(plan.nodes.values()),
+        missing=[(plan.nodes[run], why) for run, why in (missing or {}).items()],
         css=Markup(ours("page.css")),
         waker=Markup(waker),
         bundle=packed(bundle),

@@ -1,0 +1,40 @@
+"""A run's `metrics.jsonl`: its whole lines, what was scored on the way, and whether the run ended by diverging."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from curricle.store import whole_file
+
+FILE = "metrics.jsonl"
+
+
+def lines(run: Path) -> list[str]:
+    """The file's whole lines. The last may be cut off, where a run was killed or the disk was full."""
+    if not (run / FILE).exists():
+        return []
+    with open(run / FILE, encoding="utf-8") as found:
+        return [line for line in found if line.startswith("{") and line.endswith("}\n")]
+
+
+def diverged(run: Path) -> str | None:
+    """What a run said that stopped because it learnt no more; None for any other. The last line says it: a run that
+    goes on after it writes that line again."""
+    last = lines(run)[-1:]
+    return json.loads(last[0]).get("diverged") if last else None
+
+
+def forget_divergence(run: Path) -> None:
+    """Make a run that has diverged one that was merely left. As many lines stay, so that of two copies of the file
+    neither counts as the longer. Only call it while holding the run's lock."""
+    *before, last = lines(run)
+    kept = {name: value for name, value in json.loads(last).items() if name != "diverged"}
+    with whole_file(run / FILE, "w") as file:
+        file.writelines([*before, json.dumps(kept) + "\n"])
+
+
+def evaluations(run: Path) -> list[dict[str, Any]]:
+    """The lines of held-out scores, in the order in which they were written."""
+    return [json.loads(line) for line in lines(run) if '"evaluation": {' in line]

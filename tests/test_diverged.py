@@ -1,0 +1,121 @@
+"""A run that has diverged is settled, and what is complete is reported whatever became of the rest."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_study import tiny, write_study
+
+from curricle import cli, runner
+from curricle.execution import Execution
+from curricle.preparation import make_plan
+from curricle.results import Results
+from curricle.studyfile import load_study
+from curricle.training import loop
+from curricle.training.distribution import Ranks
+from curricle.work import Message
+from curricle.workers import told
+
+
+class Here:
+    """A crew that works in this process, one run after the other."""
+
+    def __init__(self, prepared, workers, execution, left):
+        self.prepared, self.said, self.busy = prepared, [], 0
+
+    @property
+    def free(self) -> int:
+        return 1 - self.busy
+
+    def start(self, node) -> None:
+        self.said, self.busy = list(told(self.prepared, node, Ranks.alone(), Execution(), lambda: False)), 1
+
+    def listen(self, timeout: float) -> list[Message]:
+        said, self.said, self.busy = self.said, [], 0
+        return said
+
+    def stop(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A study with a learning rate at which a run diverges with its second step."""
+    fields = tiny(
+        strategies={"maths": ["math", "instruct"], "code": ["code"]},
+        baseline="code",
+        benchmarks={},
+        held_out={"scored_bytes": 500},
+    )
+    fields["stages"]["math"] = {"mixture": {"algebra": 1}, "budget_tokens": 1024, "sweep": [1e-3, 1.0]}
+    fields["stages"]["math"]["recipe"] = {"max_skipped": 0}
+    write_study(tmp_path, fields)
+    usual = loop.learning_rate
+    # Of what a study may ask for nothing surely diverges; so these rates are no numbers to whoever trains with them.
+    wild = lambda recipe, step, steps: float("nan") if recipe.learning_rate >= 0.5 else usual(recipe, step, steps)  # noqa: E731
+    monkeypatch.setattr(loop, "learning_rate", wild)
+    monkeypatch.setattr(runner, "LocalCrew", Here)
+    monkeypatch.chdir(tmp_path)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield tmp_path
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def verb(folder, monkeypatch, capsys):
+    """`curricle run tiny.yaml …` in this process: its exit code, output and errors."""
+
+    def run(*options: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["curricle", "run", "tiny.yaml", "--workers", "1", *options])
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        said = capsys.readouterr()
+        return left.value.code, said.out, said.err
+
+    return run
+
+
+def test_a_learning_rate_that_diverges_is_settled_and_its_sweep_goes_on(folder, verb):
+    code, said, errors = verb()
+    assert code == 0, said + errors
+    plan = make_plan(load_study(folder / "tiny.yaml"), folder / "runs" / "store")
+    arm = next(arm for arm in plan.arms if arm.startswith("maths [math 1"))
+    wild, after = plan.paths[arm, 0]
+    rows = Results(folder / "runs" / "tiny" / "results").sql("select distinct strategy, arm from runs order by all")
+    assert [row["arm"] for row in rows] == ["code", "maths [math 0.001]"]
+    metrics = folder / "runs" / "store" / "runs" / wild / "metrics.jsonl"
+    before = metrics.read_text()
+    page = (folder / "runs" / "tiny" / "report.html").read_text()
+    for text in (said, page):
+        assert "diverged: 1 of the last" in text and f"not possible: it begins from {wild}" in text, text
+    assert "2 runs of 5 are missing here" in page
+    # The same command trains nothing.
+    code, said, errors = verb()
+    assert code == 0 and f"✗ {wild}, seed 0: diverged" in said, said + errors
+    assert metrics.read_text() == before and sessions(metrics) == 1
+    # Asked for, it is trained once more, to the same end.
+    code, said, errors = verb("--again", after)
+    assert code == 2 and f"no run of this study diverged so; those are {wild}" in errors
+    code, said, errors = verb("--again", wild[:9])
+    assert code == 0 and "diverged: 1 of the last" in said and sessions(metrics) == 2, said + errors
+
+
+def test_what_is_complete_is_reported_before_a_failure_is_told(folder, verb):
+    page = folder / "runs" / "tiny" / "report.html"
+    for _ in range(2):  # the second trains nothing
+        code, said, errors = verb("--set", "stages.math.sweep=[0.5, 1.0]")
+        assert code == 1 and "failed: math/" in errors and "were skipped" in errors, said + errors
+        rows = Results(folder / "runs" / "tiny" / "results").sql("select distinct stage from evaluations where final")
+        assert [row["stage"] for row in rows] == ["code"]
+        assert "4 runs of 5 are missing here" in page.read_text()
+        page.unlink()
+
+
+def sessions(metrics: Path) -> int:
+    return len(json.loads(metrics.with_name("receipt.json").read_text())["sessions"])
