@@ -215,19 +215,26 @@ def unused(store: Store) -> dict[str, int]:
     for kind in ("corpora", "tokens", "tokenizers"):
         made = sorted((store.root / kind).glob("[!.]*"))
         present += [f"{kind}/{f.name}" for f in made if f.stat().st_mtime < time.time() - DAY]
-        # What a killed process left half written; an hour is more than any write takes without being noticed.
-        old = time.time() - 3600
-        present += [f"{kind}/{f.name}" for f in (store.root / kind).glob(".*.tmp") if f.stat().st_mtime < old]
+    # What a killed process left half written; an hour is more than any write takes without being noticed.
+    old = time.time() - 3600
+    for kind in ("corpora", "tokens", "tokenizers", "states", "digests", "studies", "calibration"):
+        left = sorted((store.root / kind).glob(".*.tmp"))
+        present += [f"{kind}/{f.name}" for f in left if f.stat().st_mtime < old]
     sizes = {}
     for name in present:
         if name not in kept:
-            sizes[name] = sum(f.stat().st_size for f in (store.root / name).rglob("*") if f.is_file())
+            place = store.root / name
+            files = [place] if place.is_file() else [f for f in place.rglob("*") if f.is_file()]
+            sizes[name] = sum(f.stat().st_size for f in files)
     return sizes
 
 
 def remove(store: Store, names: list[str]) -> None:
-    """Remove folders of the store; a run that is being worked on is refused."""
+    """Remove folders and files of the store; a run that is being worked on is refused."""
     for name in names:
+        if (store.root / name).is_file():
+            (store.root / name).unlink(missing_ok=True)
+            continue
         with locked(store.root / name, name) if name.startswith("runs/") else nullcontext():
             shutil.rmtree(store.root / name)
 

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curricle.store import Held, fingerprint, is_complete, locked, whole_file, whole_folder
+from curricle import upkeep
+from curricle.store import Held, Store, fingerprint, is_complete, locked, whole_file, whole_folder
 from curricle.study import Recipe, Refused
 
 plain = st.recursive(
@@ -139,3 +140,22 @@ def test_a_lock_whose_folder_was_removed_is_not_the_lock(tmp_path, monkeypatch):
     with locked(folder, "run"), pytest.raises(Held), locked(folder, "run"):
         pass
     assert removed
+
+
+def test_what_a_killed_process_left_half_written_is_found_once_it_is_old_and_removed(tmp_path):
+    left = [tmp_path / kind / ".a.json.x1.tmp" for kind in ("states", "digests", "studies", "calibration")]
+    left.append(tmp_path / "corpora" / ".b.x2.tmp" / "rows")
+    for file in left:
+        file.parent.mkdir(parents=True)
+        file.write_text("half")
+    (tmp_path / "states" / "whole.json").write_text("{}")
+    store = Store(tmp_path)
+    assert upkeep.unused(store) == {}, "somebody may be writing"
+    for file in (*left, left[-1].parent):
+        os.utime(file, (0, 0))
+    assert upkeep.unused(store) == {
+        "corpora/.b.x2.tmp": 4,
+        **{f"{kind}/.a.json.x1.tmp": 4 for kind in ("states", "digests", "studies", "calibration")},
+    }
+    upkeep.remove(store, list(upkeep.unused(store)))
+    assert upkeep.unused(store) == {} and [f.name for f in tmp_path.rglob("*") if f.is_file()] == ["whole.json"]
