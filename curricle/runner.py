@@ -6,11 +6,9 @@ Interrupted at any moment, it goes on where the last whole checkpoints stand: th
 from __future__ import annotations
 
 import shutil
-import signal
-import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -22,6 +20,7 @@ from curricle.planning import Node, Plan
 from curricle.preparation import Prepared, Watch, prepare, stock
 from curricle.remote import Remote
 from curricle.results import Results
+from curricle.stopping import asked_to_stop
 from curricle.store import Held, Store, locked
 from curricle.study import Refused
 from curricle.upkeep import remember
@@ -210,26 +209,6 @@ def refuse_small_disk(
             f"--store {store.root}: {free / 1e9:.1f} GB are free, and weights and checkpoints of this plan may take "
             f"{wanted / 1e9:.1f} GB; name another folder"
         )
-
-
-@contextmanager
-def asked_to_stop() -> Iterator[Callable[[], bool]]:
-    """While this is open, SIGINT and SIGTERM are noted instead of obeyed; a second SIGINT is obeyed."""
-    asked: list[int] = []
-
-    def note(number: int, frame: object) -> None:
-        if asked and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        asked.append(number)
-
-    # Only the main thread may; elsewhere (a notebook's helper thread) signals stay as they are.
-    numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
-    before = {number: signal.signal(number, note) for number in numbers}
-    try:
-        yield lambda: bool(asked)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def execute(

@@ -81,48 +81,70 @@ def run(
 ) -> None:
     """Train what is missing, evaluate it, and write the report."""
     import os
+
+    from curricle.stopping import obeyed_at_once
+
+    with obeyed_at_once():
+        from curricle.execution import Execution
+        from curricle.study import Refused
+        from curricle.studyfile import load_study
+        from curricle.tracking import refuse_missing
+
+        execution = Execution(
+            ranks=nproc_per_node,
+            replicas=replicas,
+            micro_batch_tokens=micro_batch_tokens,
+            recompute=recompute,
+            compile=compile,
+            attention=attention,
+            save_seconds=save_seconds,
+            keep=keep,
+        )
+        loaded = load_study(study, set or [])
+        folder = out or Path("runs") / loaded.name
+        command = command_of(study, out, store, set)
+        if "TORCHELASTIC_RUN_ID" in os.environ:
+            if workers or on or nproc_per_node > 1:
+                raise Refused("torchrun has started the ranks: leave out --workers, --on and --nproc-per-node")
+            if remote is not None:
+                raise Refused("--remote goes with --on; leave it out under torchrun")
+            run_as_rank(loaded, folder, store, execution, command, track, again or [])
+            return
+        if track is not None:
+            refuse_missing(track)
+        run_with_workers(loaded, folder, store, execution, command, workers, track, on, remote, again or [])
+
+
+def run_with_workers(
+    study: Study,
+    folder: Path,
+    store: Path,
+    execution: Execution,
+    command: str,
+    workers: int | None,
+    track: str | None,
+    on: str | None,
+    remote: str | None,
+    again: list[str],
+) -> None:
+    """The runs as processes of this machine, or as tasks of a cluster."""
     from contextlib import nullcontext
 
-    from curricle.execution import Execution
-    from curricle.study import Refused
-    from curricle.studyfile import load_study
-    from curricle.tracking import Tracker, refuse_missing, tracked
-
-    execution = Execution(
-        ranks=nproc_per_node,
-        replicas=replicas,
-        micro_batch_tokens=micro_batch_tokens,
-        recompute=recompute,
-        compile=compile,
-        attention=attention,
-        save_seconds=save_seconds,
-        keep=keep,
-    )
-    loaded = load_study(study, set or [])
-    folder = out or Path("runs") / loaded.name
-    command = command_of(study, out, store, set)
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        if workers or on or nproc_per_node > 1:
-            raise Refused("torchrun has started the ranks: leave out --workers, --on and --nproc-per-node")
-        if remote is not None:
-            raise Refused("--remote goes with --on; leave it out under torchrun")
-        run_as_rank(loaded, folder, store, execution, command, track, again or [])
-        return
-    if track is not None:
-        refuse_missing(track)
     from curricle import cluster, runner
     from curricle import workers as crews
     from curricle.progress import Reading, Training
+    from curricle.stopping import obeyed_at_once
+    from curricle.tracking import Tracker, tracked
 
     console = make_console()
     through = runner.remote_store(remote, on)  # refused before anything is prepared
     if on is None:
         crews.refuse_few_gpus(workers or crews.usual_workers(execution), execution)
-    with cluster.reached(on, workers) if on else nullcontext():
-        plan, prepared = planned(loaded, store, console)
+    with cluster.reached(on, workers) if on else nullcontext(), obeyed_at_once():  # Ray has a SIGTERM of its own
+        plan, prepared = planned(study, store, console)
         runner.refuse_declared(plan)
         runner.refuse_uneven(plan, execution)
-        runner.try_again(plan, prepared, again or [], through)
+        runner.try_again(plan, prepared, again, through)
         done = runner.done(plan, prepared)
         left_out = runner.left_out(plan, prepared)
         show_plan(console, plan, prepared, done, left_out)
@@ -183,6 +205,7 @@ def run_as_rank(
     from curricle import gathering, runner, upkeep
     from curricle.preparation import stock
     from curricle.progress import Reading, Training
+    from curricle.stopping import asked_to_stop
     from curricle.study import Refused
     from curricle.tracking import Tracker, refuse_missing, tracked
     from curricle.training.distribution import Ranks
@@ -210,8 +233,8 @@ def run_as_rank(
 
     failed = runner.Failed({})
     try:
-        with runner.asked_to_stop() as interrupted:
-            plan, prepared, done = runner.first_then_all(ranks, prepare)
+        plan, prepared, done = runner.first_then_all(ranks, prepare)
+        with asked_to_stop() as interrupted:
             peaks = _peaks_of_ranks(prepared.store, torch.get_num_threads(), ranks.size)
             training = Training(console, plan, done, peaks, runner.left_out(plan, prepared))
             say = lambda text: console.print(text, markup=False, soft_wrap=True)  # noqa: E731
