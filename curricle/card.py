@@ -287,7 +287,17 @@ def _receipt(store: Store, run: str) -> str:
     if not sessions:
         return ""
     told = ", ".join(f"{name} {cell(value)}" for name, value in sessions[-1].items() if name != "began")
-    return f"Made in {len(sessions)} session{'s' * (len(sessions) > 1)}, the last with {told}."
+    made = f"Made in {len(sessions)} session{'s' * (len(sessions) > 1)}, the last with {told}."
+    adopted = read_json(file.with_name("run.json")).get("adopted")
+    if adopted is None:
+        return made
+    before = [session for session in sessions if "adopted_from" in session]
+    where = [(s["cpu"] if s["device"] == "cpu" else s["device"], s["torch"]) for s in before]
+    machines = "; ".join(dict.fromkeys(f"{cell(device)} with torch {cell(torch)}" for device, torch in where))
+    return made + (
+        f" The first {adopted['tokens']:,} tokens were not trained for it: they are those of the run "
+        f"`{adopted['run']}`, made on {machines or 'a machine that is not known'}."
+    )
 
 
 def _again(references: Sequence[Row], last: Row) -> str:

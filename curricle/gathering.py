@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from curricle.study import Counterfactual, Source
 from curricle.work import evaluation_file, evaluation_files
 
 NOT_YET = "not done yet"
+TIMED = ("tokens_per_second", "mfu", "data_seconds", "save_seconds")
 
 
 def reached(plan: Plan, prepared: Prepared) -> dict[str, int]:
@@ -30,7 +32,8 @@ def gather(plan: Plan, prepared: Prepared, folder: Path) -> Results:
     import pyarrow.parquet as pq
 
     steps = {run: _steps(prepared.store, node) for run, node in plan.nodes.items()}
-    rows.write_rows(folder / "steps.parquet", [row for of_run in steps.values() for row in of_run], rows.STEPS)
+    timed = [row for run, of_run in steps.items() for row in _timed_once(plan, prepared.store, run, of_run)]
+    rows.write_rows(folder / "steps.parquet", timed, rows.STEPS)
     files = [
         evaluation_file(prepared, prepared.store.run_folder(run), node.tokens_at(step), name)
         for run, node in plan.nodes.items()
@@ -108,6 +111,18 @@ def _steps(store: Store, node: Node) -> list[dict[str, Any]]:
     whole = metrics.lines(store.run_folder(node.run))
     peak = _peak_flops(store, store.run_folder(node.run), node)
     return rows.step_rows(whole, run=node.run, stage=node.stage, seed=node.seed, peak_flops=peak)
+
+
+def _timed_once(plan: Plan, store: Store, run: str, steps: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The steps, those without a time that were taken over from another run of the plan, whose time they are."""
+    taken, donor = math.inf, run
+    while (file := store.run_folder(donor) / "run.json").exists() and (adopted := read_json(file).get("adopted")):
+        donor, taken = adopted["run"], min(taken, adopted["tokens"])
+        if donor in plan.nodes:
+            break
+    elsewhere = donor != run and donor in plan.nodes
+    for row in steps:
+        yield row | dict.fromkeys(TIMED) if elsewhere and row["tokens"] <= taken else row
 
 
 def _peak_flops(store: Store, folder: Path, node: Node) -> float | None:

@@ -7,6 +7,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from curricle.store import read_json
+
 if TYPE_CHECKING:
     from curricle.training.distribution import Ranks
 
@@ -30,6 +32,13 @@ def receipt(ranks: Ranks) -> dict[str, Any]:
         "system": platform.system(),
         "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
+
+
+def sessions(run: Path) -> list[dict[str, Any]]:
+    """The sessions of training that a run's folder tells of, first to last; those that made what it took over from
+    another run say `adopted_from`."""
+    file = run / "receipt.json"
+    return read_json(file)["sessions"] if file.exists() else []
 
 
 def cpu_name() -> str:

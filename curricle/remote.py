@@ -20,11 +20,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from curricle.adoption import state_folder
 from curricle.planning import Node, Plan
 from curricle.preparation import Prepared
 from curricle.store import COMPLETE, Held, Store, is_complete, locked, read_json, whole_file, whole_folder
 from curricle.study import Refused
-from curricle.work import evaluation_files, is_done, kept_folders, state_folder
+from curricle.work import evaluation_files, is_done, kept_folders
 
 RECORDS = ("run.json", "receipt.json", "metrics.jsonl")
 WHOLE_IN_A_RUN = ("average", "checkpoints", "points")  # whose folders are whole or not there

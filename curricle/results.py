@@ -73,7 +73,7 @@ STEPS = pa.schema(
         ("loss_nats", pa.float64()),  # mean over the batch's target tokens
         ("grad_norm", pa.float64()),  # before clipping
         ("lr", pa.float64()),
-        ("tokens_per_second", pa.float64()),
+        ("tokens_per_second", pa.float64()),  # null for steps that were taken over from another run, which has them
         # Null where the run did not note them:
         ("mfu", pa.float64()),  # model FLOPs a second, as a share of the machine's measured matrix-product peak
         ("data_seconds", pa.float64()),  # of the step's time: waiting for its batch

@@ -7,8 +7,6 @@ there. On many ranks all of them walk through it in step; the first one writes.
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -18,12 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from curricle import metrics
+from curricle.adoption import adopt, state_folder, weights_folder
 from curricle.execution import Execution
 from curricle.planning import Node
 from curricle.preparation import Prepared, sampler_for
-from curricle.receipt import receipt
+from curricle.receipt import receipt, sessions
 from curricle.results import EVALUATIONS, write_rows
-from curricle.store import Held, is_complete, locked, read_json, sweep, whole_file, whole_folder, write_json
+from curricle.store import Held, is_complete, locked, read_json, sweep, write_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -47,15 +46,6 @@ class Message:
     text: str = ""
     lr: float = 0.0
     grad_norm: float = 0.0
-
-
-def weights_folder(run: Path, node: Node, step: int) -> Path:
-    """Where the weights of an evaluation point lie, in the Hugging Face format: the end is `model/`."""
-    return run / "model" if step == node.steps else run / "points" / f"{node.tokens_at(step):012d}"
-
-
-def state_folder(run: Path, step: int) -> Path:
-    return run / "checkpoints" / f"step-{step:08d}"
 
 
 def evaluation_file(prepared: Prepared, run: Path, tokens: int, name: str) -> Path:
@@ -135,9 +125,7 @@ def work_on(
             yield from _evaluate_kept(prepared, node, folder, ranks, asked_to_stop)
         else:
             if ranks.first:
-                file = folder / "receipt.json"
-                sessions = read_json(file)["sessions"] if file.exists() else []
-                write_json(file, {"sessions": [*sessions, receipt(ranks)]})
+                write_json(folder / "receipt.json", {"sessions": [*sessions(folder), receipt(ranks)]})
             yield from _train(prepared, node, folder, ranks, execution or Execution(), asked_to_stop)
         done = ranks.decided(lambda: is_scored(prepared, node))
         if done and ranks.first:
@@ -293,7 +281,7 @@ def _begin(prepared: Prepared, node: Node, folder: Path, ranks: Ranks, before: i
         if own:
             return Begin(own[-1], "resume")
     if ranks.first and not checkpoint.complete(folder / "checkpoints"):
-        _adopt(prepared, node, folder)
+        adopt(prepared.store, node, folder)
     if node.parent is None:
         return None
     parent = prepared.store.run_folder(node.parent)
@@ -309,57 +297,6 @@ def _register(prepared: Prepared, node: Node, step: int) -> None:
     file = prepared.store.root / "states" / f"{node.states[step]}.json"
     if not file.exists():
         write_json(file, {"run": node.run, "step": step})
-
-
-def _adopt(prepared: Prepared, node: Node, folder: Path) -> None:
-    """Take over the first part of another run, up to the latest state that is a state of this one, too: its states, its
-    weights at the points that are asked of this run, its metrics. Nothing where there is no such state."""
-    from curricle.training import averaging
-    from curricle.training.loop import lines_until
-
-    averaged = averaging.steps_of(node.recipe, node.steps)
-    for step in sorted(node.states, reverse=True):
-        if averaged and step >= averaged[0]:
-            continue  # the donor has not kept what must be averaged until then
-        file = prepared.store.root / "states" / f"{node.states[step]}.json"
-        donor = prepared.store.run_folder(read_json(file)["run"]) if file.exists() else folder
-        kept = {weights_folder(folder, node, s): _kept_by(donor, node, s) for s in node.evaluate_at if s <= step}
-        states = sorted(s for s in {*node.needed, step} if s <= step)
-        kept |= {state_folder(folder, s): _whole(state_folder(donor, s)) for s in states}
-        if donor == folder or not all(kept.values()):
-            continue
-        with whole_file(folder / "metrics.jsonl") as metrics:
-            # Not what it scored: it may have had other sources.
-            metrics.writelines(m for m in lines_until(donor / "metrics.jsonl", step) if b'"evaluation": {' not in m)
-        for target, place in kept.items():  # the latest state last: where it is, all before it is
-            if place is not None and not is_complete(target):
-                with whole_folder(target) as temporary:
-                    shutil.copytree(place, temporary, copy_function=_linked, dirs_exist_ok=True)
-        return
-
-
-def _whole(folder: Path) -> Path | None:
-    return folder if is_complete(folder) else None
-
-
-def _kept_by(donor: Path, node: Node, step: int) -> Path | None:
-    """Where a run with the same first steps keeps its weights after `step` steps."""
-    inside = donor / "points" / f"{node.tokens_at(step):012d}"
-    if is_complete(inside):
-        return inside
-    end = donor / "model"
-    if not is_complete(end):
-        return None
-    identity = read_json(donor / "run.json")["identity"]
-    ended = identity["budget_tokens"] == node.tokens_at(step)
-    return end if ended and identity["recipe"]["average"] is None else None  # a mean of states is no state
-
-
-def _linked(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # another file system
-        shutil.copy2(source, target)
 
 
 # ---- evaluation ---------------------------------------------------------------------------------------------------

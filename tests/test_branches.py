@@ -11,12 +11,13 @@ from safetensors.torch import load_file
 from test_planning import catalogue
 from tiny_study import tiny, write_study
 
-from curricle import runner
+from curricle import card, gathering, runner, upkeep
 from curricle.planning import compile_plan
 from curricle.preparation import make_plan, prepare, stock
+from curricle.report import queries
 from curricle.report.terminal import moving_prefixes
 from curricle.results import Results
-from curricle.store import Store
+from curricle.store import Store, read_json
 from curricle.study import Refused, Study
 from curricle.studyfile import load_study
 from curricle.training import checkpoint
@@ -270,6 +271,31 @@ def test_an_adopted_prefix_is_a_prefix_to_branch_from(tmp_path):
         ends[store] = [weights_in(prepared, nodes[stage]) for stage in ("long", "cool")], first
     assert ends["adopted"][0] == ends["afresh"][0]
     assert ends["adopted"][1] > ends["afresh"][1], "nothing was adopted"
+
+
+def test_an_adopted_prefix_keeps_the_record_of_who_made_it_and_its_time_counts_once(tmp_path):
+    parts = [{"until": "1024", **CODE}, {"until": "100%", **CODE}]
+    stages = {"short": {"budget_tokens": 1024}, "long": {"budget_tokens": 2048, "phases": parts}}
+    prepared, nodes = compiled(tmp_path, tmp_path / "store", {"a": ["short"], "b": ["long"]}, **stages)
+    for stage in stages:
+        assert worked(prepared, nodes[stage])[-1][0] == "done"
+    donor, folder = nodes["short"].run, prepared.store.run_folder(nodes["long"].run)
+    made, own = read_json(folder / "receipt.json")["sessions"]
+    assert made == {"adopted_from": donor} | read_json(prepared.store.run_folder(donor) / "receipt.json")["sessions"][0]
+    assert "adopted_from" not in own
+    assert read_json(folder / "run.json")["adopted"] == {"run": donor, "tokens": 1024}
+    assert f"The first 1,024 tokens were not trained for it: they are those of the run `{donor}`" in card.of_run(
+        prepared.store, nodes["long"].run
+    )
+    plan = compile_plan(prepared.study, prepared.catalogue)
+    assert upkeep.receipts(prepared.store, plan)["adopted_from"] == donor
+    results = gathering.gather(plan, prepared, tmp_path / "results")
+    timed = results.sql("select stage, tokens from steps where tokens_per_second is not null order by all")
+    steps = [("long", 1536), ("long", 2048), *(("short", tokens) for tokens in (512, 1024))]
+    assert [(row["stage"], row["tokens"]) for row in timed] == steps
+    once = results.sql("select sum(512 / tokens_per_second) as took from steps")[0]["took"]
+    assert queries.spent(results)["wall_seconds"] == pytest.approx(once)
+    assert sum(row["wall_seconds"] for row in results.sql("select wall_seconds from runs")) > once, "each run's price"
 
 
 def test_a_state_that_was_saved_before_it_was_branched_from_stays(tmp_path):

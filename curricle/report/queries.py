@@ -82,10 +82,15 @@ def examples(results: Results, benchmark: str, strategy: str, beside: str | None
 
 
 def spent(results: Results) -> Row:
-    """What training took, each run counted once."""
+    """What training took, each run counted once, and by its steps each step, where they are noted."""
     return results.sql(
         """
-        SELECT count(*) AS runs, sum(training_flops) AS training_flops, sum(wall_seconds) AS wall_seconds
+        WITH timed AS (
+            SELECT (tokens - lag(tokens, 1, 0) OVER (PARTITION BY run ORDER BY step)) / tokens_per_second AS seconds
+            FROM steps WHERE run IN (SELECT run FROM runs)
+        )
+        SELECT count(*) AS runs, sum(training_flops) AS training_flops,
+               coalesce((SELECT sum(seconds) FROM timed), sum(wall_seconds)) AS wall_seconds
         FROM (SELECT run, any_value(training_flops) AS training_flops, any_value(wall_seconds) AS wall_seconds
               FROM runs GROUP BY run)
         """
