@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -38,3 +39,28 @@ def forget_divergence(run: Path) -> None:
 def evaluations(run: Path) -> list[dict[str, Any]]:
     """The lines of held-out scores, in the order in which they were written."""
     return [json.loads(line) for line in lines(run) if '"evaluation": {' in line]
+
+
+def held_out(
+    run: Path, parent: Path | None = None, branch_step: int | None = None
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Bits per byte of each source's held-out text by the last line of scores, and by how much they changed since the
+    run began: since its parent's end or the step it branched at, or else since its own first scores. A source whose
+    text is another now, or was not scored then, has no change."""
+    *own, now = evaluations(run)
+    before = {m["step"]: m for m in own if m["step"] < now["step"]}  # of two for one step the later counts
+    began = before[min(before)] if before else None
+    if parent is not None:
+        ends = {m["step"]: m for m in evaluations(parent) if branch_step in (None, m["step"])}
+        began = ends[max(ends)] if ends else began
+    then = {
+        source: _bits_per_byte(scored)
+        for source, scored in (began["evaluation"] if began else {}).items()
+        if source in now["evaluation"] and now["evaluation"][source]["bytes"] == scored["bytes"]
+    }
+    bits = {source: _bits_per_byte(scored) for source, scored in now["evaluation"].items()}
+    return bits, {source: bits[source] - was for source, was in then.items()}
+
+
+def _bits_per_byte(scored: dict[str, float]) -> float:
+    return scored["nats"] / math.log(2) / scored["bytes"] if scored["bytes"] else math.nan

@@ -1,6 +1,7 @@
 """What a person sees while a study is prepared and trained: one bar for the whole, one line for each worker.
 
-Where the output is no terminal, a line is printed whenever something ends, and for what trains on each minute.
+Where the output is no terminal, a line is printed whenever something ends, and for what trains on each minute. Each
+evaluation has a line in both, so that what is forgotten is seen while it happens.
 """
 
 from __future__ import annotations
@@ -115,6 +116,11 @@ class Training:
             self.console.print(f"[green]✓[/green] {name} [dim]{message.run}  {so_far}[/dim]", highlight=False)
         if message.kind == "failed":  # the whole text comes at the end, when the others are done
             self.console.print(f"[red]✗[/red] {name} [dim]{message.run}  failed[/dim]", highlight=False)
+        if message.kind == "evaluated":
+            part = f"{message.tokens / node.tokens:.0%}"
+            scores = ", ".join(_score(s, bits, message.change.get(s)) for s, bits in message.bits_per_byte.items())
+            self.console.print(f"  {name} at {part}: bits per byte {scores}", highlight=False, markup=False)
+            return
         bar = self._bar
         if bar is None or self._total is None:
             if message.kind == "step":
@@ -156,6 +162,23 @@ class Training:
         """Model FLOPs a second as a share of the peak; None where that is not known."""
         peak = self.peaks.get(node.recipe.precision)
         return self.plan.training_flops(node) / node.tokens * tokens_per_second / peak if peak else None
+
+
+def _score(source: str, bits: float, change: float | None) -> str:
+    """`code 1.93 (+.12)`: bits per byte, and their change since the run began where it is known."""
+    if change is None:
+        return f"{source} {bits:.2f}"
+    return f"{source} {bits:.2f} ({f'{change:+.2f}'.replace('0.', '.', 1)})"
+
+
+def time_line(spent: Iterable[Mapping[str, float | None]]) -> str:
+    """Where the time went, over all stages (`queries.time_spent`); empty where nothing was noted."""
+    rows = list(spent)
+    parts = {"steps": "training_seconds", "waiting for data": "data_seconds", "saves": "save_seconds"}
+    parts["evaluation"] = "evaluation_seconds"
+    totals = {part: [s for row in rows if (s := row[column]) is not None] for part, column in parts.items()}
+    told = ", ".join(f"{sum(noted):,.1f} s {part}" for part, noted in totals.items() if noted)
+    return f"where the time went, one run after another: {told}" if told else ""
 
 
 def jobs_watched(console: Console) -> Callable[[Iterable[Job]], Iterator[Job]]:

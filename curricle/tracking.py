@@ -159,6 +159,9 @@ def tracked(
             # Before the first step there is no loss, and a skipped step may have none that is a number.
             known = {name: value for name, value in told.items() if value is not None and math.isfinite(value)}
             tracker.log(message.run, known, step=message.tokens // node.recipe.batch_tokens)
+        elif message.kind == "evaluated":
+            scores = {f"bits per byte/{source}": bits for source, bits in message.bits_per_byte.items()}
+            tracker.log(message.run, scores, step=message.tokens // node.recipe.batch_tokens)
         elif message.kind == "done":
             tracker.finish(message.run, {"tokens": message.tokens, "complete": True})
         elif message.kind != "evaluating":

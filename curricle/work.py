@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from curricle.training.distribution import Ranks
     from curricle.training.loop import Begin
 
-Kind = Literal["step", "evaluating", "done", "stopped", "held", "failed", "refused"]
+Kind = Literal["step", "evaluating", "evaluated", "done", "stopped", "held", "failed", "refused"]
 Asked = Callable[[], bool]
 
 
@@ -46,6 +46,10 @@ class Message:
     text: str = ""
     lr: float = 0.0
     grad_norm: float = 0.0
+    bits_per_byte: Mapping[str, float] = field(default_factory=dict)
+    """Of the held-out text of every source, where it was `evaluated`."""
+    change: Mapping[str, float] = field(default_factory=dict)
+    """Of these since the run began, where that is known."""
 
 
 def evaluation_file(prepared: Prepared, run: Path, tokens: int, name: str) -> Path:
@@ -245,7 +249,8 @@ def _take_steps(
                 if whole is not None:
                     models.export(whole, tokenizer, kept)
                 ranks.wait()
-            _evaluate(prepared, node, folder, now.step, (model, tokenizer) if live else None, ranks, asked_to_stop)
+            given = (model, tokenizer) if live else None
+            yield from _evaluate(prepared, node, folder, now.step, given, ranks, asked_to_stop)
 
 
 # ---- where a run begins -------------------------------------------------------------------------------------------
@@ -308,7 +313,7 @@ def _evaluate_kept(
     for step in node.evaluate_at:
         if not ranks.decided(partial(_all_asked, prepared, node, folder, step)):
             yield Message("evaluating", node.run, node.tokens_at(step))
-            _evaluate(prepared, node, folder, step, None, ranks, asked_to_stop)
+            yield from _evaluate(prepared, node, folder, step, None, ranks, asked_to_stop)
         elif ranks.first:  # a line behind steps that were cut off and taken again is cut off with them
             _note_held_out(prepared, node, folder, step, 0.0)
 
@@ -326,8 +331,9 @@ def _evaluate(
     live: tuple[PreTrainedModel, PreTrainedTokenizerFast] | None,
     ranks: Ranks,
     asked_to_stop: Asked,
-) -> None:
-    """Score what was not scored yet; ranks share out what is asked. Leaves early where it is asked to stop."""
+) -> Iterator[Message]:
+    """Score what was not scored yet; ranks share out what is asked. Leaves early where it is asked to stop. Says what
+    is new of the held-out text."""
     from curricle.evaluation.scoring import evaluate
     from curricle.training import model as models
 
@@ -350,26 +356,29 @@ def _evaluate(
         rows = evaluate(model, tokenizer, benchmarks, held_out, context=context)
         write_rows(evaluation_file(prepared, folder, tokens, name), [{**where, **row} for row in rows], EVALUATIONS)
     ranks.wait()
-    if ranks.first:
-        _note_held_out(prepared, node, folder, step, time.monotonic() - began)
+    if ranks.first and _note_held_out(prepared, node, folder, step, time.monotonic() - began):
+        parent = prepared.store.run_folder(node.parent) if node.parent else None
+        bits, change = metrics.held_out(folder, parent, node.branch_step)
+        yield Message("evaluated", node.run, tokens, bits_per_byte=bits, change=change)
 
 
-def _note_held_out(prepared: Prepared, node: Node, folder: Path, step: int, seconds: float) -> None:
-    """The held-out text of every source as one line of the metrics, so that what is lost is seen while it happens."""
+def _note_held_out(prepared: Prepared, node: Node, folder: Path, step: int, seconds: float) -> bool:
+    """The held-out text of every source as one line of the metrics, so that what is lost is seen while it happens;
+    whether that line is new."""
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
     tokens = node.tokens_at(step)
     files = {name: evaluation_file(prepared, folder, tokens, name) for name in prepared.entries}
-    metrics = folder / "metrics.jsonl"
     if not all(file.exists() for file in files.values()):
-        return
+        return False
     columns = ("nats", "target_tokens", "bytes")
     tables = {name: pq.read_table(file, columns=list(columns)) for name, file in files.items()}
     scored = {name: {c: pc.sum(table[c]).as_py() for c in columns} for name, table in tables.items()}
     line = {"step": step, "tokens": tokens, "evaluation": scored, "seconds": round(seconds, 3)}
-    known = metrics.read_text(encoding="utf-8").splitlines() if metrics.exists() else []
-    same = [json.loads(m) for m in known if m.startswith(f'{{"step": {step}, "tokens": {tokens}, "evaluation": {{')]
-    if not same or same[-1]["evaluation"] != scored:  # of two the later counts: the file is only ever written to
-        with open(metrics, "a", encoding="utf-8") as out:
-            out.write(json.dumps(line) + "\n")
+    same = [found for found in metrics.evaluations(folder) if found["step"] == step]
+    if same and same[-1]["evaluation"] == scored:  # of two the later counts: the file is only ever written to
+        return False
+    with open(folder / metrics.FILE, "a", encoding="utf-8") as out:
+        out.write(json.dumps(line) + "\n")
+    return True

@@ -30,7 +30,7 @@ from curricle.work import Message, work_on
 
 MESSAGES_A_SECOND = 5
 SAVE_SECONDS = 60  # that a worker may take over an evaluation or a save when it is asked to stop
-SAYS_MORE = {"step", "evaluating"}  # kinds after which a run goes on
+SAYS_MORE = {"step", "evaluating", "evaluated"}  # kinds after which a run goes on
 
 
 class Crew(Protocol):

@@ -365,7 +365,7 @@ def test_held_out_scores_in_the_metrics_are_those_of_what_is_asked_now(tmp_path)
     assert worked(few, nodes["short"])[-1][0] == "done"
     more, nodes = compiled(tmp_path, tmp_path / "store", {"a": ["short"], "b": ["long"]}, **stages, scored_bytes=3000)
     assert [t for kind, t in worked(more, nodes["long"]) if kind == "step"] == [1024, 1536], "the prefix was adopted"
-    assert [kind for kind, _ in worked(more, nodes["short"])] == ["evaluating", "done"]
+    assert [kind for kind, _ in worked(more, nodes["short"])] == ["evaluating", "evaluated", "done"]
 
     def scored(stage: str) -> list[int]:
         lines = (more.store.run_folder(nodes[stage].run) / "metrics.jsonl").read_text().splitlines()

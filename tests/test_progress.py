@@ -54,3 +54,20 @@ def test_a_log_hears_of_a_run_under_way_once_a_minute(plan, monkeypatch):
     lines = out.getvalue().splitlines()
     assert [line.split()[-2:] for line in lines] == [["61", "s"], ["125", "s"]]
     assert "50%  loss 2.500  1,000 tokens/s" in lines[0] and run in lines[0] and "75%" in lines[1]
+
+
+def test_an_evaluation_has_a_line_with_what_has_changed_since_the_run_began(plan):
+    out = io.StringIO()
+    run, node = next((run, node) for run, node in plan.nodes.items() if node.stage == "math")
+    shown = Training(Console(file=out, width=200), plan, frozenset())
+    scores = {"code": 1.931, "math": 0.84, "new": 2.0}
+    with shown.shown():
+        shown(Message("evaluated", run, node.tokens // 2, bits_per_byte=scores, change={"code": 0.12, "math": -1.35}))
+    assert out.getvalue().strip() == "math, seed 0 at 50%: bits per byte code 1.93 (+.12), math 0.84 (-1.35), new 2.00"
+
+
+def test_where_the_time_went_is_summed_over_stages_and_says_nothing_that_was_not_noted():
+    one = {"training_seconds": 2.0, "data_seconds": 0.5, "save_seconds": None, "evaluation_seconds": None}
+    other = {"training_seconds": 3.0, "data_seconds": None, "save_seconds": None, "evaluation_seconds": 1.0}
+    told = progress.time_line([one, other])
+    assert told.endswith(": 5.0 s steps, 0.5 s waiting for data, 1.0 s evaluation") and progress.time_line([]) == ""

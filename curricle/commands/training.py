@@ -297,7 +297,8 @@ def write_report(
 ) -> None:
     """Findings, page and the summary on the screen; which runs are missing, and why. `failures` are this session's."""
     from curricle import analysis, gathering
-    from curricle.report import page
+    from curricle.progress import time_line
+    from curricle.report import page, queries
     from curricle.report.terminal import summary_view
     from curricle.store import write_json
     from curricle.upkeep import receipts
@@ -321,6 +322,8 @@ def write_report(
     for run, why in missing.items():
         if why != gathering.NOT_YET:
             console.print(f"✗ {run}, seed {plan.nodes[run].seed}: {why}", markup=False, soft_wrap=True)
+    if spent := time_line(queries.time_spent(results)):
+        console.print(spent, style="dim", soft_wrap=True)
     console.print()
     for what in ("report.html", "findings.json", "results"):
         console.print(str(folder / what), markup=False, soft_wrap=True)

@@ -1,0 +1,48 @@
+"""What a run's metrics say of it: whether it has diverged, and what it gained or forgot since it began."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+
+from curricle import metrics
+
+
+def line(step: int, **sources: tuple[float, int]) -> dict:
+    """Scores after a step: bits per byte and bytes of each source."""
+    scored = {name: {"nats": bits * size * math.log(2), "bytes": size} for name, (bits, size) in sources.items()}
+    return {"step": step, "tokens": step * 64, "evaluation": scored}
+
+
+def written(folder, *rows: dict):
+    folder.mkdir()
+    (folder / metrics.FILE).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def test_a_change_is_counted_from_the_parent_s_end_or_the_branch_or_the_run_s_first_scores(tmp_path):
+    parent = written(tmp_path / "parent", line(4, code=(2.0, 50)), line(8, code=(1.5, 50)))
+    run = written(tmp_path / "run", line(2, code=(1.75, 50), math=(3.0, 40)), line(4, code=(2.25, 50), math=(2.5, 40)))
+    bits, change = metrics.held_out(run, parent)
+    assert bits == pytest.approx({"code": 2.25, "math": 2.5}) and change == pytest.approx({"code": 0.75})
+    assert metrics.held_out(run, parent, branch_step=4)[1] == pytest.approx({"code": 0.25})
+    assert metrics.held_out(run)[1] == pytest.approx({"code": 0.5, "math": -0.5})
+
+
+def test_another_text_is_not_compared_and_of_two_scores_for_a_step_the_later_counts(tmp_path):
+    rows = line(2, code=(9.0, 50)), line(2, code=(2.0, 50), math=(3.0, 40)), line(4, code=(2.25, 50), math=(2.5, 80))
+    assert metrics.held_out(written(tmp_path / "run", *rows))[1] == pytest.approx({"code": 0.25})
+    assert metrics.held_out(written(tmp_path / "first", rows[0]))[1] == {}
+
+
+def test_a_divergence_is_the_last_whole_line_and_forgotten_without_a_line_less(tmp_path):
+    run = written(tmp_path / "run", {"step": 1, "diverged": "at 1"}, {"step": 2})
+    assert metrics.diverged(run) is None, "it went on"
+    with open(run / metrics.FILE, "a") as out:
+        out.write(json.dumps({"step": 3, "loss_nats": None, "diverged": "at 3"}) + '\n{"step": 4, "div')
+    assert metrics.diverged(run) == "at 3"
+    metrics.forget_divergence(run)
+    assert metrics.diverged(run) is None and json.loads(metrics.lines(run)[-1]) == {"step": 3, "loss_nats": None}
+    assert len(metrics.lines(run)) == 3 and metrics.diverged(tmp_path / "none") is None
