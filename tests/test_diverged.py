@@ -81,6 +81,7 @@ def verb(folder, monkeypatch, capsys):
     return run
 
 
+@pytest.mark.slow
 def test_a_learning_rate_that_diverges_is_settled_and_its_sweep_goes_on(folder, verb):
     code, said, errors = verb()
     assert code == 0, said + errors
