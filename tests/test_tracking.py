@@ -117,7 +117,7 @@ def test_what_a_step_noted_is_sent_and_what_is_not_known_is_left_out(service, pl
 def test_under_torchrun_the_first_rank_tracks_every_run_and_the_others_none(service, study, tmp_path, monkeypatch):
     from curricle.commands import training
 
-    ranks = SimpleNamespace(first=True, size=1, leave=lambda: None)
+    ranks = SimpleNamespace(first=True, size=1, leave=lambda: None, decided=lambda decide: decide())
     told = [Message("step", run, 512, 2.5, 30_000.0) for run in make_plan(study, tmp_path / "store").nodes]
     monkeypatch.setattr("curricle.training.distribution.Ranks.of_torchrun", lambda: ranks)
     monkeypatch.setattr("curricle.runner.first_then_all", lambda ranks, make: make())

@@ -31,7 +31,7 @@ from curricle.commands.common import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from rich.console import Console
 
@@ -193,7 +193,13 @@ def _peaks_of_ranks(store: Store, threads: int, ranks: int) -> dict[str, float] 
 
 
 def run_as_rank(
-    study: Study, folder: Path, store: Path, execution: Execution, command: str, track: str | None, again: list[str]
+    study: Study,
+    folder: Path,
+    store: Path,
+    execution: Execution,
+    command: str,
+    track: str | None = None,
+    again: Sequence[str] = (),
 ) -> None:
     """One of the processes that torchrun started. All train every run together; the first one speaks, writes and
     tracks."""
