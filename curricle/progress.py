@@ -144,7 +144,7 @@ class Training:
     def _log(self, message: Message, node: Node, name: str) -> None:
         """A line on a run under way, not more often than once a minute."""
         now = time.monotonic()
-        if now - self._said.setdefault(message.run, self._began) < MINUTE:
+        if now - self._said.setdefault(message.run, now) < MINUTE:
             return
         self._said[message.run] = now
         part = f"{message.tokens / node.tokens:.0%}  {self._step(message, node)}"
