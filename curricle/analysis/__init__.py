@@ -36,6 +36,7 @@ from curricle.analysis.questions import FIRST, QUESTIONS, Answer, Asked, Questio
 from curricle.analysis.repetition import effective_tokens, muennighoff2023, repetition
 from curricle.analysis.saturation import floors, saturation, why_saturated
 from curricle.analysis.scaling import predict_loss, ranks
+from curricle.analysis.split_runs import split_of_runs
 from curricle.analysis.synergy import synergy
 from curricle.analysis.transfer import transfer, transfer_published, transfers
 from curricle.analysis.transfer_runs import transfer_law_of_runs
@@ -99,6 +100,7 @@ __all__ = [
     "shapley",
     "smallest_gamma",
     "split",
+    "split_of_runs",
     "stage_gains",
     "steps_of",
     "surprise",

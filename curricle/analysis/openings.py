@@ -382,6 +382,7 @@ OPENINGS: dict[str, Callable[[Had], Iterator[Runs]]] = {
     "transfer": transfer,
     "why-code": counterfactuals,
     "mixture": mixture,
+    "split": mixture,
     "saturation": longer,
     "prediction": longer,
     "ranks": second_size,

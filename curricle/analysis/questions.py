@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
-from curricle.analysis import bound_questions, designs, exhaustion
+from curricle.analysis import bound_questions, designs, efficiency_questions, exhaustion
 from curricle.analysis.chain import chain, shapley
 from curricle.analysis.curve import common_stages, curve
 from curricle.analysis.efficiency import efficiency
@@ -163,6 +163,7 @@ QUESTIONS |= {
     "chain": Question("Shares of a strategy's gain by stage", whole(chain)),
     "shapley": Question("Shares of the gain where every subset of stages was run", whole(shapley)),
     "efficiency": Question("What a stage gave per token and per FLOP", whole(efficiency)),
+    "split": Question("A budget shared out over sources", efficiency_questions.splits),
     "transferred": Question("How many tokens a head start is worth", designs.transferred_of_head_starts),
     "transfer": Question("Whether two sources help each other", designs.transfer_of_crossed),
     "why-code": Question("What code gives, property by property", designs.why_of_counterfactuals),

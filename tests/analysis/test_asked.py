@@ -146,6 +146,26 @@ def test_the_order_that_gamma_rests_on_is_the_studys_and_not_the_alphabets(tmp_p
         assert {f.parts["order"] for f in found} == {rests_on}
 
 
+def test_a_budget_is_split_where_doses_vary_within_what_the_sources_hold(tmp_path):
+    doses = [(a, b) for a in (100, 200, 400) for b in (100, 200, 400)]
+    arms = {f"{a} {b}": [("mix", "pretrain", {"a": a, "b": b})] for a, b in doses}
+
+    def score(strategy: str, seed: int, position: int, part: float) -> list[Point]:
+        a, b = map(float, strategy.split())
+        noise = np.random.default_rng([seed, *map(ord, strategy)]).normal(0, 0.002)
+        return [("text", "held-out", "bits per byte", 0.7 + (0.1 + (a / 800) ** 0.5 + 0.5 * (b / 800) ** 0.5) ** -0.4
+                 + noise), ("text", "held-out", "accuracy", 50.0)]  # fmt: skip
+
+    made = study(tmp_path, arms, score, there={"a": 100, "b": 1000})
+    (answer,) = ask(Asked(made, at=(600.0,)), ["split"])
+    (found,) = answer.findings
+    assert found.parts["budget"] == 600 and found.interval() is not None
+    assert {row["source"]: row["tokens"] for row in found.table} == pytest.approx({"a": 400, "b": 200})
+    few = study(tmp_path / "few", {name: arms[name] for name in list(arms)[:4]}, score)
+    (refused,) = ask(Asked(few), ["split"])
+    assert "a law of 2 sources takes 7" in str(refused.refused)
+
+
 # ---- what is read -------------------------------------------------------------------------------------------------
 
 
