@@ -29,7 +29,7 @@ from curricle.analysis.gain import Comparison, compare_scores, contrast, contras
 from curricle.analysis.mediation import mediation
 from curricle.analysis.mixture import mixture, predictions
 from curricle.analysis.outcomes import outcomes, steps_of
-from curricle.analysis.phase_law import best_order, phase_law
+from curricle.analysis.phase_law import best_order, best_order_of_runs, phase_law
 from curricle.analysis.phases import phases
 from curricle.analysis.published import published
 from curricle.analysis.questions import FIRST, QUESTIONS, Answer, Asked, Question, ask, listed, refuse_unknown
@@ -61,6 +61,7 @@ __all__ = [
     "answer",
     "ask",
     "best_order",
+    "best_order_of_runs",
     "best_split",
     "bounds",
     "chain",

@@ -6,6 +6,7 @@ comes to; and so on. Each function raises `Refused` where the rows are no such d
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
@@ -15,13 +16,13 @@ from curricle.analysis.arms import ends, last_stage_shares
 from curricle.analysis.budgets import lines, noted
 from curricle.analysis.cells import SAME_DOSE, ordered, orders_of, read_factorial, snapped
 from curricle.analysis.critical import critical_share
-from curricle.analysis.efficiency import transferred
 from curricle.analysis.finding import ACCURACY, BITS_PER_BYTE, Finding, short
 from curricle.analysis.front import front
+from curricle.analysis.mediation import mediation
 from curricle.analysis.mixture import mixture
 from curricle.analysis.outcomes import DOSE
 from curricle.analysis.outcomes import doses as doses_until
-from curricle.analysis.phase_law import phase_law
+from curricle.analysis.phase_law import best_order_of_runs, phase_law
 from curricle.analysis.phases import phases
 from curricle.analysis.scaling import predict_loss, ranks
 from curricle.analysis.scores import strategies
@@ -117,7 +118,11 @@ def transfer_of_crossed(asked: Asked) -> list[Finding]:
             of += group
     if whys and not of:
         raise whys[0]
-    return transfers(of, sources=sources, filler=filler)
+    found = transfers(of, sources=sources, filler=filler)  # κ is among its parts
+    for benchmark, measure in dict.fromkeys((f.benchmark, f.measure) for f in found):
+        with contextlib.suppress(Refused):  # the skills were not scored, or are the outcome
+            found.append(mediation(asked.every, sources=sources, benchmark=benchmark, measure=measure))
+    return found
 
 
 def answered(attempts: Iterator[Any]) -> list[Finding]:
@@ -139,14 +144,6 @@ def answered(attempts: Iterator[Any]) -> list[Finding]:
 def losses(asked: Asked) -> list[list[Row]]:
     """The groups that are losses, in whatever unit."""
     return [group for group in asked.groups if group[0]["measure"] != ACCURACY]
-
-
-def transferred_of_head_starts(asked: Asked) -> list[Finding]:
-    return answered(
-        lambda g=group, h=start: transferred(g, h.after, h.scratch, stage=h.stage)
-        for start in head_starts(asked)
-        for group in losses(asked)
-    )
 
 
 def fronts(asked: Asked) -> list[Finding]:
@@ -190,8 +187,12 @@ def learned_last(asked: Asked) -> str | None:
 
 
 def orders(asked: Asked) -> list[Finding]:
-    found = answered(lambda g=group: phases(g, g[0]["benchmark"], g[0]["measure"]) for group in asked.groups)
-    return decided(found)
+    """The contrasts of the orders that were run and, for losses that follow the law of phases, the best of all."""
+    found = decided(answered(lambda g=group: phases(g, g[0]["benchmark"], g[0]["measure"]) for group in asked.groups))
+    for group in losses(asked):
+        with contextlib.suppress(Refused):
+            found += best_order_of_runs(group, [group[0]["benchmark"]], group[0]["measure"])
+    return found
 
 
 def laws_of_orders(asked: Asked) -> list[Finding]:

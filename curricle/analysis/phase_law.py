@@ -24,6 +24,7 @@ from curricle.analysis.learning import Curves, PhaseLaw, curves_of, fit, traject
 from curricle.analysis.phases import ARROW, Design, Phase, design
 from curricle.study import Refused
 
+WRONG = 0.01  # a test of the law below this says that the curves are not its
 MOST_ORDERS = 7  # phases whose orders are enumerated: 5040
 
 
@@ -85,7 +86,7 @@ def phase_law(
     if found is None:
         why, half = "no two seeds of one strategy, so a left-out order's prediction cannot be judged", 0.0
         return Finding(*about, None, BITS, undefined=why, parts=parts, table=tuple(lines), **common)  # type: ignore[arg-type]
-    if misfit is not None and misfit < 0.01:
+    if misfit is not None and misfit < WRONG:
         why = (
             f"the law does not describe these curves: its residuals are {law.rms:.2g} bits per byte, more than the "
             f"seeds' noise allows (p = {misfit:.1g}); orders are still compared as measured, by `phases`"
@@ -155,36 +156,117 @@ def by_index(law: PhaseLaw, made: Design, strategy: str) -> list[Phase]:
     return sorted(made.arms[strategy], key=key)
 
 
+def best_order_of_runs(
+    rows: Sequence[Row], targets: Sequence[str], measure: str = BITS_PER_BYTE, level: float = 0.95
+) -> list[Finding]:
+    """`best_order` of each group of phases that was run in two orders or more, under the law of each target whose
+    curves are the law's (the F test of `phase_law`); raises `Refused` for the first reason where none are."""
+    laws: list[PhaseLaw] = []
+    whys: list[str] = []
+    for target in targets:
+        here = scored(rows, target, measure, ("stage",))
+        if not design(here).orders():
+            whys.append(design(here).unclear() or "no two strategies have the same phases in different orders")
+            continue
+        curves = curves_of(here)
+        law = fit(curves, target)
+        found = noise(tabled([{key: float(row["score"]) for key, row in ends(here).items()}]))
+        misfit = _misfit(law, curves, found)
+        if misfit is None:
+            whys.append("no two seeds of one strategy, so the law cannot be judged")
+        elif misfit < WRONG:
+            whys.append(f"the law does not describe these curves (p = {misfit:.1g})")
+        else:
+            laws.append(law)
+    if not laws:
+        raise Refused(whys[0] if whys else "targets: name one or more")
+    made = design(scored(rows, laws[0].target, measure, ("stage",)))
+
+    def told(path: Sequence[Phase]) -> list[dict[str, float]]:
+        return [dict(zip(made.sources, phase.doses)) for phase in path]
+
+    before, after = told(made.before), told(made.after)
+    best: list[Finding] = []
+    for members in made.orders():
+        path = made.arms[members[0]]
+        phases = dict(zip([phase.name for phase in path], told(path)))
+        if 2 <= len(phases) == len(path) <= MOST_ORDERS:
+            best.append(best_order(laws, phases, before=before, after=after, measure=measure, level=level))
+    return best
+
+
 def best_order(
-    laws: Sequence[PhaseLaw], phases: Mapping[str, Mapping[str, float]], weights: Mapping[str, float] | None = None
-) -> Finding:
+    laws: Sequence[PhaseLaw], phases: Mapping[str, Mapping[str, float]], weights: Mapping[str, float] | None = None,
+    before: Sequence[Mapping[str, float]] = (), after: Sequence[Mapping[str, float]] = (),
+    measure: str = BITS_PER_BYTE, level: float = 0.95,
+) -> Finding:  # fmt: skip
     """Every order of `phases` (name → tokens by source) under one law for each target: `table` has each order, and the
-    same tokens mixed, with each target's loss and their weighted mean; the estimate is the best order's advantage over
-    the worst. With one target the best is that of the index rule; with several there is no index, so all are tried.
-    Raises `Refused` past seven phases."""
+    same tokens mixed, with each target's loss and their weighted mean, and how far it lies from the best order. Phases
+    `before` and `after` stand where they are. With one target the best is that of the index rule; with several there is
+    no index, so all are tried.
+
+    The estimate is the best order less the second best, with the delta method's interval from the laws' covariances
+    (`parts` has the worst, too); laws of several targets err together, so their errors add. A law without a covariance
+    gives no interval. Raises `Refused` past seven phases."""
     if not laws or not 2 <= len(phases) <= MOST_ORDERS:
         raise Refused(f"phases: {len(phases)} phases and {len(laws)} targets; give 2 to {MOST_ORDERS}, and 1 or more")
     sources = laws[0].sources
     if any(law.sources != sources for law in laws):
         raise Refused("laws: they are of different sources; fit them on the same runs")
-    unknown = {s for doses in phases.values() for s in doses} - set(sources)
+    unknown = {s for doses in (*phases.values(), *before, *after) for s in doses} - set(sources)
     if unknown:
         raise Refused(f"phases: {sorted(unknown)[0]!r} is no source of the laws; they have {', '.join(sources)}")
     w = weights_of(weights or [law.target for law in laws])
-    x = {name: [float(doses.get(s, 0.0)) for s in sources] for name, doses in phases.items()}
-    paths = {ARROW.join(order): [x[name] for name in order] for order in permutations(phases)}
-    paths[" + ".join(phases)] = [list(np.sum(list(x.values()), axis=0))]
+
+    def tokens(doses: Mapping[str, float]) -> list[float]:
+        return [float(doses.get(s, 0.0)) for s in sources]
+
+    first, last = [tokens(doses) for doses in before], [tokens(doses) for doses in after]
+    x = {name: tokens(doses) for name, doses in phases.items()}
+    paths = {ARROW.join(order): [*first, *(x[name] for name in order), *last] for order in permutations(phases)}
+    mixed = " + ".join(phases)
+    paths[mixed] = [*first, list(np.sum(list(x.values()), axis=0)), *last]
+    losses = {name: {law.target: law.loss(path) for law in laws} for name, path in paths.items()}
+    weighted = {name: sum(w.get(t, 0.0) * loss for t, loss in of.items()) for name, of in losses.items()}
+    ranked = sorted((name for name in paths if name != mixed), key=lambda name: weighted[name])
+    best, second, worst = ranked[0], ranked[1], ranked[-1]
+    quantile = float(student(min(law.df for law in laws), level)) if all(map(known, laws)) else None
+
+    def over(other: str) -> tuple[float, Interval | None]:
+        """The best order less another, with its interval."""
+        each = [(w.get(law.target, 0.0), *law.predicted(paths[best], minus=paths[other])) for law in laws]
+        gap = sum(share * value for share, value, _ in each)
+        if quantile is None:
+            return gap, None
+        half = quantile * sum(share * error for share, _, error in each)
+        return gap, Interval(gap - half, gap + half, THESE_PROBLEMS, level)
+
     lines: list[dict[str, Part]] = []
-    for name, path in paths.items():
-        losses = {law.target: law.loss(path) for law in laws}
-        mean = sum(w.get(target, 0.0) * loss for target, loss in losses.items())
-        lines.append({"order": name, "mixed": len(path) == 1, "weighted": mean, **losses})
-    lines.sort(key=lambda line: float(line["weighted"] or 0.0))
-    orders = [line for line in lines if not line["mixed"]]
-    gap = float(orders[0]["weighted"] or 0.0) - float(orders[-1]["weighted"] or 0.0)
-    targets = ", ".join(law.target for law in laws)
+    for name in sorted(paths, key=lambda name: weighted[name]):
+        gap, interval = over(name)
+        low, high = (interval.low, interval.high) if interval else (None, None)
+        lines.append({
+            "order": name, "mixed": name == mixed, "weighted": weighted[name], "best_over": gap, "low": low,
+            "high": high, **losses[name],
+        })  # fmt: skip
+    estimate, interval = over(second)
+    worst_gap, worst_interval = over(worst)
+    resolved = interval is not None and not interval.contains(0.0)
+    note = join([
+        "Lower is better. From the fitted laws alone; no such order need have been run.",
+        "The laws have no covariance, so how sure the order is, is not said." if interval is None else
+        "" if resolved else "The best order is not told from the second best.",
+    ])  # fmt: skip
+    parts: dict[str, Part] = {
+        "best": best, "second": second, "worst": worst, "targets": len(laws), "over_worst": worst_gap,
+        "over_worst_low": worst_interval.low if worst_interval else None,
+        "over_worst_high": worst_interval.high if worst_interval else None,
+    }  # fmt: skip
     return Finding(
-        "best-order", f"{orders[0]['order']} over {orders[-1]['order']}", BITS_PER_BYTE, targets, gap, BITS,
-        note="Lower is better. From the fitted laws alone; no such order need have been run.",
-        parts={"best": orders[0]["order"], "worst": orders[-1]["order"], "targets": len(laws)}, table=tuple(lines),
+        "best-order", f"{best} over {second}", measure, ", ".join(law.target for law in laws), estimate, BITS,
+        (interval,) if interval else (), note=note, parts=parts, table=tuple(lines),
     )  # fmt: skip
+
+
+def known(law: PhaseLaw) -> bool:
+    return law.covariance is not None

@@ -41,7 +41,12 @@ class Design(NamedTuple):
 
     sources: tuple[str, ...]
     arms: Mapping[str, tuple[Phase, ...]]
-    shared: tuple[str, ...]  # names of phases that every strategy begins or ends with
+    before: tuple[Phase, ...] = ()  # phases that every strategy begins with
+    after: tuple[Phase, ...] = ()  # and those that every one ends with
+
+    @property
+    def shared(self) -> tuple[str, ...]:
+        return tuple(phase.name for phase in (*self.before, *self.after))
 
     def groups(self) -> list[list[str]]:
         """Groups of strategies that pass through the same phases in two or more different orders."""
@@ -144,8 +149,8 @@ def design(rows: Sequence[Row]) -> Design:
     while len(paths) > 1 and min(map(len, paths)) > begin + end and len({path[-1 - end] for path in paths}) == 1:
         end += 1
     first = paths[0]
-    shared = tuple(p.name for p in (*first[:begin], *first[len(first) - end :]))
-    return Design(sources, {s: path[begin : len(path) - end] for s, path in arms.items()}, shared)
+    trimmed = {s: path[begin : len(path) - end] for s, path in arms.items()}
+    return Design(sources, trimmed, first[:begin], first[len(first) - end :])
 
 
 def _same(a: Phase, b: Phase) -> bool:

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, NamedTuple
 from curricle.analysis import bound_questions, designs, efficiency_questions, exhaustion
 from curricle.analysis.chain import chain, shapley
 from curricle.analysis.curve import common_stages, curve
-from curricle.analysis.efficiency import efficiency
 from curricle.analysis.finding import BITS_PER_BYTE, Finding
 from curricle.analysis.forgetting import forgetting
 from curricle.analysis.gain import contrasts, gain, scores, stage_gains
@@ -162,9 +161,9 @@ FIRST = frozenset(QUESTIONS)
 QUESTIONS |= {
     "chain": Question("Shares of a strategy's gain by stage", whole(chain)),
     "shapley": Question("Shares of the gain where every subset of stages was run", whole(shapley)),
-    "efficiency": Question("What a stage gave per token and per FLOP", whole(efficiency)),
+    "efficiency": Question("What a stage gave per token and per FLOP", efficiency_questions.efficiencies),
     "split": Question("A budget shared out over sources", efficiency_questions.splits),
-    "transferred": Question("How many tokens a head start is worth", designs.transferred_of_head_starts),
+    "transferred": Question("How many tokens a head start is worth", efficiency_questions.head_starts_in_tokens),
     "transfer": Question("Whether two sources help each other", designs.transfer_of_crossed),
     "why-code": Question("What code gives, property by property", designs.why_of_counterfactuals),
     "mixture": Question("The mixture to train next", designs.swarm),

@@ -166,6 +166,40 @@ def test_a_budget_is_split_where_doses_vary_within_what_the_sources_hold(tmp_pat
     assert "a law of 2 sources takes 7" in str(refused.refused)
 
 
+def test_laws_join_the_answers_that_they_belong_to(tmp_path):
+    a: Stage = ("a", "pretrain", {"a": 3200})
+    arms = {"scratch": [("b", "pretrain", {"b": 6400})], "after": [a, ("b", "pretrain", {"b": 6400})]}
+
+    def score(strategy: str, seed: int, position: int, part: float) -> list[Point]:
+        x = 6400 * part + (3200 if strategy == "after" else 0)
+        loss = 3.0 if position == 0 and strategy == "after" else 1 + 20 * x**-0.4
+        return [("text", "held-out", "bits per byte",
+                 loss + np.random.default_rng([seed, position, int(1e3 * part)]).normal(0, 0.002))]  # fmt: skip
+
+    asked = Asked(study(tmp_path, arms, score, [2**-k for k in range(5, -1, -1)], count=3))
+    found = {answer.question: answer for answer in ask(asked, ["efficiency", "transferred"])}
+    assert {f.question for f in found["efficiency"].findings} == {"efficiency", "marginal"}
+    assert {f.question for f in found["transferred"].findings} == {"transferred", "multiplier", "transfer-law"}
+
+
+def test_skills_are_asked_beside_the_doses_where_they_were_scored(tmp_path):
+    def score(strategy: str, seed: int, position: int, part: float) -> list[Point]:
+        read = {name: float(dose) for name, dose in zip("abp", strategy.split())}
+        noise = np.random.default_rng([seed, *map(ord, strategy)]).normal(0, 0.01, 3)
+        texts = [(n, "held-out", "bits per byte", 3 - read[n] / 500 + noise[i]) for i, n in enumerate("ab")]
+        return [*texts, ("gsm", "problems", "accuracy", 20 + read["a"] / 50 + read["b"] / 20 + noise[2])]
+
+    arms = {
+        f"{a} {b} {1000 - a - b}": [("mix", "pretrain", {"a": a, "b": b, "p": 1000 - a - b})]
+        for a, b in product((0, 200, 400), repeat=2)
+    }
+    made = study(tmp_path, arms, score)
+    (answer,) = ask(Asked(made, benchmark="gsm"), ["transfer"])
+    assert [f.question for f in answer.findings] == ["transfer", "transfer-mediated"]
+    (answer,) = ask(Asked(made, benchmark="a"), ["transfer"])  # the skill in `a` is the outcome
+    assert [f.question for f in answer.findings] == ["transfer"]
+
+
 # ---- what is read -------------------------------------------------------------------------------------------------
 
 

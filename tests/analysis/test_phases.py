@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from curricle.analysis.finding import Finding
 from curricle.analysis.learning import PhaseLaw, curves_of, fit, trajectories
-from curricle.analysis.phase_law import best_order, phase_law
+from curricle.analysis.phase_law import best_order, best_order_of_runs, phase_law
 from curricle.analysis.phases import design, phases
 from curricle.report.charts import phases as charts
 from curricle.study import Refused
@@ -233,6 +233,34 @@ def test_with_one_target_the_best_order_is_the_rules_and_with_several_it_is_enum
     }  # fmt: skip
     with pytest.raises(Refused, match="no source of the laws"):
         best_order([LAW], {"code": {"code": 1.0}, "x": {"web": 1.0}})
+
+
+def test_the_best_order_is_told_from_the_second_as_far_as_the_fit_is_known() -> None:
+    parts = {"code": {"code": 400.0}, "math": {"math": 300.0}}
+    truth = LAW.loss([[400, 0], [0, 300]]) - LAW.loss([[0, 300], [400, 0]])
+    for noise, sure in ((0.002, True), (0.3, False)):
+        law = fit(curves_of(study(np.random.default_rng(2), LAW.loss, TWO, noise)), "algebra")
+        found = best_order([law], parts)
+        sign = 1 if found.parts["best"] == "code → math" else -1
+        inside = found.interval()
+        assert inside is not None and inside.contains(float(found.estimate or 0)) and inside.contains(sign * truth)
+        assert found.resolved is sure and ("not told from the second best" in found.note) is not sure
+    assert best_order([LAW], parts).intervals == () and "no covariance" in best_order([LAW], parts).note
+
+
+def test_the_best_order_of_runs_keeps_what_all_of_them_begin_with() -> None:
+    rows = study(np.random.default_rng(2), LAW.loss, TWO, seeds=3)
+    (found,) = best_order_of_runs(rows, ["algebra"])
+    assert found.parts["best"] == "code → math" and found.interval() is not None
+    law = fit(curves_of(rows), "algebra")
+    parts = {"code": {"code": 400.0}, "math": {"math": 300.0}}
+    later = best_order([law], parts, before=[{"math": 200.0}], after=[{"code": 50.0}])
+    assert later.estimate == pytest.approx(
+        law.predicted([[0, 200], [400, 0], [0, 300], [50, 0]], minus=[[0, 200], [0, 300], [400, 0], [50, 0]])[0]
+        * (1 if later.parts["best"] == "code → math" else -1)
+    )
+    with pytest.raises(Refused, match="does not describe"):
+        best_order_of_runs(study(np.random.default_rng(6), SIMULATION["two_stores"], TWO), ["algebra"])
 
 
 def test_seeds_are_names_and_any_will_do() -> None:
