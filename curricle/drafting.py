@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from curricle.shapes import PRESETS
-from curricle.study import Refused, Study, nearest, parse_count
+from curricle.study import Refused, Stage, Study, nearest, parse_count
 from curricle.values import shortened
 
 if TYPE_CHECKING:
@@ -90,8 +90,9 @@ SUPPLIED = {
 def draft_factorial(
     design: Design, model: str, sources: list[str], like: Study | None = None, out: Path = Path("factorial.yaml")
 ) -> str:
-    """The YAML of a proposed factorial, what it can tell at its head. Of `like` the model, the sources, the benchmarks
-    and the recipe are taken, the rate constant; without it sources that are not given as `NAME=PATH` are what comes
+    """The YAML of a proposed factorial, what it can tell at its head. Of `like` the model, the sources, the
+    benchmarks, the proxy and the recipes are taken (of a source, that of the stage which reads most of it), the rate
+    constant; without it sources that are not given as `NAME=PATH` are what comes
     with the package, by the names `code`, `prose` and `math`. Raises `Refused` for any other."""
     used = [*design.sources, *([design.filler] if design.filler else [])]
     stages = {stage for arm in design.arms for stage in arm.stages}
@@ -101,7 +102,8 @@ def draft_factorial(
     least = min(tokens for _, tokens in stages)
     by_name = sorted(stages, key=lambda stage: (used.index(stage[0]), stage[1]))
     rows = [
-        f"  {source} {shortened(tokens)}: {{mixture: {{{source}: 1}}, budget_tokens: {shortened(tokens)}}}"
+        f"  {source} {shortened(tokens)}: {{mixture: {{{source}: 1}}, budget_tokens: {shortened(tokens)}"
+        f"{_own_recipe(like, source)}}}"
         for source, tokens in by_name
     ]
     seeds = list(range(design.seeds)) if like is None else _seeds(like, design.seeds)
@@ -170,7 +172,7 @@ def _origin(used: list[str], model: str, sources: list[str], like: Study | None,
     return yaml.safe_dump(_moved(kept, like, out), sort_keys=False, allow_unicode=True, width=110).splitlines()
 
 
-LIKE = ("model", "tokenizer", "sources", "benchmarks", "max_epochs", "held_out", "decontaminate")
+LIKE = ("model", "tokenizer", "sources", "benchmarks", "max_epochs", "held_out", "decontaminate", "proxy")
 
 
 def _moved(tree: dict[str, Any], like: Study, out: Path) -> dict[str, Any]:
@@ -221,6 +223,26 @@ def _recipe(like: Study | None, model: str, least: int, schedule: str | None) ->
         f"recipe: {{optimizer: adamw, learning_rate: 1.0e-4, batch_tokens: {_batch(model, least)}, "
         f"precision: bf16{said}}}"
     ]
+
+
+def _own_recipe(like: Study | None, source: str) -> str:
+    """What the stage that reads most of this source in the other study says of its recipe, but for the schedule, which
+    is the draft's: a field of the stage's YAML, empty where it says nothing."""
+    reading = [s for s in like.stages.values() if s.kind == "pretrain" and source in s.sources] if like else []
+    if not reading:
+        return ""
+
+    def tokens(stage: Stage) -> float:
+        begin, read = 0, 0.0
+        for end, weights in stage.mixtures:
+            read += (end - begin) * weights.get(source, 0.0) / sum(weights.values())
+            begin = end
+        return read
+
+    own = max(reading, key=tokens).recipe
+    said = own.model_dump(mode="json", exclude_unset=True) if own else {}
+    kept = {field: value for field, value in said.items() if field not in ("schedule", "decay_share")}
+    return f", recipe: {json.dumps(kept)}" if kept else ""
 
 
 def _supplied(used: Iterable[str], sources: list[str]) -> dict[str, str]:

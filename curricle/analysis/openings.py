@@ -11,7 +11,7 @@ import contextlib
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import permutations
+from itertools import combinations, permutations
 from typing import Any, get_args
 
 from curricle.analysis.designs import LEAST_RANKED, LEAST_SWARM, crossed, head_starts, in_order, instead
@@ -27,6 +27,7 @@ POINTS = (10, 20, 40, 60, 80)  # percent of a longer budget at which it is score
 REPLAYS = (0.1, 0.3, 0.5)
 ROWS_OF_LEAST = 128  # rows of a mixture of a swarm, so that a share of a percent is one
 TAKES_ALL = "code"  # leaves the comments, seldom enough to fill the place of the code
+MOST_SHARING = 4  # stages whose subsets are proposed: 15 strategies
 LARGER = (4, 2)  # times the budget: the second size
 
 
@@ -192,6 +193,27 @@ def longer(had: Had) -> Iterator[Runs]:
     yield from first_that_can(attempt, by_budget)
 
 
+def sources_alone(had: Had) -> Iterator[Runs]:
+    """The two sources that are most read, each alone and scored on its way, where no strategy is that."""
+    study, sets, new = had.own.study, dict[tuple[str, ...], Any](), list[str]()
+    read = dict(list(most_read(had).items())[:2])
+    if len(read) < 2:
+        return
+    alone = {source for path in study.strategies.values() if len(path) == 1 for source in study.stages[path[0]].sources
+             if len(study.stages[path[0]].sources) == 1}  # fmt: skip
+    for source, tokens in read.items():
+        if source in alone or source not in study.sources:
+            continue
+        budget = had.own.whole(tokens)
+        points = sorted({had.own.whole(budget * share / 100) for share in POINTS} - {budget})
+        name = spelled(f"{source} alone")
+        fields = {"mixture": {source: 1}, "budget_tokens": budget, "evaluate_at": points}
+        sets |= {("stages", name): fields, ("strategies", name): [name]}
+        new.append(source)
+    if new:
+        yield had.own.beside(f"{', '.join(new)} alone, scored on the way", sets)
+
+
 def second_size(had: Had) -> Iterator[Runs]:
     """Mixtures of one stage again, at a larger budget."""
     study = had.own.study
@@ -251,6 +273,29 @@ def orders(had: Had) -> Iterator[Runs]:
 def turned(path: Sequence[str], own: Sequence[str], order: Sequence[str]) -> tuple[str, ...]:
     left = list(order)
     return tuple(left.pop(0) if name in own else name for name in path)
+
+
+def subsets(had: Had) -> Iterator[Runs]:
+    """The subsets of the stages of the strategy with most of them that no strategy was, in its order; nothing where the
+    strategies stand in several orders, which no subset can mend."""
+    study = had.own.study
+    paths = set(study.strategies.values())
+    whole = max(paths, key=lambda path: (len(path), path))
+    ground = [name for name in whole if all(name in path for path in paths) and len(paths) > 1]
+    players = [name for name in whole if name not in ground]
+    if not 2 <= len(players) <= MOST_SHARING or len(set(whole)) < len(whole):
+        return
+    made = {tuple(name for name in whole if name in (*ground, *chosen))
+            for size in range(len(players) + 1) for chosen in combinations(players, size)} - {()}  # fmt: skip
+    if paths - made:
+        return
+    new = sorted(made - paths, key=lambda path: (len(path), [whole.index(name) for name in path]))
+    if new:
+        sets: dict[tuple[str, ...], Any] = {
+            ("strategies", spelled(f"only {' '.join(path)}")): list(path) for path in new
+        }
+        said = " · ".join(" → ".join(path) for path in new)
+        yield had.own.beside(f"the stages' other subsets: {said}, {len(study.seeds)} seeds", sets)
 
 
 def scratch(had: Had) -> Iterator[Runs]:
@@ -378,12 +423,16 @@ def renamed(stage: dict[str, Any], code: str, source: str) -> dict[str, Any]:
 
 
 OPENINGS: dict[str, Callable[[Had], Iterator[Runs]]] = {
+    "shapley": subsets,
     "transferred": scratch,
     "transfer": transfer,
     "why-code": counterfactuals,
     "mixture": mixture,
     "split": mixture,
     "saturation": longer,
+    "repetition": longer,
+    "floors": longer,
+    "why-saturated": sources_alone,
     "prediction": longer,
     "ranks": second_size,
     "front": replays,

@@ -104,10 +104,14 @@ def factorial(measure: str, benchmark: str, levels: Sequence[float] = (0, 2e5, 4
 
 def test_a_benchmark_that_is_no_factorial_does_not_take_the_answer_from_others():
     good, bad = factorial("bits per byte", "text"), factorial("bits per byte", "other")[:2]
-    found = designs.transfer_of_crossed(SimpleNamespace(rows=good, groups=[bad, good], benchmark=None, target=None))
+    found = designs.transfer_of_crossed(
+        SimpleNamespace(rows=good, every=good, groups=[bad, good], benchmark=None, target=None)
+    )
     assert {f.benchmark for f in found} == {"text"}
     nats = factorial("nats per token", "theirs")
-    both = designs.transfer_of_crossed(SimpleNamespace(rows=good, groups=[nats, good], benchmark=None, target=None))
+    both = designs.transfer_of_crossed(
+        SimpleNamespace(rows=good, every=good, groups=[nats, good], benchmark=None, target=None)
+    )
     assert {(f.benchmark, f.measure) for f in both} == {("theirs", "nats per token"), ("text", "bits per byte")}
 
 
@@ -421,6 +425,17 @@ def test_the_order_proposed_differs_from_one_that_was_run_in_the_order_alone(tmp
     (proposal,) = [p for p in next_runs(made, tokens=1e6).proposals if "phases" in p.question]
     assert proposal.runs == "math → code → tune, 2 seeds" and '["math", "code", "tune"]' in proposal.how
     assert proposal.tokens == 2 * (500 + 1000)  # the other strategy begins with the same mathematics
+
+
+def test_subsets_and_sources_alone_that_lack_are_proposed(tmp_path):
+    def score(strategy: str, seed: int, position: int, part: float) -> list[Point]:
+        return [("a", "held-out", "bits per byte", 2.0 + 0.01 * seed + 0.1 * position)]
+
+    a, b, c = ((name, "pretrain", {name: 300}) for name in "abc")
+    made = next_runs(study(tmp_path, {"whole": [a, b, c], "b out": [a, c], "a out": [b, c]}, score), tokens=1e6)
+    of = {q: p for p in made.proposals for q in p.question.split(", ")}
+    assert "the stages' other subsets: c" in of["shapley"].runs and of["shapley"].tokens == 2 * 300
+    assert of["why-saturated"].runs.startswith("a, b alone") and of["why-saturated"].tokens == 2 * 2 * 300
 
 
 def test_a_gamma_that_the_filler_hides_is_asked_for_by_arms_of_less_filler(tmp_path):

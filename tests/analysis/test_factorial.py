@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -133,3 +134,29 @@ def test_every_design_is_a_study_that_can_be_read(code: list[int], math_: list[i
     for arm in design.arms:
         stages = [study.stages[name] for name in study.strategies[arm.strategy]]
         assert [(s.sources[0], s.budget_tokens) for s in stages] == list(arm.stages)
+
+
+def test_a_design_like_a_study_has_its_proxy_and_its_stages_recipes() -> None:
+    like = parse_study(
+        """
+question: q
+model: {preset: 0.4m, context: 64}
+tokenizer: {bpe: 512}
+sources: {code: {installed: code}, math: {generated: [chain_sum]}}
+stages:
+  much: {mixture: {code: 1}, budget_tokens: 1M, recipe: {learning_rate: 0.002, schedule: cosine}}
+  little: {mixture: {code: .5, math: .5}, budget_tokens: 500k, recipe: {learning_rate: 0.001}}
+  plain: {mixture: {math: 1}, budget_tokens: 1M}
+strategies: {a: [much, plain], b: [little, plain]}
+baseline: b
+proxy: {of_tokens: 3B, learning_rate: .5}
+recipe: {learning_rate: 0.003, schedule: wsd}
+""",
+        "like.yaml",  # type: ignore[arg-type]
+    )
+    design = factorial_design({"code": [0.0, 2e5], "math": [1e5, 2e5]})
+    study = parse_study(draft_factorial(design, "1m", [], like, Path("out.yaml")), "out.yaml")  # type: ignore[arg-type]
+    assert study.proxy == like.proxy and study.recipe.schedule == "constant"
+    rates = {stage.sources[0]: study.recipe_of(name).learning_rate for name, stage in study.stages.items()}
+    assert rates == {"code": pytest.approx(0.001), "math": pytest.approx(0.0015)}  # halved, as the proxy says
+    assert {study.recipe_of(name).schedule for name in study.stages} == {"constant"}
