@@ -146,7 +146,7 @@ def struck(process: subprocess.Popen, chance: random.Random) -> tuple[str, set[i
     that is hit before it listens dies of the signal; one that was at its end anyway leaves with 0.)"""
     number = chance.choice([signal.SIGKILL, signal.SIGTERM])
     workers = [c for c in psutil.Process(process.pid).children() if "multiprocessing" in " ".join(c.cmdline())]
-    if workers and chance.random() < 0.3:
+    if workers and chance.random() < 0.15:
         chance.choice(workers).kill()
         return "SIGKILL to a worker", {0, 1}
     process.send_signal(number)
