@@ -1,7 +1,7 @@
 """What a person sees while a study is prepared and trained: one bar for the whole, one line for each worker.
 
-Where the output is no terminal, a line is printed whenever something ends, and for what trains on each minute. Each
-evaluation has a line in both, so that what is forgotten is seen while it happens.
+Where the output is no terminal, a line is printed whenever something begins or ends, and for what trains on each
+minute. Each evaluation has a line in both, so that what is forgotten is seen while it happens.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from rich.text import Text
 
 from curricle.corpus.documents import Document
 from curricle.planning import Node, Plan
+from curricle.report.words import count
 from curricle.work import Message
 
 if TYPE_CHECKING:
@@ -142,9 +143,15 @@ class Training:
         bar.update(self._total, completed=ended + under_way)  # type: ignore[arg-type]
 
     def _log(self, message: Message, node: Node, name: str) -> None:
-        """A line on a run under way, not more often than once a minute."""
+        """A line where a run begins or goes on, and one a minute after that."""
         now = time.monotonic()
-        if now - self._said.setdefault(message.run, now) < MINUTE:
+        if message.run not in self._said:
+            self._said[message.run] = now
+            begun = message.tokens > node.tokens_at(1)
+            said = f"goes on at {message.tokens / node.tokens:.0%} of" if begun else "begins:"
+            self.console.print(f"  {name} {said} {count(node.tokens)} tokens", highlight=False)
+            return
+        if now - self._said[message.run] < MINUTE:
             return
         self._said[message.run] = now
         part = f"{message.tokens / node.tokens:.0%}  {self._step(message, node)}"

@@ -10,6 +10,7 @@ from rich.console import Console
 from curricle import progress
 from curricle.preparation import make_plan
 from curricle.progress import Training
+from curricle.report.words import count
 from curricle.work import Message
 
 
@@ -42,18 +43,27 @@ def test_a_run_that_another_process_holds_is_not_said_to_be_evaluated(plan):
         assert shown._bar.tasks[-1].completed == 512
 
 
-def test_a_log_hears_of_a_run_under_way_once_a_minute(plan, monkeypatch):
+def test_a_log_hears_of_a_run_where_it_begins_and_once_a_minute_after_that(plan, monkeypatch):
     now = [1000.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     out = io.StringIO()
     shown, (run, node) = Training(Console(file=out, width=200), plan, frozenset()), next(iter(plan.nodes.items()))
     with shown.shown():
-        for seconds, tokens in ((1, 0.1), (61, 0.5), (70, 0.6), (125, 0.75)):
+        for seconds, tokens in ((1, node.tokens_at(1) / node.tokens), (61, 0.5), (70, 0.6), (125, 0.75)):
             now[0] = 1000.0 + seconds
             shown(Message("step", run, round(tokens * node.tokens), 2.5, 1000.0))
     lines = out.getvalue().splitlines()
+    assert lines.pop(0) == f"  {node.stage}, seed {node.seed} begins: {count(node.tokens)} tokens"
     assert [line.split()[-2:] for line in lines] == [["61", "s"], ["125", "s"]]
     assert "50%  loss 2.500  1,000 tokens/s" in lines[0] and run in lines[0] and "75%" in lines[1]
+
+
+def test_a_log_says_of_a_resumed_run_that_it_goes_on(plan):
+    out = io.StringIO()
+    shown, (run, node) = Training(Console(file=out, width=200), plan, frozenset()), next(iter(plan.nodes.items()))
+    with shown.shown():
+        shown(Message("step", run, node.tokens // 2, 2.5, 1000.0))
+    assert "goes on at 50% of" in out.getvalue() and "begins" not in out.getvalue()
 
 
 def test_an_evaluation_has_a_line_with_what_has_changed_since_the_run_began(plan):
