@@ -7,6 +7,7 @@ reference names can go; nothing goes unless it is asked for.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import time
 from collections.abc import Mapping
@@ -24,6 +25,7 @@ from curricle.study import Refused
 from curricle.studyfile import load_study
 
 DAY = 24 * 3600  # seconds
+HUB_SECONDS = 5.0  # that the hub has to say whether it has a checkpoint
 
 
 def identities(store: Store) -> dict[str, Mapping[str, Any]]:
@@ -83,7 +85,33 @@ def model_of(store: Store, name: str, remote: Remote | None = None) -> Path | st
         raise Refused(f"{begun}: {_where_its_weights_are(store, begun)}")
     if name.count("/") != 1:
         raise Refused(f"{name}: no such folder or file, no run in {store.root}, and not a hub id such as org/name")
+    _refuse_no_checkpoint(store, name)
     return name
+
+
+def _refuse_no_checkpoint(store: Store, name: str) -> None:
+    """Refuse what is not a run here unless the hub has it, before the library that would ask it for minutes is loaded.
+    What looks like a run's name is a mistyped one, and nobody is asked."""
+    stage, _, rest = name.partition("/")
+    no_run = f"no run {name!r} in {store.root} (see `curricle list`)"
+    if re.fullmatch("[0-9a-f]{3,16}", rest) or (store.root / "runs" / stage).is_dir():
+        raise Refused(no_run)
+    from huggingface_hub import constants, errors, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+
+    try:
+        if isinstance(try_to_load_from_cache(name, "config.json"), str):
+            return
+        if constants.HF_HUB_OFFLINE:
+            raise Refused(f"{no_run}, nor in the hub's cache on this machine, and HF_HUB_OFFLINE is set")
+        get_hf_file_metadata(hf_hub_url(name, "config.json"), timeout=HUB_SECONDS)
+    except errors.HFValidationError:
+        raise Refused(f"{no_run}, and it cannot be a hub id such as org/name") from None
+    except errors.GatedRepoError:
+        raise Refused(f"{no_run}, and the hub gives that checkpoint to members only: hf auth login") from None
+    except (errors.RepositoryNotFoundError, errors.EntryNotFoundError):
+        raise Refused(f"{no_run}, and the hub has no checkpoint of that name") from None
+    except (OSError, errors.HTTPError):
+        raise Refused(f"{no_run}, and no hub checkpoint could be reached") from None
 
 
 def _fetch(remote: Remote, store: Store, name: str) -> None:

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 
+import huggingface_hub
 import pytest
 import yaml
 from tiny_study import tiny, write_study
@@ -122,7 +123,7 @@ def test_the_verb_writes_a_folder_and_refuses_what_is_no_run(place, tmp_path):
     assert refused.returncode == 2 and b"no run in" in refused.stderr
 
 
-def test_a_run_without_weights_here_is_told_from_a_hub_id(tmp_path):
+def test_a_run_without_weights_here_is_told_from_a_hub_id(tmp_path, monkeypatch):
     store, run = Store(tmp_path), "math/0123456789abcdef"
     folder = store.run_folder(run)
     write_json(folder / "run.json", {"identity": {"budget_tokens": 2048}})
@@ -141,7 +142,27 @@ def test_a_run_without_weights_here_is_told_from_a_hub_id(tmp_path):
     (tmp_path / "studies" / "tiny.json").unlink()
     with pytest.raises(Refused, match="not complete"):
         upkeep.model_of(store, run)
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", lambda url, timeout: None)
     assert upkeep.model_of(store, "org/name") == "org/name"
+
+
+def test_a_mistyped_run_is_refused_after_one_try_at_most(tmp_path, monkeypatch):
+    store, tries = Store(tmp_path), []
+    write_json(store.run_folder("math/0123456789abcdef") / "run.json", {"identity": {"budget_tokens": 2048}})
+
+    def unreachable(url, timeout):
+        tries.append(url)
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", unreachable)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    for name in ("nothing/123", "nothing/fedcba98", "math/bogus"):
+        with pytest.raises(Refused, match=re.escape(f"no run {name!r} in {tmp_path} (see `curricle list`)")):
+            upkeep.model_of(store, name)
+    assert not tries
+    with pytest.raises(Refused, match=r"no run 'nothing/such' in .* and no hub checkpoint could be reached"):
+        upkeep.model_of(store, "nothing/such")
+    assert len(tries) == 1
 
 
 def test_weights_that_lie_in_an_object_store_only_are_fetched_with_what_a_card_says(tmp_path, monkeypatch):

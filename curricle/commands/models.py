@@ -90,13 +90,14 @@ def evaluate(
         if name in specs:
             raise Refused(f"--benchmark {text}: {name} is given twice")
         specs[name] = load_benchmark(name, spec, Path)
+    place = upkeep.model_of(Store(store), model, Remote(remote) if remote else None)
     from curricle.evaluation.generation import context_of
     from curricle.evaluation.scoring import evaluate as score
     from curricle.evaluation.scoring import shots_fitted, summary
     from curricle.training.model import load
 
     console = make_console(quiet=as_json)
-    loaded, tokenizer = load(upkeep.model_of(Store(store), model, Remote(remote) if remote else None))
+    loaded, tokenizer = load(place)
     context = context_of(loaded)
     rows = score(loaded, tokenizer, list(specs.values()), {}, context=context, watch=jobs_watched(console))
     if out is not None:

@@ -42,7 +42,6 @@ def value(
 ) -> None:  # fmt: skip
     """Judge sources before training on them: how much a token of each lowers the target's loss, to first order."""
     from curricle import upkeep
-    from curricle.analysis.value import value as summed
     from curricle.progress import Reading
     from curricle.store import Store
     from curricle.study import Refused, nearest
@@ -58,6 +57,9 @@ def value(
     if out is not None and not out.resolve().parent.is_dir():
         raise Refused(f"--out {out}: {out.resolve().parent} is no folder")
     refuse_no_folder(figures)
+    # Names before anything is read: a mistyped run is told at once.
+    place = upkeep.model_of(Store(store), model)
+    better_place = upkeep.model_of(Store(store), better) if better else None
     console = make_console(quiet=as_json)
     watch = Reading(console)
     _, aim = _read("--target", target, documents)
@@ -69,9 +71,10 @@ def value(
         named[name] = found
 
     from curricle import valuation
+    from curricle.analysis.value import value as summed
     from curricle.training.model import load
 
-    loaded, tokenizer = load(upkeep.model_of(Store(store), model))
+    loaded, tokenizer = load(place)
     pieces = {name: valuation.pieces(found, tokenizer, context) for name, found in named.items()}
     towards = valuation.pieces(aim, tokenizer, context)
     if method == "gradient":
@@ -79,7 +82,7 @@ def value(
     elif method == "forward":
         rows = valuation.by_forward_passes(loaded, tokenizer, towards, pieces, watch=watch)
     else:
-        other = load(upkeep.model_of(Store(store), better)) if better else None
+        other = load(better_place) if better_place else None
         rows = valuation.by_stand_ins(loaded, tokenizer, towards, pieces, better=other, watch=watch)
     if out is not None:
         _write(out, rows)
