@@ -95,6 +95,24 @@ def test_a_word_that_is_no_command_is_a_study(tmp_path) -> None:
     assert isinstance(said, Refused) and "no such file, and no shipped study" in str(said)
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["design", "code-first", "--budget-tokens", "0"], "--budget-tokens 0: give a number above 0"),
+        (["design", "code-first"], "give one of --budget-tokens"),
+        (["design", "code-first", "--budget-flops", "1", "--budget-hours", "1"], "give one of --budget-tokens"),
+        (["analyse", "code-first", "--question", "bogus"], "--question bogus: unknown question"),
+    ],
+)
+def test_options_are_refused_before_a_corpus_is_read(monkeypatch, words, said) -> None:
+    def read(*_):
+        raise AssertionError("a corpus was read")
+
+    monkeypatch.setattr("curricle.commands.analysis.planned", read)
+    refused = runner.invoke(app, words).exception
+    assert isinstance(refused, Refused) and said in str(refused)
+
+
 # ---- what is printed is what was priced ---------------------------------------------------------------------------
 
 ALGEBRA, WORDS = {"generated": ["chain_sum"]}, {"generated": ["simple_equations"]}

@@ -227,7 +227,8 @@ def per_token(runs: Sequence[Row]) -> float:
     return sum(r["training_flops"] for r in told) / sum(r["budget_tokens"] for r in told)
 
 
-def in_flops(runs: Sequence[Row], rate: float, tokens: float | None, flops: float | None, hours: float | None) -> float:
+def the_budget(tokens: float | None, flops: float | None, hours: float | None) -> tuple[str, float]:
+    """The one budget that was given, by its unit. Raises `Refused` for none, several, or one that is not above 0."""
     given = {"tokens": tokens, "flops": flops, "hours": hours}
     named = {name: value for name, value in given.items() if value is not None}
     if len(named) != 1:
@@ -235,6 +236,11 @@ def in_flops(runs: Sequence[Row], rate: float, tokens: float | None, flops: floa
     ((name, value),) = named.items()
     if not (math.isfinite(value) and value > 0):
         raise Refused(f"--budget-{name} {value:g}: give a number above 0")
+    return name, value
+
+
+def in_flops(runs: Sequence[Row], rate: float, tokens: float | None, flops: float | None, hours: float | None) -> float:
+    name, value = the_budget(tokens, flops, hours)
     if name == "flops":
         return value
     if name == "tokens":

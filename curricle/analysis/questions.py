@@ -194,11 +194,7 @@ def ask(asked: Asked, questions: Sequence[str] | None = None) -> list[Answer]:
 
     Raises `Refused` for a question, benchmark or measure that is not known, and where there are no scores at all.
     """
-    for name in questions or ():
-        if name not in QUESTIONS:
-            close = nearest(name, QUESTIONS)
-            known = "" if close.startswith("known") else f" known: {', '.join(QUESTIONS)}"
-            raise Refused(f"--question {name}: unknown question {name!r}; {close}{known}")
+    refuse_unknown_questions(questions or ())
     refuse_unknown(asked)
     made = []
     for name, question in QUESTIONS.items():
@@ -211,6 +207,14 @@ def ask(asked: Asked, questions: Sequence[str] | None = None) -> list[Answer]:
             found, why = [], str(refusal)
         made.append(Answer(name, question.title, found, why))
     return made
+
+
+def refuse_unknown_questions(names: Sequence[str]) -> None:
+    for name in names:
+        if name not in QUESTIONS:
+            close = nearest(name, QUESTIONS)
+            known = "" if close.startswith("known") else f" known: {', '.join(QUESTIONS)}"
+            raise Refused(f"--question {name}: unknown question {name!r}; {close}{known}")
 
 
 def refuse_unknown(asked: Asked) -> None:

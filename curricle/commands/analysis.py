@@ -47,9 +47,11 @@ def analyse(
 ) -> None:
     """Put questions to result rows: what each stage gave, how curves bend, what is open and why."""
     from curricle import analysis
+    from curricle.analysis.questions import refuse_unknown_questions
     from curricle.study import Refused
 
     refuse_no_folder(figures)
+    refuse_unknown_questions(question or ())
     budgets = tuple(float(tokens(text, "--at")) for text in at or ())
     if budgets and question and "prediction" not in question:
         raise Refused(f"--at goes with --question prediction, not with {', '.join(question)}")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from curricle.commands.common import STORE, Json, Set, StoreOption, make_console, print_json
+from curricle.commands.common import STORE, Json, Set, StoreOption, make_console, print_json, refuse_no_folder
 
 if TYPE_CHECKING:
     from curricle.study import Study
@@ -62,12 +62,14 @@ def study(
     set: Set = None,
 ) -> None:
     """Say which question is open at what cost, what the budget buys, and what strategies trade for the target."""
-    from curricle.analysis.next_runs import next_runs
+    from curricle.analysis.next_runs import next_runs, the_budget
     from curricle.commands.analysis import found
     from curricle.report.proposals import next_runs_view
     from curricle.studyfile import load_study
 
-    tokens = _count("--budget-tokens", budget_tokens)  # refused before a corpus is read
+    tokens = _count("--budget-tokens", budget_tokens)
+    the_budget(tokens, budget_flops, budget_hours)  # refused before a corpus is read
+    refuse_no_folder(figures)
     console = make_console(quiet=as_json)
     results, own, _ = found(of, store, set or [], console)
     design = next_runs(
