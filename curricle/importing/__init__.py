@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from curricle.importing import harness, wandb
 from curricle.importing.reading import columns_of, table_of
-from curricle.importing.rules import completed
+from curricle.importing.rules import REQUIRED, completed
 from curricle.results import EVALUATIONS, MIXTURES, RUNS, SCORES, STEPS, write_table
 from curricle.study import Refused, nearest
 
@@ -73,7 +73,7 @@ def gather(
             elif kind == "wandb":
                 rows, said = wandb.read(path, tokens_per_step, accuracies)
             else:
-                table = table_of(path, with_places(kind))
+                table = table_of(path, with_places(kind), REQUIRED.get(kind, ()))
                 if table.num_rows or kind == "runs":
                     stated[kind].append(table)
                 continue

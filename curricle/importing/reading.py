@@ -9,7 +9,8 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -110,8 +111,9 @@ def _parquet(path: Path) -> Any:
         raise Refused(f"{path}: not readable as Parquet: {error}") from None
 
 
-def table_of(path: Path, wanted: pa.Schema) -> pa.Table:
-    """The columns of `wanted` that the file has, in their types; others are not read."""
+def table_of(path: Path, wanted: pa.Schema, needed: Sequence[str] = ()) -> pa.Table:
+    """The columns of `wanted` that the file has, in their types; others are not read. A gap in a column that is
+    `needed` is refused with its place in the file."""
     names = [name for name in columns_of(path) if name in wanted.names]
     try:
         if path.suffix == ".parquet":
@@ -138,7 +140,24 @@ def table_of(path: Path, wanted: pa.Schema) -> pa.Table:
         raise Refused(f"{path}: {table.num_rows:,} rows; at most {MOST_ROWS:,} are read")
     fields = [wanted.field(name) for name in names]
     arrays = [converted(table.column(f.name), f.type, f"{path}: column {f.name}") for f in fields]
+    for field, array, given in zip(fields, arrays, (table.column(name) for name in names)):
+        if field.name in needed and array.null_count:
+            row = array.is_null().to_pylist().index(True)
+            where, value = _given(path, field.name, row, given)
+            if value is None or field.type == pa.string():
+                raise Refused(f"{where}: column {field.name!r} is empty")
+            raise Refused(f"{where}: column {field.name!r} is {value}, not a finite number")
     return pa.table(arrays, schema=pa.schema(fields))
+
+
+def _given(path: Path, name: str, row: int, column: pa.ChunkedArray) -> tuple[str, Any]:
+    """Where a row stands in its file, and what the file says there; None for nothing."""
+    if path.suffix == ".parquet":
+        return f"{path}, row {row + 1:,}", column[row].as_py()
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file)
+        cells = next(islice(reader, row, None))
+        return f"{path}, line {reader.line_num:,}", cells[name] or None
 
 
 def converted(column: pa.ChunkedArray, kind: pa.DataType, where: str) -> pa.ChunkedArray:

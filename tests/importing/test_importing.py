@@ -107,6 +107,22 @@ def test_evaluations_may_say_of_which_strategy_and_seed_they_are(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("suffix", "said"), [("csv", "line 3: column 'score' is nan, not a"), ("parquet", "row 2: column 'score' is nan")]
+)
+def test_a_score_that_is_no_number_is_told_from_a_missing_one_with_its_place(tmp_path, suffix, said):
+    rows = [
+        {"strategy": "a", "seed": s, "benchmark": "b", "measure": "accuracy", "score": score}
+        for s, score in enumerate((50.0, float("nan")))
+    ]
+    with pytest.raises(Refused, match=said):
+        gather([table(tmp_path / f"means.{suffix}", rows)])
+    file = tmp_path / "empty.csv"
+    file.write_text("strategy,seed,benchmark,measure,score\na,0,b,accuracy,50\na,1,b,accuracy,\n")
+    with pytest.raises(Refused, match=r"empty\.csv, line 3: column 'score' is empty"):
+        gather([file])
+
+
+@pytest.mark.parametrize(
     ("runs", "evaluations", "said"),
     [
         ([{"run": "a", "seed": 0, "position": 0, "strategy": None}], items("a"), "column 'strategy' is missing"),
