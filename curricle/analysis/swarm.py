@@ -52,6 +52,11 @@ def read_swarm(ratios: Sequence[Row], metrics: Sequence[Row]) -> Swarm:
                 f"{a}: {key[0]} {_some(lost)} {'has' if len(lost) == 1 else 'have'} no row in {b}; every run needs both"
             )
     names = _columns(metrics, "metrics", key[1])
+    if both := [name for name in names if name in shares[1]]:
+        raise Refused(
+            f"metrics: {', '.join(map(repr, both[:5]))} {'is a source' if len(both) == 1 else 'are sources'} of ratios "
+            "too; a source's share is no metric, so rename it or leave it out of one table"
+        )
     values = np.array([[_number(row, m, "metrics", key[1]) for m in names] for row in metrics])
     order = [where[k] for k in shares[0]]
     return Swarm(shares[0], shares[1], names, shares[2], values[order])
