@@ -8,6 +8,7 @@ words. Every interval names what it speaks about (docs/theory.md, section 0).
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -42,6 +43,8 @@ LEVELS = {
     *("saturation", "floor", "repetition", "data-constrained"),
     *("mixture", "mixture-fit", "mixture-next"),
 }
+
+NO_INTERVAL, OR_FOR = "so there is no interval for ", " or for "  # then the kind, or several
 
 Part = float | int | str | bool | None
 
@@ -205,5 +208,12 @@ def between(interval: Interval, unit: str, signed: bool = True) -> str:
 
 
 def join(notes: Iterable[str]) -> str:
-    """Notes as sentences, each once, in order."""
-    return " ".join(dict.fromkeys(note for note in notes if note))
+    """Notes as sentences, each once, in order. Sentences that say of several kinds why there is no interval are one."""
+    made: dict[str, list[str]] = {}
+    for note in notes:
+        for sentence in re.split(r"(?<=[.!?]) (?=[A-Z])", note):
+            said, told, kinds = sentence.partition(NO_INTERVAL)
+            joined = made.setdefault(said + told, [])
+            if told:  # what was joined before is taken apart again
+                joined += [kind for kind in kinds.removesuffix(".").split(OR_FOR) if kind not in joined]
+    return " ".join(f"{said}{OR_FOR.join(kinds)}." if kinds else said for said, kinds in made.items() if said)

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from curricle.analysis.finding import KINDS, THESE_PROBLEMS, THESE_WEIGHTS, THIS_STRATEGY, Interval
+from curricle.analysis.finding import KINDS, NO_INTERVAL, THESE_PROBLEMS, THESE_WEIGHTS, THIS_STRATEGY, Interval
 
 NOTHING_TO_DIVIDE_BY = "P₁ = 0: there is nothing to divide by."
 NEGLIGIBLE = 1e-12  # a standard error below this share of the data's size is rounding, not variation
@@ -91,9 +91,9 @@ def degrees(s: int, n: int) -> np.ndarray:
 def impossible(s: int, n: int, kind: str) -> str:
     """Why a table of s seeds and n items cannot carry an interval of this kind; empty where it can."""
     if s < 2 and kind != THESE_WEIGHTS:
-        return f"One seed: nothing can be said about another run, so there is no interval for {kind}."
+        return f"One seed: nothing can be said about another run, {NO_INTERVAL}{kind}."
     if n < 2 and kind != THESE_PROBLEMS:
-        return f"One item: nothing can be said about other items, so there is no interval for {kind}."
+        return f"One item: nothing can be said about other items, {NO_INTERVAL}{kind}."
     return ""
 
 

@@ -21,7 +21,8 @@ from curricle.analysis import (
     scores,
     stage_gains,
 )
-from curricle.analysis.finding import ERRORS, PERCENT, THESE_WEIGHTS, THIS_STRATEGY
+from curricle.analysis.finding import ERRORS, KINDS, PERCENT, THESE_WEIGHTS, THIS_STRATEGY, join
+from curricle.analysis.intervals import impossible
 from curricle.results import Results
 from curricle.study import Refused
 
@@ -232,3 +233,13 @@ def test_held_out_text_has_a_curve_where_a_stage_was_scored_on_its_way(rows: Row
     assert end.parts["trained_tokens"] == 900
     assert way[1].estimate == pytest.approx(2 * end.estimate) and way[1].n == end.n and way[1].interval() is not None
     assert "up" not in way[1].sentence() and not way[1].is_change
+
+
+def test_notes_are_joined_without_saying_a_sentence_twice():
+    whys = [impossible(1, 9, kind) for kind in KINDS]
+    said = (
+        "One seed: nothing can be said about another run, so there is no interval for this strategy or for these "
+        "problems."
+    )
+    assert join(whys) == said and join([join(whys), "Left out: seeds 3, 4.", *whys]) == f"{said} Left out: seeds 3, 4."
+    assert join(["A is lost. B, e.g. 0.5 of it, stays.", "A is lost.", ""]) == "A is lost. B, e.g. 0.5 of it, stays."
