@@ -87,9 +87,9 @@ def test_what_is_refused_is_said_in_a_line(place, arguments, said):
     assert shown.returncode == 2 and shown.stdout == "" and said in shown.stderr and "Traceback" not in shown.stderr
 
 
-def test_a_column_that_is_a_source_and_a_metric_is_refused_by_name(place):
+def test_shares_that_are_given_as_metrics_are_refused_by_name(place):
     shown = curricle("--ratios", "ratios.csv", "--metrics", "ratios.csv", cwd=place)
-    assert shown.returncode == 2 and "metrics: 'web', 'code', 'math' are sources of ratios too" in shown.stderr
+    assert shown.returncode == 2 and "metrics: 'web', 'code', 'math': the shares of ratios" in shown.stderr
 
 
 def test_a_row_of_the_wrong_length_and_a_column_twice_are_refused(place):

@@ -52,14 +52,13 @@ def read_swarm(ratios: Sequence[Row], metrics: Sequence[Row]) -> Swarm:
                 f"{a}: {key[0]} {_some(lost)} {'has' if len(lost) == 1 else 'have'} no row in {b}; every run needs both"
             )
     names = _columns(metrics, "metrics", key[1])
-    if both := [name for name in names if name in shares[1]]:
-        raise Refused(
-            f"metrics: {', '.join(map(repr, both[:5]))} {'is a source' if len(both) == 1 else 'are sources'} of ratios "
-            "too; a source's share is no metric, so rename it or leave it out of one table"
-        )
     values = np.array([[_number(row, m, "metrics", key[1]) for m in names] for row in metrics])
-    order = [where[k] for k in shares[0]]
-    return Swarm(shares[0], shares[1], names, shares[2], values[order])
+    swarm = Swarm(shares[0], shares[1], names, shares[2], values[[where[k] for k in shares[0]]])
+    # A metric may well have a source's name, as the loss on its held-out text. The source's share it may not be.
+    places = [(t, swarm.sources.index(name)) for t, name in enumerate(names) if name in swarm.sources]
+    if same := [names[t] for t, j in places if np.allclose(swarm.loss_NT[:, t], swarm.p_NJ[:, j], atol=1e-3)]:
+        raise Refused(f"metrics: {', '.join(map(repr, same[:5]))}: the shares of ratios, not scores of the runs")
+    return swarm
 
 
 def join_column(ratios: Sequence[Row], metrics: Sequence[Row]) -> tuple[str, str]:
