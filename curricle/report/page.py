@@ -91,6 +91,7 @@ def write(
         sources=[(name, catalogue.get(name, {}), plan.catalogue.sources.get(name)) for name in study.sources],
         cost=cost(plan, results),
         command=command,
+        drawing=drawing_command(command),
         study_text=study_text,
         receipt=[(key, plain(value)) for key, value in receipt.items()],
         runs=list(plan.nodes.values()),
@@ -111,7 +112,8 @@ def template() -> jinja2.Template:
     environment.filters |= {
         "count": words.count, "size": words.size, "percent": words.percent, "flops": words.flops,
         "duration": words.duration, "p": words.p_value, "estimate": words.estimate, "interval": words.interval,
-        "resolution": words.resolution, "plural": words.plural, "shortened": shortened, "cell": words.cell,
+        "resolution": words.resolution, "sentence": words.sentence,
+        "plural": words.plural, "shortened": shortened, "cell": words.cell,
     }  # fmt: skip
     return environment.from_string(ours("page.html"))
 
@@ -177,8 +179,12 @@ def without_empty(spec: Row) -> Row:
     return made
 
 
-def group(title: str, about: str, charts: list[Row], rows: Sequence[Finding] = ()) -> Row:
-    return {"title": title, "about": about, "charts": charts, "rows": rows, "asked": (), "more": 0}
+def group(
+    title: str, about: str, charts: list[Row], rows: Sequence[Finding] = (), drawn: Iterable[object] | None = None
+) -> Row:
+    """One section. `drawn` names the strategies in its charts, for the legend; without it, those of `rows`."""
+    here = {f.parts.get("strategy") for f in rows} if drawn is None else set(drawn)
+    return {"title": title, "about": about, "charts": charts, "rows": rows, "drawn": here, "asked": (), "more": 0}
 
 
 def chart_groups(
@@ -244,6 +250,7 @@ def chart_groups(
                 for i, (source, here) in enumerate(by(way, lambda f: f.benchmark).items())
             ],
             [f for f in way if f.question == "held-out-curve"],
+            {f.parts.get("strategy") for f in way},
         )
     )
     losses = by(queries.losses(results), lambda row: row["stage"])
@@ -256,6 +263,7 @@ def chart_groups(
                 chart(f"loss{i}", stage, figures.loss(losses[stage], style), f"Training loss along {stage}.")
                 for i, stage in enumerate(name for name in study.stages if name in losses)
             ],
+            drawn={row["strategy"] for rows in losses.values() for row in rows},
         )
     )
     return [g for g in groups if g["charts"]]
@@ -361,6 +369,12 @@ def shortened(text: str | None) -> str:
     """The end of a long text: few-shot examples come first, the problem last."""
     text = text or ""
     return text if len(text) <= LONGEST_TEXT else f"… {text[-LONGEST_TEXT:]}"
+
+
+def drawing_command(command: str) -> str:
+    """What draws every figure of the study that `command` runs; the folder of the report is no option of `analyse`."""
+    study = re.sub(r""" --out (?:'[^']*'|"[^"]*"|[^\s'"])+""", "", command.removeprefix("curricle run "))
+    return f"curricle analyse {study} --figures figures"
 
 
 def plain(value: object) -> str:

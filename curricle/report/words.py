@@ -83,6 +83,11 @@ def estimate(f: Finding) -> str:
     return "undefined" if f.estimate is None else number(f.estimate, f.unit, f.is_change)
 
 
+def sentence(f: Finding) -> str:
+    """The finding in words, without an n that is not known: a page leaves out what there is not."""
+    return f.sentence() if f.n else f.sentence().replace(", n unknown.", ".", 1)
+
+
 def interval(f: Finding, kind: str | None = None) -> str:
     """`+4.1 to +20.5` of that kind, or of the widest claim; empty where there is none."""
     found = f.interval(kind)

@@ -104,3 +104,7 @@ def test_fits_a_telephone(browser, small):
     )
     browser.get(small.page.as_uri())
     assert browser.execute_script("return document.documentElement.scrollWidth") <= 400
+    too_wide = """for (const closed of document.querySelectorAll('details')) closed.open = true;
+        return [...document.querySelectorAll('caption > span')]
+            .filter((span) => span.getBoundingClientRect().right > 400).map((span) => span.textContent)"""
+    assert browser.execute_script(too_wide) == [], "captions wrap to what is seen of a table"

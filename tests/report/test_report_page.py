@@ -14,7 +14,7 @@ import altair as alt
 import pytest
 
 from curricle.analysis import Finding
-from curricle.report import charts, figures, page, queries
+from curricle.report import charts, figures, page, queries, words
 from curricle.report.flow import flow
 from curricle.results import SCHEMAS, Results, write_rows
 from curricle.study import Study
@@ -225,6 +225,32 @@ def test_a_question_with_a_figure_has_a_section_with_its_sentence_and_its_table(
     )
     plain = text_of(written(tmp_path, small.study, small.plan, small.results, findings=small.findings))
     assert "How much is luck" not in plain
+
+
+def test_what_is_not_known_is_left_out_of_a_sentence_on_the_page():
+    known, unknown = asked()[0], replace(asked()[0], n=0)
+    assert words.sentence(known) == known.sentence() and "n = 9" in words.sentence(known)
+    assert "unknown" not in words.sentence(unknown) and words.sentence(unknown).endswith("12.5 points.")
+
+
+@pytest.mark.parametrize(
+    ("run", "draw"),
+    [
+        ("curricle run code-first", "curricle analyse code-first --figures figures"),
+        ("curricle run a.yaml --out 'my runs' --set seeds=[0]",
+         "curricle analyse a.yaml --set seeds=[0] --figures figures"),
+    ],
+)  # fmt: skip
+def test_the_pointer_to_all_figures_is_a_whole_command(run, draw):
+    assert page.drawing_command(run) == draw
+
+
+def test_a_legend_lists_what_its_charts_draw_and_nothing_else(small):
+    text = text_of(small.page)
+    section = text[text.index("<h2>Along the tokens of math</h2>") :].split("</section>")[0]
+    legend = section[section.index('<ul class="legend"') :].split("</ul>")[0]
+    assert all(name in legend for name in ("code first", "language first", "from scratch"))
+    assert "code and math mixed" not in legend
 
 
 def test_a_question_with_many_findings_draws_the_first_and_says_how_many_more(small, written, tmp_path, monkeypatch):

@@ -12,8 +12,8 @@ from curricle.report.figures import BASELINE_COLOR, COLORS
 
 
 def chart(finding: Finding) -> alt.LayerChart:
-    """`chain`: shares of the logarithm with intervals (of the difference, hollow). `shapley`: values with intervals;
-    ticks where the stage would stand alone and last."""
+    """`chain`: shares of the logarithm with intervals, a tick at the share of the difference; of the difference alone
+    where there is no logarithm. `shapley`: values with intervals; ticks where the stage would stand alone and last."""
     return values(finding) if finding.question == "shapley" else shares(finding)
 
 
@@ -22,12 +22,15 @@ def shares(finding: Finding) -> alt.LayerChart:
         {**row, "name": row["stage"], "shown": row["share"] if row["share"] is not None else row["share_of_difference"]}
         for row in finding.table
     ]
-    title = "share of the whole gain"
+    both = any(row["share"] is not None for row in rows)
+    title = "share of the gain, in logarithms (bar) and plain (tick)" if both else "share of the whole gain"
     base = _base(rows, alt.X("shown:Q", title=title, axis=alt.Axis(format="%"), scale=alt.Scale(zero=True)))
     bars = base.mark_bar(height=16, opacity=0.75, color=COLORS[0])
     limits = base.transform_filter("datum.low != null").mark_rule(strokeWidth=2.5, color=BASELINE_COLOR)
-    plain = base.mark_tick(thickness=2, height=16, color=COLORS[1])
-    layers = bars + limits.encode(x=alt.X("low:Q", title=title), x2="high:Q") + plain.encode(x="share_of_difference:Q")
+    layers = bars + limits.encode(x=alt.X("low:Q", title=title), x2="high:Q")
+    if both:  # without a logarithm the bar itself ends there
+        ticks = base.transform_filter("datum.share != null").mark_tick(thickness=2, height=16, color=COLORS[1])
+        layers += ticks.encode(x=alt.X("share_of_difference:Q", title=title))
     return finished(layers, 60 + 36 * len(rows))
 
 
