@@ -11,7 +11,7 @@ from itertools import groupby
 
 import torch
 from torch import nn
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from curricle.study import Recipe
 
@@ -83,10 +83,14 @@ def _orthogonalised_like(weights: list[nn.Parameter], ahead: Sequence[torch.Tens
     part: a matrix is orthogonal as a whole or not at all."""
     if not isinstance(weights[0], DTensor):
         return list(orthogonalised(torch.stack(list(ahead))))
-    mesh, placements = weights[0].device_mesh, weights[0].placements
-    like = [DTensor.from_local(a, mesh, placements, shape=w.shape, stride=w.stride()) for a, w in zip(ahead, weights)]
-    steps_MNK = orthogonalised(torch.stack([part.full_tensor() for part in like]))
-    return [distribute_tensor(step, mesh, placements, src_data_rank=None).to_local() for step in steps_MNK]
+    mesh, of_one = weights[0].device_mesh, weights[0].placements
+    # All in one gather: a gather for each matrix costs a round trip each, and gloo hangs once in very many of them.
+    placements = [Shard(where.dim + 1) if isinstance(where, Shard) else where for where in of_one]
+    shape = torch.Size((len(weights), *weights[0].shape))
+    stride = (shape[1] * shape[2], shape[2], 1)
+    like_MNK = DTensor.from_local(torch.stack(list(ahead)), mesh, placements, shape=shape, stride=stride)
+    steps_MNK = orthogonalised(like_MNK.full_tensor())
+    return list(distribute_tensor(steps_MNK, mesh, placements, src_data_rank=None).to_local())
 
 
 def orthogonalised(gradients_MNK: torch.Tensor) -> torch.Tensor:
