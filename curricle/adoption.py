@@ -9,7 +9,7 @@ import os
 import shutil
 from pathlib import Path
 
-from curricle.planning import Node
+from curricle.node import Node
 from curricle.receipt import sessions
 from curricle.store import Store, is_complete, read_json, whole_file, whole_folder, write_json
 

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 from curricle import remote as afar
 from curricle.execution import Execution
-from curricle.planning import Node
+from curricle.node import Node
 from curricle.preparation import Prepared
 from curricle.remote import Remote
 from curricle.store import Held, locked

@@ -10,7 +10,8 @@ from typing import Any
 from curricle import metrics
 from curricle import results as rows
 from curricle.calibration import peak_of
-from curricle.planning import Node, Plan
+from curricle.node import Node
+from curricle.planning import Plan
 from curricle.preparation import Prepared
 from curricle.results import Results
 from curricle.store import Store, read_json

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-from curricle.schedule import rates
+from curricle.node import Node, state_after
 from curricle.shapes import Shape
 from curricle.store import canonical, fingerprint
 from curricle.study import Recipe, Refused, Study
@@ -42,68 +42,6 @@ class Catalogue:
     """Tokens generated at one evaluation point, at most."""
     scored_tokens: int = 0
     """Tokens whose likelihood is taken at one evaluation point, prompts included."""
-
-
-@dataclass(frozen=True, slots=True)
-class Node:
-    """A run: one stage, after its ancestors, for one seed."""
-
-    run: str
-    stage: str
-    kind: str
-    seed: int
-    parent: str | None
-    identity: Mapping[str, Any] = field(repr=False)
-    recipe: Recipe = field(repr=False)
-    context: int
-    steps: int
-    mixtures: tuple[tuple[int, Mapping[str, float]], ...]
-    """The step at which it ends, and its weights, for each phase; one where there are no phases."""
-    rows: Mapping[str, int]
-    """Rows that each source gives to this stage."""
-    skip: Mapping[str, tuple[Stretch, ...]]
-    """Rows of each source that the ancestors have read, the first first."""
-    evaluate_at: tuple[int, ...]
-    """Steps; 0 is a checkpoint as it came."""
-    init_from: str = "weights"
-    branch_step: int | None = None
-    """The parent's step at which this stage branches off, with everything; None where it begins from its end."""
-    states: Mapping[int, str] = field(default_factory=dict, repr=False)
-    """Steps after which the whole state is kept (ends of phases, branches), each with the state's fingerprint: runs
-    whose first steps are the same share them."""
-    whole: tuple[str, ...] = ()
-    """Sources of which every conversation lies whole in a row."""
-    needed: frozenset[int] = frozenset()
-    """Those of them that another stage of the plan begins from."""
-    strategies: tuple[str, ...] = ()
-
-    @property
-    def tokens(self) -> int:
-        return self.steps * self.recipe.batch_tokens
-
-    @property
-    def fingerprint(self) -> str:
-        return self.run.rsplit("/", 1)[1]
-
-    def tokens_at(self, step: int) -> int:
-        return step * self.recipe.batch_tokens
-
-    @property
-    def rows_per_step(self) -> int:
-        return self.recipe.batch_tokens // self.context
-
-    @property
-    def sources(self) -> tuple[str, ...]:
-        return tuple(self.rows)
-
-    def read(self, source: str) -> tuple[Stretch, ...]:
-        """Rows of a source that have been read by the end of the stage, earlier stages included."""
-        return read_on(self.skip.get(source, ()), self.rows.get(source, 0), source in self.whole)
-
-    @property
-    def turns(self) -> tuple[tuple[int, Mapping[str, float]], ...]:
-        """The mixtures with their ends in samples, as the sampler takes them."""
-        return tuple((step * self.rows_per_step, weights) for step, weights in self.mixtures)
 
 
 @dataclass(frozen=True, slots=True)
@@ -428,26 +366,6 @@ def _read_before(parent: Node, step: int) -> dict[str, tuple[Stretch, ...]]:
         source: read_on(parent.skip.get(source, ()), gives.get(source, 0), source in parent.whole)
         for source in sorted({*parent.skip, *gives})
     }
-
-
-def state_after(node: Node, step: int) -> str:
-    """The fingerprint of everything (weights, optimizer) after `step` steps of a run. It covers what happened until
-    then and nothing later: two runs that differ only in what comes after have it in common."""
-    mixtures = [(min(end, step), weights) for end, weights in node.mixtures]
-    begun = [(end, weights) for (end, weights), (before, _) in zip(mixtures, ((0, {}), *mixtures)) if before < step]
-    read = {source for _, weights in begun for source in weights}
-    rate = {"learning_rate", "schedule", "warmup_share", "warmup_tokens", "decay_share", "average"}
-    recipe = node.identity["recipe"]
-    return fingerprint(
-        {
-            **{k: node.identity[k] for k in ("training_version", "ancestor", "init_from", "model", "tokenizer")},
-            **{k: node.identity[k] for k in ("context", "kind", "seed")},
-            "mixtures": [[end, dict(weights)] for end, weights in begun],
-            "data": {source: node.identity["data"][source] for source in read},
-            "recipe": {k: v for k, v in recipe.items() if k not in rate},
-            "rates": rates(node.recipe, node.steps, step),
-        }
-    )
 
 
 def _model_identity(study: Study, catalogue: Catalogue) -> dict[str, Any]:

@@ -7,8 +7,6 @@ has not begun.
 
 from __future__ import annotations
 
-import hashlib
-import heapq
 import itertools
 import json
 import os
@@ -22,10 +20,12 @@ from curricle.corpus import catalogue as corpora
 from curricle.corpus import problems
 from curricle.corpus.catalogue import Entry
 from curricle.corpus.documents import Document
+from curricle.corpus.pieces import SCORED_PIECE, scored
 from curricle.evaluation import benchmarks as benchmark_files
 from curricle.evaluation.benchmarks import Benchmark
 from curricle.leakage import Watch
-from curricle.planning import Catalogue, Node, Plan, compile_plan
+from curricle.node import Node
+from curricle.planning import Catalogue, Plan, compile_plan
 from curricle.shapes import PRESETS
 from curricle.store import Store, fingerprint, is_complete
 from curricle.study import Counterfactual, Declared, Generated, Hub, Refused, Study
@@ -40,9 +40,7 @@ if TYPE_CHECKING:
     from curricle.tokens.shards import Supply
 
 CHUNKS_IN_BLOCK = 10  # chunks of an endless stream that are tokenised into one shard
-SHORTEST_PIECE = 20  # bytes that a held-out document is taken to have at least
 SCORING_VERSION = 2  # raised by hand when other held-out pieces are chosen, or named otherwise
-SCORED_PIECE = 4000  # characters of one held-out document that are scored, so that several are
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,18 +141,7 @@ class Prepared:
     def held_out(self, source: str) -> list[Document]:
         """The held-out text that is scored: pieces of documents, each once, named and ordered by their content."""
         found = corpora.documents(self.corpora[source], "held_out")
-        pieces = _distinct(replace(d, text=d.text[:SCORED_PIECE], meta={}) for d in found)
-        wanted = self.study.held_out.scored_bytes
-        # Memory holds as many pieces as could be wanted, never all held-out text.
-        most = max(1, wanted // SHORTEST_PIECE)
-        ordered = heapq.nsmallest(most, pieces, key=lambda d: d.id)
-        kept, size = [], 0
-        for piece in ordered:
-            if size >= wanted:
-                break
-            kept.append(piece)
-            size += len(piece.text.encode())
-        return kept
+        return scored(found, self.study.held_out.scored_bytes)
 
     def chat_template(self, kind: str, names: Iterable[str]) -> str | None:
         """What lays out questions to a model that was trained on answers to them; None where the tokenizer has it, or
@@ -408,16 +395,6 @@ def _require(module: str, what: str, extra: str) -> None:
 
     if importlib.util.find_spec(module) is None:
         raise Refused(f"{what} needs {module}, which is not installed: pip install 'curricle[{extra}]'")
-
-
-def _distinct(pieces: Iterable[Document]) -> Iterator[Document]:
-    """Each piece once, named by what it holds: the same text in another file is the same item."""
-    seen = set()
-    for piece in pieces:
-        content = hashlib.sha256("\0".join(piece.texts).encode()).hexdigest()[:16]
-        if content not in seen:
-            seen.add(content)
-            yield replace(piece, id=content)
 
 
 def _only_planned(

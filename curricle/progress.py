@@ -16,7 +16,8 @@ from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Ta
 from rich.text import Text
 
 from curricle.corpus.documents import Document
-from curricle.planning import Node, Plan
+from curricle.node import Node
+from curricle.planning import Plan
 from curricle.report.words import count
 from curricle.work import Message
 

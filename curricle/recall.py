@@ -16,7 +16,8 @@ from pydantic import TypeAdapter
 
 from curricle.corpus import catalogue as corpora
 from curricle.corpus.catalogue import Entry
-from curricle.planning import Catalogue, Node, Plan
+from curricle.node import Node
+from curricle.planning import Catalogue, Plan
 from curricle.preparation import Prepared
 from curricle.store import Store, is_complete, read_json
 from curricle.study import Refused, Study

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from curricle.adoption import state_folder
-from curricle.planning import Node, Plan
+from curricle.node import Node
+from curricle.planning import Plan
 from curricle.preparation import Prepared
 from curricle.store import COMPLETE, Held, Store, is_complete, locked, read_json, whole_file, whole_folder
 from curricle.study import Refused

@@ -16,7 +16,8 @@ from curricle import cluster, metrics
 from curricle import remote as afar
 from curricle.execution import Execution
 from curricle.gathering import ancestor, arms_left, gather, settled
-from curricle.planning import Node, Plan
+from curricle.node import Node
+from curricle.planning import Plan
 from curricle.preparation import Prepared, Watch, prepare, stock
 from curricle.remote import Remote
 from curricle.results import Results

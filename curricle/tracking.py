@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 from curricle.study import Refused, nearest
 
 if TYPE_CHECKING:
-    from curricle.planning import Node, Plan
+    from curricle.node import Node
+    from curricle.planning import Plan
     from curricle.workers import Message
 
 SERVICES = ("wandb", "trackio")

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal
 from curricle import metrics
 from curricle.adoption import adopt, state_folder, weights_folder
 from curricle.execution import Execution
-from curricle.planning import Node
+from curricle.node import Node
 from curricle.preparation import Prepared, sampler_for
 from curricle.receipt import receipt, sessions
 from curricle.results import EVALUATIONS, write_rows

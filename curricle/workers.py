@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from curricle.execution import Execution
-from curricle.planning import Node
+from curricle.node import Node
 from curricle.preparation import Prepared
 from curricle.store import Held
 from curricle.study import Refused

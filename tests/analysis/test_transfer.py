@@ -17,7 +17,6 @@ from curricle.analysis import Finding
 from curricle.analysis.cells import read_factorial, snapped
 from curricle.analysis.crossover import double_cancellation, gail_simon
 from curricle.analysis.finding import ACCURACY, BITS_PER_BYTE, THESE_PROBLEMS, THESE_WEIGHTS, THIS_STRATEGY
-from curricle.analysis.mediation import mediation
 from curricle.analysis.transfer import claims_adjusted, concluded, transfer, transfer_published, transfers
 from curricle.results import MIXTURES, write_rows
 from curricle.study import Refused
@@ -421,35 +420,3 @@ def test_intervals_over_items_and_seeds_speak_about_what_they_name() -> None:
     held = sim.items(250, 100, 0.5, 0.2, seed=4)
     error = math.sqrt(0.05 * 0.95 / 250)
     assert np.mean(held[THIS_STRATEGY]) >= 0.95 - 3 * error and np.mean(held[THESE_PROBLEMS]) >= 0.95 - 3 * error
-
-
-# ---- measured skills -----------------------------------------------------------------------------------------------
-
-
-def mediated(direct: float, seed: int = 0) -> list[dict]:
-    """Outcomes that rest on skills alone, and on the code dose itself by `direct`."""
-    random = np.random.default_rng(seed)
-    made = []
-    for row in rows(seeds=4):
-        s = [
-            float(sim.share(np.array(row[f"dose:{name}"]))) * 0.5 + random.normal(0, 0.05) for name in ("code", "math")
-        ]
-        t = -1 + 1.2 * s[0] + 2.0 * s[1] + 1.5 * s[0] * s[1] + direct * float(sim.share(np.array(row["dose:code"])))
-        made.append({**row, "score": 100 / (1 + math.exp(-t - random.normal(0, 0.02)))})
-        for name, skill in zip(("code", "math"), s):
-            made.append({**row, "benchmark": name, "measure": BITS_PER_BYTE, "score": 2.0 * (1 - skill)})
-    return made
-
-
-def test_mediation_finds_the_skills_and_names_itself() -> None:
-    f = mediation(mediated(0.0), benchmark="b")
-    assert f.question == "transfer-mediated" and "after treatment" in f.note
-    assert f.interval().contains(1.5) and f.parts["direct_p"] > 0.01
-    assert mediation(mediated(1.0), benchmark="b").parts["direct_p"] < 0.001
-
-
-def test_mediation_refuses_an_outcome_that_is_the_skill_itself() -> None:
-    with pytest.raises(Refused, match="which is the outcome"):
-        mediation(mediated(0.0), benchmark="math")
-    with pytest.raises(Refused, match="no bits per byte on 'code'"):
-        mediation([r for r in mediated(0.0) if r["benchmark"] != "code"], benchmark="b")
