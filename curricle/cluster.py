@@ -13,7 +13,6 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -26,7 +25,7 @@ from curricle.remote import Remote
 from curricle.store import Held, locked
 from curricle.study import Refused
 from curricle.work import Kind, Message
-from curricle.workers import SAVE_SECONDS, SAYS_MORE, Worker, cores, told
+from curricle.workers import SAVE_SECONDS, SAYS_MORE, Worker, cores, listen_to, told
 
 ALLOWED = "ray://HOST:PORT, ray:auto, or local"
 ATTEMPTS = 2  # of a run whose task dies
@@ -305,9 +304,7 @@ def _told(prepared: Prepared, node: Node, execution: Execution, asked_to_stop: A
     try:
         worker.start(node)
         while worker.node is not None:
-            for connection in wait(worker.connections, timeout=ASK_SECONDS):
-                if worker.node is not None:
-                    yield worker.receive(connection)  # type: ignore[arg-type]
+            yield from listen_to([worker], ASK_SECONDS)
             if asked_to_stop():
                 worker.stop()
     finally:

@@ -118,6 +118,8 @@ class Training:
             self.console.print(f"[green]✓[/green] {name} [dim]{message.run}  {so_far}[/dim]", highlight=False)
         if message.kind == "failed":  # the whole text comes at the end, when the others are done
             self.console.print(f"[red]✗[/red] {name} [dim]{message.run}  failed[/dim]", highlight=False)
+        if message.kind == "stopped" and message.text:
+            self.console.print(f"[yellow]![/yellow] {name} [dim]{message.run}[/dim]  {message.text}", highlight=False)
         if message.kind == "evaluated":
             part = f"{message.tokens / node.tokens:.0%}"
             scores = ", ".join(_score(s, bits, message.change.get(s)) for s, bits in message.bits_per_byte.items())

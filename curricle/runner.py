@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from curricle.training.distribution import Ranks
 
 ASK_AGAIN_SECONDS = 1.0  # after which a run that another driver holds is tried again
-LEFT_TWICE = "it was left unfinished twice, and nobody had asked for that"
+LEFT_TWICE = "it was left unfinished twice at one place, and nobody had asked for that"
 
 
 class Interrupted(Exception):
@@ -229,7 +229,8 @@ def execute(
     ahead = _work_ahead(plan)
     waiting.sort(key=lambda node: -ahead[node.run])  # the longest chain first, so that none is left alone at the end
     held: dict[str, float] = {}  # by run, when to ask again
-    left: set[str] = set()  # runs that were left without being asked to
+    reached: dict[str, int] = {}  # by run, its tokens so far
+    left: dict[str, int] = {}  # by run that was left without being asked to, its tokens then
     failed = dict(broken or {})  # by run, what happened
     stopping = False
     try:
@@ -249,12 +250,16 @@ def execute(
                 if message.kind == "held":
                     held[message.run] = time.monotonic() + ASK_AGAIN_SECONDS
                     waiting.append(plan.nodes[message.run])
+                if message.kind == "step":
+                    reached[message.run] = message.tokens
                 if message.kind == "stopped" and not stopping:
-                    # A file that another machine wrote may be seen late; twice is a fault.
-                    if message.run in left:
-                        failed[message.run] = LEFT_TWICE
+                    # A file that another machine wrote may be seen late, ranks may have stood still; at the same place
+                    # twice is a fault.
+                    here = reached.get(message.run, 0)
+                    if left.get(message.run, -1) >= here:
+                        failed[message.run] = ": ".join(filter(None, (LEFT_TWICE, message.text)))
                     else:
-                        left.add(message.run)
+                        left[message.run] = here
                         waiting.append(plan.nodes[message.run])
                 if message.kind == "done":
                     finished.add(message.run)

@@ -31,6 +31,8 @@ from curricle.work import Message, work_on
 MESSAGES_A_SECOND = 5
 SAVE_SECONDS = 60  # that a worker may take over an evaluation or a save when it is asked to stop
 SAYS_MORE = {"step", "evaluating", "evaluated"}  # kinds after which a run goes on
+STILL_SECONDS = 15 * 60.0  # without a step after a step: then ranks are taken to wait for each other for ever
+STILL_STEPS = 20.0  # unless it was quiet for a part of that between earlier steps
 
 
 class Crew(Protocol):
@@ -80,16 +82,7 @@ class LocalCrew:
         next(worker for worker in self._workers if worker.node is None).start(node)
 
     def listen(self, timeout: float) -> list[Message]:
-        owners = {c: worker for worker in self._workers if worker.node for c in worker.connections}
-        if not owners:
-            time.sleep(timeout)
-        heard = []
-        for connection in wait(list(owners), timeout=timeout) if owners else ():
-            worker = owners[connection]  # type: ignore[index]
-            if worker.node is not None:
-                message = worker.receive(connection)  # type: ignore[arg-type]
-                heard.append(message)
-        return heard
+        return listen_to([worker for worker in self._workers if worker.node], timeout)
 
     def stop(self) -> None:
         for worker in self._workers:
@@ -106,7 +99,8 @@ class Worker:
 
     def __init__(self, prepared: Prepared, threads: int, execution: Execution, gpus: Sequence[int] | None):
         self.node: Node | None = None
-        self._evaluating = False
+        self._last = ""  # the kind of what was said last
+        self._quiet, self._quietest = 0.0, 0.0  # seconds since then; the most of them between two steps
         self._given = prepared, threads, execution
         self._gpus = gpus
         self._meeting: tempfile.TemporaryDirectory | None = None
@@ -134,7 +128,8 @@ class Worker:
         if not all(process.is_alive() for process in self.processes):  # killed; this run has no part in that
             self._gather_up()
             self._spawn()
-        self.node, self._evaluating = node, False
+        self.node, self._last = node, ""
+        self._quiet, self._quietest = 0.0, 0.0
         with suppress(OSError):  # a process that is gone is noticed by whoever listens
             for connection in self.connections:
                 connection.send(node)
@@ -145,9 +140,12 @@ class Worker:
         try:
             message = connection.recv()
         except (EOFError, ConnectionResetError):
-            how = "its worker was killed (out of memory?); run the study again to go on"
-            message = Message("stopped" if self._stop.is_set() else "failed", self.node.run, text=how)
-        self._evaluating = message.kind == "evaluating"
+            message = Message("failed", self.node.run, text="its worker was killed (out of memory?); run it again")
+            if self._stop.is_set():
+                message = Message("stopped", self.node.run)
+        if self._last == message.kind == "step":
+            self._quietest = max(self._quietest, self._quiet)
+        self._quiet, self._last = 0.0, message.kind
         if message.kind not in SAYS_MORE:
             self.node = None
         if message.kind in {"failed", "refused"}:
@@ -156,11 +154,23 @@ class Worker:
             self.kill()
         return message
 
+    def waited(self, seconds: float) -> Message | None:
+        """Note that nothing was said for so long. Ranks that stand still are ended, and the run is left, to be begun
+        again from its last checkpoint: gloo can lose one of them in a gather (docs/LOG.md), and its fellows would wait
+        for hours. Only steps are timed: the first of a session may compile, and evaluations take what they take."""
+        self._quiet += seconds
+        allowed = max(STILL_SECONDS, STILL_STEPS * self._quietest)
+        if self.node is None or len(self.processes) == 1 or self._last != "step" or self._quiet < allowed:
+            return None
+        run, self.node = self.node.run, None
+        self.kill()
+        return Message("stopped", run, text=f"its ranks stood still for {self._quiet:.0f} s and were ended")
+
     def stop(self) -> None:
         """Ask it to save and leave what it is working on. An evaluation may take minutes, and all that came before it
         is saved: it is not waited for."""
         self._stop.set()
-        if self._evaluating:
+        if self._last == "evaluating":
             self.kill()
 
     def kill(self) -> None:
@@ -185,6 +195,23 @@ class Worker:
         self.connections, self.processes = [], []
         if self._meeting is not None:
             self._meeting.cleanup()
+
+
+def listen_to(workers: Sequence[Worker], timeout: float) -> list[Message]:
+    """What busy workers say within so many seconds, or that one of them says nothing any more."""
+    owners = {connection: worker for worker in workers for connection in worker.connections}
+    if not owners:
+        time.sleep(timeout)
+        return []
+    began = time.monotonic()
+    ready = wait(list(owners), timeout=timeout)
+    waited = min(timeout, time.monotonic() - began)  # no longer, where this process itself was suspended
+    heard = []
+    for connection in ready:
+        worker = owners[connection]  # type: ignore[index]
+        if worker.node is not None:  # not ended by what another of its ranks has just said
+            heard.append(worker.receive(connection))  # type: ignore[arg-type]
+    return heard + [message for worker in workers if (message := worker.waited(waited)) is not None]
 
 
 def cores() -> int:

@@ -11,12 +11,18 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from tiny_study import tiny, write_study
 
+from curricle import workers
+from curricle.execution import Execution
 from curricle.preparation import make_plan
+from curricle.runner import Failed
+from curricle.runner import run as run_plan
 from curricle.store import Store, is_complete
 from curricle.studyfile import load_study
+from curricle.work import Message
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "curricle"]
 CURRICLE = [sys.executable, "-m", "curricle"]
@@ -98,6 +104,39 @@ def test_torchrun_that_is_told_to_stop_saves_and_one_process_goes_on(alone, fres
     assert done.returncode == 0, done.stderr
     steps = next(fresh.glob("runs/store/runs/math/*/metrics.jsonl")).read_text().splitlines()
     assert [json.loads(s)["step"] for s in steps if "loss_nats" in s] == list(range(1, 81))
+
+
+@pytest.mark.slow
+def test_ranks_that_stand_still_are_ended_and_the_run_goes_on(alone, fresh, monkeypatch):
+    monkeypatch.chdir(fresh)
+    monkeypatch.setattr(workers, "STILL_SECONDS", 3.0)
+    plan = make_plan(load_study(Path("tiny.yaml")), Store("runs/store"))
+    kinds: dict[str, list[str]] = {}
+
+    def show(message: Message) -> None:
+        kinds.setdefault(message.run, []).append(message.kind)
+        if message.kind == "step" and sum(map(len, kinds.values())) == 1:  # the first step of the first run
+            ranks = [p for p in psutil.Process().children() if "spawn_main" in " ".join(p.cmdline())]
+            ranks[-1].suspend()
+
+    run_plan(plan, store="runs/store", workers=1, execution=Execution(ranks=2), show=show)
+    assert [kind for said in kinds.values() for kind in said].count("stopped") == 1
+    assert all(said[-1] == "done" for said in kinds.values())
+    assert close(losses(fresh), alone[1])
+
+
+@pytest.mark.slow
+def test_ranks_that_stand_still_again_at_the_same_place_fail_their_run(fresh, monkeypatch):
+    monkeypatch.chdir(fresh)
+    monkeypatch.setattr(workers, "STILL_SECONDS", 1.0)
+    plan = make_plan(load_study(Path("tiny.yaml")), Store("runs/store"))
+
+    def show(message: Message) -> None:
+        for process in psutil.Process().children() if message.kind == "step" else ():
+            process.suspend()
+
+    with pytest.raises(Failed, match=r"left unfinished twice at one place.*stood still for 1 s"):
+        run_plan(plan, store="runs/store", workers=1, execution=Execution(ranks=2), show=show)
 
 
 @pytest.mark.slow

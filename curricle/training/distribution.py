@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 PATIENCE = datetime.timedelta(hours=12)  # ranks wait for the first one's exports and for each other's evaluations
-STEP_PATIENCE = datetime.timedelta(minutes=30)  # between GPUs only steps are sent: more means that a rank is gone
+STEP_PATIENCE = datetime.timedelta(minutes=30)  # for what a step sends: more means that a rank is gone
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,8 @@ class Ranks:
     rank: int = 0
     size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    patient: Any = None
+    """The process group of flags, decisions and waiting, beside the default one, which steps and saves use."""
 
     @property
     def first(self) -> bool:
@@ -53,12 +55,8 @@ class Ranks:
             torch.cuda.set_device(device)
         # gloo beside nccl: flags and objects travel without waiting for the GPU.
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, init_method=rendezvous, rank=rank, world_size=size, timeout=PATIENCE)
-        if device.type == "cuda":
-            # `init_process_group` has one timeout for all backends.
-            assert dist.group.WORLD is not None
-            dist.group.WORLD._get_backend(device)._set_default_timeout(STEP_PATIENCE)
-        return cls(rank, size, device)
+        dist.init_process_group(backend, init_method=rendezvous, rank=rank, world_size=size, timeout=STEP_PATIENCE)
+        return cls(rank, size, device, dist.new_group(backend="gloo", timeout=PATIENCE))
 
     @classmethod
     def of_torchrun(cls) -> Ranks | None:
@@ -78,7 +76,7 @@ class Ranks:
         if self.size == 1:
             return values
         together = torch.tensor(values, dtype=torch.float64)
-        dist.all_reduce(together)
+        dist.all_reduce(together, group=self.patient)
         return together.tolist()
 
     def decided(self, decide: Callable[[], Any]) -> Any:
@@ -86,7 +84,7 @@ class Ranks:
         if self.size == 1:
             return decide()
         said = [decide() if self.first else None]
-        dist.broadcast_object_list(said, src=0)
+        dist.broadcast_object_list(said, src=0, group=self.patient)
         return said[0]
 
     def wait(self) -> None:
