@@ -141,11 +141,17 @@ def begun(process: subprocess.Popen, store: Path, since: float) -> None:
         time.sleep(0.05)
 
 
+def is_worker(process: psutil.Process) -> bool:
+    """Whether it is a worker: neither what workers are forked from nor what counts their resources."""
+    words = " ".join(process.cmdline())
+    return "multiprocessing" in words and "resource_tracker" not in words and not process.children()
+
+
 def struck(process: subprocess.Popen, chance: random.Random) -> tuple[str, set[int]]:
     """Hit the driver, or one of its workers, by a signal; what was done, in words, and how it may leave then. (A driver
     that is hit before it listens dies of the signal; one that was at its end anyway leaves with 0.)"""
     number = chance.choice([signal.SIGKILL, signal.SIGTERM])
-    workers = [c for c in psutil.Process(process.pid).children() if "multiprocessing" in " ".join(c.cmdline())]
+    workers = [c for c in psutil.Process(process.pid).children(recursive=True) if is_worker(c)]
     if workers and chance.random() < 0.15:
         chance.choice(workers).kill()
         return "SIGKILL to a worker", {0, 1}

@@ -167,6 +167,7 @@ def test_a_phase_without_a_sample_is_refused():
         compile_plan(study_of(stage), catalogue())
 
 
+@pytest.mark.slow
 def test_branches_share_their_prefix_and_an_added_phase_trains_only_itself(tmp_path):
     file = write_study(tmp_path, FIELDS)
     plan = make_plan(load_study(file), tmp_path / "store")

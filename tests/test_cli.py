@@ -108,6 +108,7 @@ def test_calibrate_measures_once_and_prints_one_json_object(place):
     assert "GFLOP/s" in curricle("calibrate", cwd=place).stdout
 
 
+@pytest.mark.slow
 def test_new_writes_a_study_that_can_be_planned(place):
     made = curricle(
         "new", "mine.yaml", "--model", "0.5m", "--source", "code=code.jsonl", "--budget-tokens", "20k", cwd=place
@@ -170,6 +171,7 @@ print(len(curricle.analyse(results)), "findings")
 """
 
 
+@pytest.mark.slow
 def test_the_calls_of_the_readme_work_in_a_script_without_a_guard(place):
     (place / "script.py").write_text(SCRIPT)
     done = subprocess.run([sys.executable, "script.py"], capture_output=True, text=True, cwd=place)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -116,8 +117,7 @@ def test_ranks_that_stand_still_are_ended_and_the_run_goes_on(alone, fresh, monk
     def show(message: Message) -> None:
         kinds.setdefault(message.run, []).append(message.kind)
         if message.kind == "step" and sum(map(len, kinds.values())) == 1:  # the first step of the first run
-            ranks = [p for p in psutil.Process().children() if "spawn_main" in " ".join(p.cmdline())]
-            ranks[-1].suspend()
+            psutil.Process(multiprocessing.active_children()[-1].pid).suspend()
 
     run_plan(plan, store="runs/store", workers=1, execution=Execution(ranks=2), show=show)
     assert [kind for said in kinds.values() for kind in said].count("stopped") == 1
@@ -132,8 +132,8 @@ def test_ranks_that_stand_still_again_at_the_same_place_fail_their_run(fresh, mo
     plan = make_plan(load_study(Path("tiny.yaml")), Store("runs/store"))
 
     def show(message: Message) -> None:
-        for process in psutil.Process().children() if message.kind == "step" else ():
-            process.suspend()
+        for process in multiprocessing.active_children() if message.kind == "step" else ():
+            psutil.Process(process.pid).suspend()
 
     with pytest.raises(Failed, match=r"left unfinished twice at one place.*stood still for 1 s"):
         run_plan(plan, store="runs/store", workers=1, execution=Execution(ranks=2), show=show)

@@ -113,9 +113,10 @@ def weights(store: Path, runs: list[str]) -> dict[str, bytes]:
     return {run: (Store(store).run_folder(run) / "model" / "model.safetensors").read_bytes() for run in runs}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "number",
-    [signal.SIGKILL, *(pytest.param(number, marks=pytest.mark.slow) for number in (signal.SIGINT, signal.SIGTERM))],
+    [signal.SIGKILL, signal.SIGINT, signal.SIGTERM],
 )
 def test_a_driver_that_is_stopped_goes_on_to_the_same_weights(trained, tmp_path, number):
     file, store, _, _ = trained
@@ -141,6 +142,7 @@ def test_a_driver_that_is_stopped_goes_on_to_the_same_weights(trained, tmp_path,
     assert (tmp_path / "out" / "report.html").exists() and (tmp_path / "out" / "findings.json").exists()
 
 
+@pytest.mark.slow
 def test_a_point_asked_for_later_is_trained_to_the_same_weights(trained):
     file, store, _, _ = trained
     before = make_plan(load_study(file), store)
@@ -156,6 +158,7 @@ def run_with(file: Path, store: Path, overrides: list[str]):
     return said, runner.run(plan, store=store, out=store.parent / "out2", show=said.append)
 
 
+@pytest.mark.slow
 def test_two_drivers_on_one_run_do_not_harm_each_other(trained):
     from curricle.store import locked
 

@@ -147,10 +147,11 @@ SEPARATOR, LETTER, IDEOGRAM = 0, 1, 2
 
 @functools.cache
 def _kinds() -> np.ndarray:
-    """The kind of every code point, as `WORD` sees it."""
-    kinds = np.fromiter((chr(code).isalnum() for code in range(sys.maxunicode + 1)), dtype=np.uint8)
-    ideogram = re.compile(f"[{CJK}]")
-    kinds[[code for code in range(0x3000, 0x40000) if ideogram.match(chr(code))]] = IDEOGRAM
+    """The kind of every code point, as `WORD` sees it. None above the third plane is a letter or a number."""
+    kinds = np.zeros(sys.maxunicode + 1, dtype=np.uint8)
+    assigned = "".join(map(chr, range(0x40000)))
+    kinds[: len(assigned)] = [character.isalnum() for character in assigned]
+    kinds[[found.start() for found in re.finditer(f"[{CJK}]", assigned)]] = IDEOGRAM
     return kinds
 
 

@@ -72,6 +72,7 @@ def test_two_ranks_end_where_one_does_within_rounding_and_read_the_same_document
     assert [[step, a + b] for (step, a), (_, b) in zip(*parts, strict=True)] == whole
 
 
+@pytest.mark.slow
 def test_from_two_ranks_to_one_and_back_goes_on_with_the_same_batches(alone, tmp_path):
     """The stop comes to one rank alone; both leave at the same step, with one whole checkpoint."""
     optimizer, one = alone
