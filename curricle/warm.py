@@ -1,8 +1,9 @@
-"""What every worker imports, for the process that they are forked from. It only imports: no thread, no device."""
+"""What every worker imports, for the process that they are forked from. It only imports: no work, no device, and
+nothing that leaves a thread running (pyarrow does)."""
 
 import signal
 
-import transformers.models.llama.modeling_llama
+import transformers.models.llama.modeling_llama  # noqa: F401
 
 import curricle.evaluation.scoring
 import curricle.training.loop  # noqa: F401
