@@ -123,7 +123,8 @@ def trajectories(theta: np.ndarray, x_PTJ: np.ndarray, j: int) -> tuple[np.ndarr
 
 
 class Curves(NamedTuple):
-    """Observations of one target: on which path, after how many stretches, of which run, how much."""
+    """Observations of one target: on which path, after how many stretches, of which run, how much. A point that several
+    strategies share stands once, with the first of them."""
 
     sources: tuple[str, ...]
     strategies: list[str]
@@ -134,16 +135,21 @@ class Curves(NamedTuple):
     run: np.ndarray
     seed: np.ndarray
     loss: np.ndarray
+    stretch_NP: np.ndarray  # after how many stretches of each strategy's path; −1 where it is no point of that strategy
 
     def without(self, strategy: str) -> Curves:
-        keep = self.path != self.strategies.index(strategy)
-        return self._replace(
-            path=self.path[keep],
-            stretch=self.stretch[keep],
-            run=self.run[keep],
-            seed=self.seed[keep],
-            loss=self.loss[keep],
-        )
+        """What the other strategies have: a point that one of them shares with this one stays."""
+        rest_NP = self.stretch_NP.copy()
+        rest_NP[:, self.strategies.index(strategy)] = -1
+        keep = (rest_NP >= 0).any(axis=1)
+        return _observed(self, rest_NP[keep], self.seed[keep], self.loss[keep])
+
+
+def _observed(curves: Curves, stretch_NP: np.ndarray, seed: np.ndarray, loss: np.ndarray) -> Curves:
+    path = (stretch_NP >= 0).argmax(axis=1)
+    stretch = stretch_NP[np.arange(len(path)), path]
+    run = path * (int(seed.max(initial=0)) + 1) + seed
+    return curves._replace(path=path, stretch=stretch, run=run, seed=seed, loss=loss, stretch_NP=stretch_NP)
 
 
 def curves_of(rows: Sequence[Row], from_tokens: float = 1.0) -> Curves:
@@ -158,32 +164,38 @@ def curves_of(rows: Sequence[Row], from_tokens: float = 1.0) -> Curves:
         x[i, : len(read) - 1] = np.diff(read, axis=0)
     if (x < -1e-9).any():
         raise Refused("rows: tokens of a source fall along a strategy; doses count what was read until then")
-    seen: set[object] = set()
     seeds: dict[object, int] = {}  # a seed is a name: any value that tells runs apart
-    runs: dict[tuple[str, object], int] = {}
-    kept: list[tuple[int, int, int, int, float]] = []
+    kept: dict[object, int] = {}
+    of_seed: list[int] = []
+    losses: list[float] = []
+    places_of: list[tuple[int, int, int]] = []
     for row in rows:
         s, seed, at = str(row["strategy"]), row["seed"], float(row["tokens"])
+        if at < from_tokens:
+            continue
         i, t = strategies.index(s), places[s][at]
         history = np.round(x[i, :t], 6).tobytes()
         same = (seed, row.get("run") or history, row["stage_tokens"], float(row["score"]))
-        if at < from_tokens or same in seen:
-            continue
-        seen.add(same)
-        kept.append(
-            (i, t, runs.setdefault((s, seed), len(runs)), seeds.setdefault(seed, len(seeds)), float(row["score"]))
-        )
-    path, stretch, run, of_seed, loss = (np.array(column) for column in zip(*kept)) if kept else [np.array([])] * 5
+        if same not in kept:
+            of_seed.append(seeds.setdefault(seed, len(seeds)))
+            losses.append(float(row["score"]))
+        places_of.append((kept.setdefault(same, len(kept)), i, t))
+    stretch_NP = np.full((len(kept), len(strategies)), -1)
+    for n, i, t in places_of:
+        stretch_NP[n, i] = t
     last = [len(places[s]) - 1 for s in strategies]
-    return Curves(sources, strategies, x, last, path.astype(int), stretch.astype(int), run.astype(int), of_seed, loss)
+    nothing = np.array([], dtype=int)
+    bare = Curves(sources, strategies, x, last, nothing, nothing, nothing, nothing, nothing, stretch_NP)
+    return _observed(bare, stretch_NP, np.array(of_seed, dtype=int), np.array(losses))
 
 
 def fit(curves: Curves, target: str, start: np.ndarray | None = None) -> PhaseLaw:
     """Least squares from several starts, with exact gradients; bounds E ≥ 0, φ ≥ 0. The covariance knows that
-    points of a run, and runs of a seed, err together; t has runs − parameters degrees of freedom.
+    points of a run, and runs of a seed, err together; t has the degrees of freedom of the spread between runs: runs −
+    parameters, or those that seeds of one strategy leave whatever the law, if these are more.
 
     Raises `Refused` with fewer observed means than parameters, and where a source was never read."""
-    from scipy.optimize import least_squares
+    from scipy.optimize import OptimizeResult, least_squares
 
     j = len(curves.sources)
     size = 3 + 2 * j
@@ -203,11 +215,13 @@ def fit(curves: Curves, target: str, start: np.ndarray | None = None) -> PhaseLa
     used, at = np.unique(cells[0], return_inverse=True)
     x_used = x[used]
 
-    def residuals(theta: np.ndarray) -> np.ndarray:
-        return weight * (trajectories(theta, x_used, j)[0][at, cells[1]] - means)
+    latest: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []  # residuals and their slopes come together
 
-    def jacobian(theta: np.ndarray) -> np.ndarray:
-        return weight[:, None] * trajectories(theta, x_used, j)[1][at, cells[1]]
+    def both(theta: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        if not latest or not np.array_equal(latest[0][0], theta):
+            value, slope = trajectories(theta, x_used, j)
+            latest[:] = [(theta.copy(), weight * (value[at, cells[1]] - means), weight[:, None] * slope[at, cells[1]])]
+        return latest[0]
 
     least, most = float(means.min()), float(means.max())
     low = np.array([0.0, -12.0, math.log(0.02), *[LEAST] * j, *[0.0] * j])
@@ -220,14 +234,17 @@ def fit(curves: Curves, target: str, start: np.ndarray | None = None) -> PhaseLa
             for share, b, k, phi in ((0.5, 0.5, 1.0, 0.5), (0.9, 1.0, 1.0, 1.0), (0.0, 0.3, 2.0, 0.2),
                                      (0.95, 1.0, 0.0, 2.0), (0.8, 2.0, 0.0, 0.1), (0.7, 0.2, 3.0, 0.5))
         ]  # fmt: skip
-    best = min(
-        (
-            least_squares(residuals, np.clip(s, low + 1e-9, high - 1e-9), jacobian, bounds=(low, high), max_nfev=400,
-                          x_scale=np.array([0.1, 1.0, 0.5, *[1.0] * (2 * j)]))
-            for s in starts
-        ),
-        key=lambda found: found.cost,
-    )  # fmt: skip
+    step = np.array([0.1, 1.0, 0.5, *[1.0] * (2 * j)])
+
+    def search(begin: np.ndarray, most: int) -> OptimizeResult:
+        begin = np.clip(begin, low + 1e-9, high - 1e-9)
+        return least_squares(
+            lambda theta: both(theta)[1], begin, lambda theta: both(theta)[2], bounds=(low, high), max_nfev=most,
+            x_scale=step,
+        )  # fmt: skip
+
+    begun = sorted((search(s, 40) for s in starts), key=lambda found: found.cost)
+    best = min((found if found.status > 0 else search(found.x, 400) for found in begun[:2]), key=lambda f: f.cost)
     theta = best.x
     covariance, df = _covariance(theta, x, j, curves, theta[3 + j :] <= 1e-7)
     return PhaseLaw(
@@ -250,7 +267,9 @@ def _covariance(
     jac = jac / sizes
     runs, of_run = np.unique(curves.run, return_inverse=True)
     seeds, of_seed = np.unique(curves.seed, return_inverse=True)
-    df = max(len(runs) - int(free.sum()), 1)
+    # The law says the same of every seed of a path, so it can take no more than the paths' means from the runs.
+    taken = min(int(free.sum()), len(np.unique(curves.path)))
+    df = max(len(runs) - taken, 1)
     n_run, n_seed = np.bincount(of_run), np.bincount(of_seed)
     by_run = np.bincount(of_run, residual) / n_run
     by_seed = np.bincount(of_seed, residual) / n_seed
@@ -269,4 +288,54 @@ def _covariance(
     inverse = np.linalg.pinv(jac.T @ jac, rcond=1e-12)
     covariance = np.zeros((len(theta), len(theta)))
     covariance[np.ix_(free, free)] = inverse @ middle @ inverse / np.outer(sizes, sizes)
-    return covariance, float(df)
+    return covariance, float(max(len(runs) - int(free.sum()), df - len(seeds) + 1, 1))
+
+
+def misfit(law: PhaseLaw, curves: Curves) -> float | None:
+    """The p-value of an F test of the law: the distance of the seeds' means from it, against how far apart the seeds'
+    own curves lie. None without a point that two seeds share.
+
+    A fit takes what it can out of the means, so it is taken out of the seeds' deviations in the same way: both are
+    compared in the directions that the law leaves. Points of a run err together, which costs degrees of freedom (Box's
+    approximation, with what a run's points share and with neighbours' correlation)."""
+    from scipy.special import fdtrc
+
+    j = len(curves.sources)
+    value, gradient = trajectories(law.vector, curves.x_PTJ / law.scale, j)
+    cells, of_cell, counts = np.unique(
+        np.stack([curves.path, curves.stretch]), axis=1, return_inverse=True, return_counts=True
+    )
+    judged = counts > 1
+    if not judged.any():
+        return None
+    weight, at = np.sqrt(counts), (cells[0], cells[1])
+    free = np.concatenate([[law.floor > 1e-6], np.ones(2 + j, dtype=bool), law.vector[3 + j :] > 1e-7])
+    jac = weight[:, None] * gradient[at][:, free]
+    u, sizes, _ = np.linalg.svd(jac / np.maximum(np.sqrt((jac**2).sum(axis=0)), 1e-12), full_matrices=False)
+    u = u[:, sizes > 1e-9 * sizes[0]]
+    left = (np.eye(len(counts)) - u @ u.T)[judged]
+    means = np.bincount(of_cell, curves.loss) / counts
+    apart_SC = np.zeros((int(curves.seed.max()) + 1, len(counts)))
+    apart_SC[curves.seed, of_cell] = (curves.loss - means[of_cell]) / np.sqrt(np.maximum(counts - 1, 1))[of_cell]
+    off, noise = left @ (weight * (means - value[at])), apart_SC @ left.T
+    if not (noise**2).sum() > 0:
+        return None
+    spread = left @ _spread(apart_SC, cells[0]) @ left.T
+    df = float(np.trace(spread) ** 2 / (spread**2).sum())
+    return float(fdtrc(df, df * float((counts[judged] - 1).mean()), float((off**2).sum() / (noise**2).sum())))
+
+
+def _spread(apart_SC: np.ndarray, path: np.ndarray) -> np.ndarray:
+    """How points scatter and err together: a part that a run's points share, and a rest whose neighbours correlate."""
+    same = path[:, None] == path[None]
+    size = same.sum(axis=1)
+    shared_SC = apart_SC @ same / size
+    rest_SC = apart_SC - shared_SC
+    rest = float((rest_SC**2).sum() / max(len(path) - len(np.unique(path)), 1))
+    neighbours = np.flatnonzero(path[1:] == path[:-1])
+    together = float((rest_SC[:, neighbours] * rest_SC[:, neighbours + 1]).sum())
+    squares = float((rest_SC[:, neighbours] ** 2).sum())
+    rho = min(max(together / squares if squares > 0 else 0.0, 0.0), 0.99)
+    run = max(float((shared_SC**2).sum() / len(path)) - rest / float(size.mean()), 0.0)
+    steps = np.abs(np.subtract.outer(np.arange(len(path)), np.arange(len(path))))
+    return same * (rest * rho**steps + run)

@@ -17,10 +17,10 @@ from itertools import permutations
 
 import numpy as np
 
-from curricle.analysis.arms import Noise, Row, Table, ends, items_of, noise, runs_of, scored, tabled, weights_of
+from curricle.analysis.arms import Row, Table, ends, items_of, noise, runs_of, scored, tabled, weights_of
 from curricle.analysis.finding import BITS, BITS_PER_BYTE, THESE_PROBLEMS, Finding, Interval, Part, join
 from curricle.analysis.intervals import student
-from curricle.analysis.learning import Curves, PhaseLaw, curves_of, fit, trajectories
+from curricle.analysis.learning import PhaseLaw, curves_of, fit, misfit
 from curricle.analysis.phases import ARROW, Design, Phase, design
 from curricle.study import Refused
 
@@ -80,16 +80,16 @@ def phase_law(
         "orders_inside": sum(map(bool, inside)), "orders_tested": len(inside),
         "rule": ARROW.join(p.name for p in by_index(law, made, best)), **indices,
     }  # fmt: skip
-    misfit = _misfit(law, curves, found)
-    parts["p_misfit"] = misfit
+    wrong = misfit(law, curves)
+    parts["p_misfit"] = wrong
     width = float(table.means[:, 0].max() - table.means[:, 0].min())
     if found is None:
         why, half = "no two seeds of one strategy, so a left-out order's prediction cannot be judged", 0.0
         return Finding(*about, None, BITS, undefined=why, parts=parts, table=tuple(lines), **common)  # type: ignore[arg-type]
-    if misfit is not None and misfit < WRONG:
+    if wrong is not None and wrong < WRONG:
         why = (
             f"the law does not describe these curves: its residuals are {law.rms:.2g} bits per byte, more than the "
-            f"seeds' noise allows (p = {misfit:.1g}); orders are still compared as measured, by `phases`"
+            f"seeds' noise allows (p = {wrong:.1g}); orders are still compared as measured, by `phases`"
         )
         return Finding(*about, None, BITS, undefined=why, parts=parts, table=tuple(lines), **common)  # type: ignore[arg-type]
     if half > width:
@@ -107,23 +107,6 @@ def phase_law(
         *about, estimate, BITS, (Interval(estimate - half, estimate + half, THESE_PROBLEMS, level),),
         seeds=int(table.counts.min()), note=note, parts=parts, table=tuple(lines), **common,  # type: ignore[arg-type]
     )  # fmt: skip
-
-
-def _misfit(law: PhaseLaw, curves: Curves, found: Noise | None) -> float | None:
-    """The p-value of the means' distances from the law against the seeds' noise, each run weighing once: points of one
-    run err together, so a run's mean square over its points is taken as one observation's."""
-    from scipy.special import fdtrc
-
-    if found is None:
-        return None
-    value, _ = trajectories(law.vector, curves.x_PTJ / law.scale, len(law.sources))
-    cells, of_cell, counts = np.unique(
-        np.stack([curves.path, curves.stretch]), axis=1, return_inverse=True, return_counts=True
-    )
-    off = np.bincount(of_cell, curves.loss) / counts - value[cells[0], cells[1]]
-    paths, of_path = np.unique(cells[0], return_inverse=True)
-    squares = np.bincount(of_path, counts * off**2) / np.bincount(of_path)
-    return float(fdtrc(len(paths), found.df, float(squares.mean() / found.covariance[0, 0])))
 
 
 def _line(
@@ -170,12 +153,11 @@ def best_order_of_runs(
             continue
         curves = curves_of(here)
         law = fit(curves, target)
-        found = noise(tabled([{key: float(row["score"]) for key, row in ends(here).items()}]))
-        misfit = _misfit(law, curves, found)
-        if misfit is None:
+        wrong = misfit(law, curves)
+        if wrong is None:
             whys.append("no two seeds of one strategy, so the law cannot be judged")
-        elif misfit < WRONG:
-            whys.append(f"the law does not describe these curves (p = {misfit:.1g})")
+        elif wrong < WRONG:
+            whys.append(f"the law does not describe these curves (p = {wrong:.1g})")
         else:
             laws.append(law)
     if not laws:

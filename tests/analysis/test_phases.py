@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curricle.analysis.finding import Finding
-from curricle.analysis.learning import PhaseLaw, curves_of, fit, trajectories
+from curricle.analysis.learning import PhaseLaw, curves_of, fit, misfit, trajectories
 from curricle.analysis.phase_law import best_order, best_order_of_runs, phase_law
 from curricle.analysis.phases import design, phases
 from curricle.report.charts import phases as charts
@@ -214,6 +214,39 @@ def test_curves_that_are_not_the_laws_are_not_answered() -> None:
     rows = study(np.random.default_rng(6), SIMULATION["two_stores"], TWO)
     found = phase_law(rows, "algebra")
     assert found.estimate is None and "does not describe" in found.undefined
+
+
+def test_what_an_order_shares_with_another_strategy_stays_when_it_is_left_out() -> None:
+    """The first stage of code → math is the arm of code alone. Whichever of them stands first in the rows, that arm is
+    still there when the order is left out, and the prediction is the same."""
+    rows = study(np.random.default_rng(5), LAW.loss, TWO)
+    backwards = sorted(rows, key=lambda row: row["strategy"], reverse=True)
+    for order in ("code then math", "math then code"):
+        left = [curves_of(given).without(order) for given in (rows, backwards)]
+        assert sorted(left[0].loss) == pytest.approx(sorted(left[1].loss))
+        assert f"only {order.split()[0]}" in {left[0].strategies[i] for i in left[0].path}
+    there, back = ({r["order"]: r["predicted"] for r in phase_law(x, "algebra").table} for x in (rows, backwards))
+    assert there == pytest.approx(back, abs=1e-4)
+
+
+def test_the_test_of_the_law_has_the_level_that_it_says_and_sees_a_law_that_is_not_its_own() -> None:
+    """It once had p above .6 in every study of its own law, and so let one of four studies of synergy through."""
+
+    def p_values(loss, studies: int) -> np.ndarray:
+        random = np.random.default_rng(6)
+        curves = [curves_of(study(random, loss, TWO)) for _ in range(studies)]
+        return np.array([misfit(fit(c, "algebra"), c) for c in curves])
+
+    own = p_values(NO_ORDER.loss, 12)
+    assert 0.2 < np.median(own) < 0.8 and (own < 0.05).sum() <= 3
+    assert (p_values(SIMULATION["synergy"], 2) < 0.01).all()
+
+
+@pytest.mark.slow
+def test_an_effect_of_nothing_is_answered_and_its_interval_holds_it() -> None:
+    """Where order does not matter, half of the studies were once refused: t had one degree of freedom."""
+    found = SIMULATION["left_out"](16, NO_ORDER.loss, TWO)
+    assert found["refused"] <= 0.1 and found["held"] >= 0.8
 
 
 def test_too_few_points_for_the_law_are_refused() -> None:
