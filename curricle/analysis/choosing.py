@@ -42,6 +42,7 @@ class Choice:
     kept: float  # how much of the way from the anchor to the optimum was gone
     optima_RJ: np.ndarray  # where each refit is least
     regret: float  # expected, of the optimum
+    shortfall: float  # the same of the recommended mixture
     optimism: float  # by how much the gain of the recommended over the natural mixture is overstated, on average
     gap: float
     starts_agree: float  # largest total variation between optima from different starts
@@ -109,11 +110,16 @@ def _drawn_back(
     the regret is what that costs there. The fit overstates its optimum by twice the regret: the true loss at `best` is
     one regret above the least, and the fit's least one regret below it (docs/theory.md, section 6)."""
     r = np.arange(len(optima))
-    by_refit = predicted(refits, narrow, np.concatenate([optima, best[None]]))
-    regret = max(0.0, inflation * float(np.mean(by_refit[:, -1] - by_refit[r, r])))
+    least = predicted(refits, narrow, optima)[r, r]
+
+    def expected(p: np.ndarray) -> float:
+        return max(0.0, inflation * float(np.mean(predicted(refits, narrow, p[None])[:, 0] - least)))
+
+    regret = expected(best)
     gain = float(np.subtract(*predicted(whole, problem, np.stack([anchor, best]))[0]))
     kept = max(0.0, 1 - regret / gain) if gain > 0 else 0.0
-    return Choice(anchor + kept * (best - anchor), best, anchor, kept, optima, regret, 2 * kept * regret, gap, agree)
+    p = anchor + kept * (best - anchor)
+    return Choice(p, best, anchor, kept, optima, regret, expected(p), 2 * kept * regret, gap, agree)
 
 
 def choose_among(

@@ -8,6 +8,7 @@ section 6), and resamples say by how much.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ import numpy as np
 from curricle.analysis.choosing import Choice, Problem, next_runs, predicted
 from curricle.analysis.finding import OTHER_CANDIDATES, THIS_STRATEGY, Finding, Interval, Part, join
 from curricle.analysis.foldwise import Foldwise, Scatter, cv_plus, foldwise, pairs, scatter
-from curricle.analysis.intervals import rank_correlation, spearman_interval
+from curricle.analysis.intervals import rank_correlation, spearman_interval, student
 from curricle.analysis.members import Member, fit_member, known
 from curricle.analysis.mixing_laws import Law
 from curricle.analysis.recalibration import Recalibration
@@ -53,19 +54,29 @@ def fit_swarm(swarm: Swarm, method: str = "auto", seed: int = 0) -> Fitted:
     return Fitted(swarm, method, whole, foldwise(method, swarm.p_NJ, swarm.loss_NT, whole, seed))
 
 
-def witnesses(fitted: Fitted, problem: Problem, choice: Choice, moved: Recalibration | None) -> dict[str, float]:
-    """The gain over natural that each method predicts for the recommended mixture."""
+def witnesses(
+    fitted: Fitted, problem: Problem, choice: Choice, moved: Recalibration | None
+) -> dict[str, tuple[float, float]]:
+    """The gains over natural and over uniform that each method predicts for the recommended mixture."""
     swarm, used = fitted.swarm, np.flatnonzero(problem.weights_T)
-    pair = repeated(np.stack([problem.natural_J, choice.p_J]), problem.unique_J)[0]
+    three = np.stack([problem.natural_J, uniform_of(swarm), choice.p_J])
+    at = repeated(three, problem.unique_J)[0]
     stretch = moved.slope_T[used] if moved else 1.0
     made = {}
     for method in dict.fromkeys((fitted.method, *WITNESSES)):
         if method == fitted.method:
-            here = fitted.whole.predict(pair)[0][:, used]
+            here = fitted.whole.predict(at)[0][:, used]
         else:
-            here = fit_member(method, swarm.p_NJ, swarm.loss_NT[:, used]).predict(pair)[0]
-        made[method] = float(((here[0] - here[1]) * stretch) @ problem.weights_T[used])
+            here = fit_member(method, swarm.p_NJ, swarm.loss_NT[:, used]).predict(at)[0]
+        over = ((here[:2] - here[2]) * stretch) @ problem.weights_T[used]
+        made[method] = (float(over[0]), float(over[1]))
     return made
+
+
+def uniform_of(swarm: Swarm) -> np.ndarray:
+    """Even shares of what some run read."""
+    seen = swarm.p_NJ.max(0) > 0
+    return seen / seen.sum()
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +92,7 @@ class Answer:
     narrow: Problem
     moved: Recalibration | None
     origin: str  # of the natural mixture, in words
-    witnesses: Mapping[str, float]  # the gain over natural that each method predicts for the recommended mixture
+    witnesses: Mapping[str, tuple[float, float]]  # each method's gain of the recommended over natural, over uniform
 
     # ---- what is compared
 
@@ -93,10 +104,9 @@ class Answer:
     def points(self) -> dict[str, np.ndarray]:
         """The mixtures that are compared, by name."""
         swarm = self.fitted.swarm
-        seen = swarm.p_NJ.max(0) > 0
         best = swarm.p_NJ[int((swarm.loss_NT @ self.weights).argmin())]
         return {
-            "recommended": self.choice.p_J, "natural": self.problem.natural_J, "uniform": seen / seen.sum(),
+            "recommended": self.choice.p_J, "natural": self.problem.natural_J, "uniform": uniform_of(swarm),
             "best run": best, "optimum": self.choice.best_J,
         }  # fmt: skip
 
@@ -119,6 +129,20 @@ class Answer:
         said = (self.moved.apply(folds.outside_NT) if self.moved else folds.outside_NT) @ self.weights
         residual = (folds.residual_NT * (self.moved.slope_T if self.moved else 1.0)) @ self.weights
         return said, residual, scatter(said, residual)
+
+    @property
+    def widening(self) -> float:
+        """How much larger a left-out run's squared error is than a fitted run's, on average, of the weighted loss.
+
+        Refits of a law vary as its residuals do, which the fit made small: a run pulls the law towards itself, most of
+        all one that stands alone, and where the law is wrong. Their variance is told in the size of left-out errors
+        instead. Refits that leave out folds are a jackknife, and are that already."""
+        if not isinstance(self.whole, Law):
+            return 1.0
+        swarm, scale = self.fitted.swarm, self.weights * (self.moved.slope_T if self.moved else 1.0)
+        inside = (swarm.loss_NT - self.fitted.whole.predict(swarm.p_NJ)[0]) @ scale
+        outside = self.fitted.folds.residual_NT @ scale
+        return max(1.0, float((outside**2).sum() / max((inside**2).sum(), 1e-300)))
 
     # ---- findings
 
@@ -143,7 +167,7 @@ class Answer:
         limits = self.level_limits(at)
         value = float(at[0]) + choice.optimism
         parts: dict[str, Part] = {
-            "method": self.fitted.method, "natural": self.origin, "regret": choice.regret,
+            "method": self.fitted.method, "natural": self.origin, "regret": self.widening * choice.shortfall,
             "way_from_natural": choice.kept, "optimism": choice.optimism, "optimiser_gap": choice.gap,
             "optimiser_starts_agree": choice.starts_agree,
             "fit_starts_agree": self.whole.starts_agree if isinstance(self.whole, Law) else None,
@@ -180,7 +204,7 @@ class Answer:
 
     def dissent(self) -> list[str]:
         """Members that disagree about the gain by more than new runs would."""
-        gains = self.witnesses
+        gains = {m: over for m, (over, _) in self.witnesses.items()}
         own = gains[self.fitted.method]
         low, high = self.gain_limits(self.points["natural"])
         others = {m: g for m, g in gains.items() if m != self.fitted.method and not low <= g <= high}
@@ -214,10 +238,20 @@ class Answer:
         limits = cv_plus((by_fold[:, 0] - by_fold[:, 1])[:, None], residual[i] - residual[j], fold[i], LEVEL, *units)
         return float(limits[0, 0]), float(limits[1, 0])
 
+    def mean_limits(self, raw: float, spread: float, witness: float) -> tuple[float, float] | None:
+        """For the gain in the mean of many runs: what a law's refits vary by, in the size of left-out errors, and how
+        far the law lies from a process, which bends where the law cannot. Refits alone would take the law for true.
+        From the gain less its optimism down, and from the gain as predicted up."""
+        if self.moved or not isinstance(self.whole, Law):
+            return None
+        error = math.hypot(math.sqrt(self.widening) * spread, witness - raw)
+        half = float(student(max(len(self.fitted.swarm.keys) - len(self.fitted.swarm.sources), 1), LEVEL)) * error
+        return raw - self.choice.optimism - half, raw + half
+
     def gains(self) -> list[Finding]:
         """Over the natural and the uniform mixture: how much lower the loss is predicted to be, less the optimism."""
         made = []
-        for name in ("natural", "uniform"):
+        for i, name in enumerate(("natural", "uniform")):
             pair = np.stack([self.points[name], self.choice.p_J])
             raw = self.level(pair)
             resampled = predicted(self.refits, self.narrow, pair)
@@ -229,9 +263,12 @@ class Answer:
                 "optimism": self.choice.optimism, "refits_sd": float(spread.std()),
                 "refits_above_0": float((spread > 0).mean()),
             }  # fmt: skip
-            if name == "natural":
-                parts |= {f"by {m}": g for m, g in self.witnesses.items()}
+            parts |= {f"by {m}": over[i] for m, over in self.witnesses.items()}
+            mean = self.mean_limits(float(raw[0] - raw[1]), float(spread.std()), self.witnesses["gp"][i])
+            parts |= {"mean_low": mean[0] if mean else None, "mean_high": mean[1] if mean else None}
             note = "The interval is of the difference of two new runs, their noise included."
+            if mean:
+                note += f" In the mean of many runs the gain is {mean[0]:+.4f} to {mean[1]:+.4f}."
             made.append(
                 self.finding(
                     "mixture-gain", f"recommended over {name}", gain, LOSS, parts=parts, note=note,

@@ -90,7 +90,9 @@ def gains(findings: Sequence[Finding]) -> RenderableType:
 
 
 def optimism(f: Finding) -> str:
-    return f"{cell(f.parts, 'uncorrected'):+.4f} less {cell(f.parts, 'optimism'):.4f} of optimism"
+    told = f"{cell(f.parts, 'uncorrected'):+.4f} less {cell(f.parts, 'optimism'):.4f} of optimism"
+    low, high = f.parts.get("mean_low"), f.parts.get("mean_high")
+    return told if low is None or high is None else f"{told}; mean of many runs {low:+.4f} to {high:+.4f}"
 
 
 def value(number: float | None, signed: bool) -> str:

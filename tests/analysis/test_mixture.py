@@ -235,6 +235,8 @@ def test_the_recommended_mixture_is_near_the_truths_best_and_its_gain_is_told_wi
     true = float(f(p.mean(0)[None]).mean() - f(best[None]).mean())
     interval = natural.interval()
     assert interval is not None and interval.contains(true) and interval.level == 0.9
+    low, high = natural.parts["mean_low"], natural.parts["mean_high"]  # of many runs, so without their noise
+    assert low <= true <= high  # type: ignore[operator]
     assert main.parts["optimiser_starts_agree"] < 1e-4 and main.parts["fit_starts_agree"] < 1e-4  # type: ignore[operator]
     assert {f.question for f in found} == {"mixture", "mixture-gain", "mixture-fit", "mixture-next"}
     assert found[0] == Finding.from_json(found[0].to_json())
@@ -246,7 +248,7 @@ def test_where_all_mixtures_are_alike_natural_is_recommended_and_no_gain_is_clai
         p, loss, _ = swarm("nothing", runs=30, targets=1, seed=seed)
         found = mixture(*swarms.tables(p, loss), resamples=24)
         gain = next(f for f in found if f.subject == "recommended over natural")
-        claimed.append(gain.interval().low > 0)  # type: ignore[union-attr, operator]
+        claimed.append(gain.interval().low > 0 or gain.parts["mean_low"] > 0)  # type: ignore[union-attr, operator]
         away.append(abs(gain.estimate))  # type: ignore[arg-type]
     assert not any(claimed) and np.median(away) < 0.01
 
