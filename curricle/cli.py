@@ -8,13 +8,25 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from curricle.commands import analysis, design, mixture, models, results, store, studies, training, value
 
+
+class Verbs(TyperGroup):
+    def invoke(self, ctx: Any) -> Any:
+        """Typer makes of a `KeyboardInterrupt` a code that says nothing; `main` has a sentence for it."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise typer.Abort from None
+
+
 app = typer.Typer(
+    cls=Verbs,
     help="A laboratory for pre-training strategy: plan the stages, train, measure with honest error bars.",
     epilog="Begin with: curricle run   (the study code-first, some minutes on two cores)",
     no_args_is_help=True,

@@ -251,7 +251,7 @@ def run_as_rank(
                     show(message)
     except runner.Failed as failure:
         failed = failure
-    except (Refused, runner.Interrupted) as error:  # on every rank alike: one says it
+    except (Refused, runner.Interrupted, KeyboardInterrupt) as error:  # on every rank alike: one says it
         if ranks.first:
             raise
         raise typer.Exit(2 if isinstance(error, Refused) else 130) from None
