@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from pathlib import Path
 
@@ -69,10 +70,11 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def verb(folder, monkeypatch, capsys):
-    """`curricle run tiny.yaml …` in this process: its exit code, output and errors."""
+    """`curricle run tiny.yaml …`, or another verb, in this process: its exit code, output and errors."""
 
-    def run(*options: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["curricle", "run", "tiny.yaml", "--workers", "1", *options])
+    def run(*options: str, verb: str = "run") -> tuple[int, str, str]:
+        workers = ["--workers", "1"] if verb == "run" else []
+        monkeypatch.setattr(sys, "argv", ["curricle", verb, "tiny.yaml", *workers, *options])
         with pytest.raises(SystemExit) as left:
             cli.main()
         said = capsys.readouterr()
@@ -116,6 +118,23 @@ def test_what_is_complete_is_reported_before_a_failure_is_told(folder, verb):
         assert [row["stage"] for row in rows] == ["code"]
         assert "4 runs of 5 are missing here" in page.read_text()
         page.unlink()
+
+
+def test_status_names_what_has_diverged_its_step_and_the_command_that_trains_it_on(folder, verb):
+    sweep = ("--set", "stages.math.sweep=[0.5, 1.0]")
+    verb(*sweep)
+    code, said, errors = verb(*sweep, verb="status")
+    plan = make_plan(load_study(folder / "tiny.yaml", [sweep[1]]), folder / "runs" / "store")
+    wild = [run for run in plan.nodes if run.startswith("math/")]
+    assert code == 0 and len(wild) == 2 and "1 of 5 runs done" in said, said + errors
+    for run in wild:
+        assert f"✗ {run}, seed 0: diverged: 1 of the last 2 steps were skipped, the last at step 2: " in said, said
+        command = f"curricle run tiny.yaml --set 'stages.math.sweep=[0.5, 1.0]' --again {run}"
+        assert f"to train it on: {command}\n" in said, said
+        assert f"not possible: it begins from {run}" in said, said
+    # The command as it stands there is one that works.
+    code, _, errors = verb(*shlex.split(command)[3:])
+    assert code == 1 and "were skipped" in errors and sessions(folder / "runs/store/runs" / run / "metrics.jsonl") == 2
 
 
 def sessions(metrics: Path) -> int:

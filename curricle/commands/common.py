@@ -88,6 +88,15 @@ def options_of(execution: Execution) -> list[str]:
     return options
 
 
+def command_of(study: str, out: Path | None, store: Path, overrides: list[str] | None) -> str:
+    """What trains this study, and writes its report."""
+    import shlex
+
+    options = ["--out", str(out)] if out else []
+    options += ["--store", str(store)] if store != STORE else []
+    return shlex.join(["curricle", "run", study, *options, *(part for s in overrides or [] for part in ("--set", s))])
+
+
 def make_console(quiet: bool = False) -> Console:
     from rich.console import Console
 

@@ -22,6 +22,7 @@ from curricle.commands.common import (
     StoreOption,
     StudyArgument,
     Track,
+    command_of,
     make_console,
     options_of,
     planned,
@@ -183,14 +184,22 @@ def _explain_run(console: Console, plan: Plan, prepared: Prepared, why: str) -> 
 
 
 def status(study: StudyArgument = "code-first", store: StoreOption = STORE, set: Set = None) -> None:
-    """Show which runs of a study are done, begun or waiting."""
+    """Show which runs of a study are done, begun or waiting, and which have diverged."""
     from curricle import gathering, runner
     from curricle.report.listing import status_view
     from curricle.studyfile import load_study
 
     console = make_console()
     compiled, prepared = planned(load_study(study, set or []), store, console)
-    console.print(status_view(compiled, gathering.reached(compiled, prepared), runner.done(compiled, prepared)))
+    missing = gathering.missing(compiled, prepared)
+    not_to_be = {run: why for run, why in missing.items() if why != gathering.NOT_YET}
+    reached = gathering.reached(compiled, prepared)
+    console.print(status_view(compiled, reached, runner.done(compiled, prepared), not_to_be))
+    for run, why in not_to_be.items():
+        console.print(f"✗ {run}, seed {compiled.nodes[run].seed}: {why}", markup=False, soft_wrap=True)
+    for run in gathering.settled(compiled, prepared):
+        again = f"{command_of(study, None, store, set)} --again {run}"
+        console.print(f"to train it on: {again}", markup=False, soft_wrap=True)
 
 
 def schema() -> None:

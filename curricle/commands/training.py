@@ -25,6 +25,7 @@ from curricle.commands.common import (
     StoreOption,
     StudyArgument,
     Track,
+    command_of,
     make_console,
     planned,
     show_plan,
@@ -281,15 +282,6 @@ def report(
     folder = out or Path("runs") / loaded.name
     results = gathering.gather(compiled, prepared, folder / "results")
     write_report(console, compiled, prepared, results, folder, command_of(study, out, store, set))
-
-
-def command_of(study: str, out: Path | None, store: Path, overrides: list[str] | None) -> str:
-    """How to make the same report again."""
-    import shlex
-
-    options = ["--out", str(out)] if out else []
-    options += ["--store", str(store)] if store != STORE else []
-    return shlex.join(["curricle", "run", study, *options, *(part for s in overrides or [] for part in ("--set", s))])
 
 
 def write_report(

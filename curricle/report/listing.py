@@ -20,13 +20,17 @@ SHOWN = 40  # runs that are listed one by one
 FIRST_WORDS = 48  # characters of a document that is named
 
 
-def status_view(plan: Plan, reached: Mapping[str, int], done: frozenset[str]) -> RenderableType:
-    """One line for each run: done, under way with its share, or waiting."""
+def status_view(
+    plan: Plan, reached: Mapping[str, int], done: frozenset[str], settled: Mapping[str, str]
+) -> RenderableType:
+    """One line for each run: done, under way with its share, waiting, or `settled` as not to be done, and why."""
     table = plain_table("run", "stage", "seed", "tokens", "state")
     for run, node in plan.nodes.items():
         tokens = reached[run]
         if run in done:
             state = "✓ done"
+        elif run in settled:
+            state = f"✗ {settled[run].partition(':')[0]}"
         elif tokens >= node.tokens:
             state = "trained, to be evaluated"
         elif tokens:
