@@ -195,3 +195,29 @@ class Results:
         cursor = self._connection.cursor().execute(query, parameters)
         names = [column[0] for column in cursor.description]
         return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+
+    def spent(self) -> dict[str, Any]:
+        """What training took so far: runs that have begun, their FLOPs and seconds, each step counted once. Where steps
+        are noted they say it, and one that was taken over from another run is that run's; else the runs do."""
+        return self.sql(
+            """
+            WITH taken AS (
+                SELECT run, tokens_per_second,
+                       tokens - lag(tokens, 1, 0) OVER (PARTITION BY run ORDER BY step) AS tokens
+                FROM steps WHERE run IN (SELECT run FROM runs)
+            ),
+            own AS (
+                SELECT run, coalesce(sum(tokens) FILTER (tokens_per_second IS NOT NULL), 0) AS tokens,
+                       sum(tokens / tokens_per_second) AS seconds
+                FROM taken WHERE (SELECT count(tokens_per_second) FROM taken) > 0 GROUP BY run
+            ),
+            told AS (
+                SELECT run, max(training_flops) AS flops, max(training_flops / budget_tokens) AS flops_per_token,
+                       max(wall_seconds) AS seconds
+                FROM runs GROUP BY run HAVING max(wall_seconds) IS DISTINCT FROM 0
+            )
+            SELECT count(*) AS runs, sum(coalesce(own.tokens * flops_per_token, flops)) AS training_flops,
+                   coalesce(sum(own.seconds), sum(told.seconds)) AS wall_seconds
+            FROM told LEFT JOIN own USING (run)
+            """
+        )[0]

@@ -14,7 +14,6 @@ from tiny_study import tiny, write_study
 from curricle import card, gathering, runner, upkeep
 from curricle.planning import compile_plan
 from curricle.preparation import make_plan, prepare, stock
-from curricle.report import queries
 from curricle.report.terminal import moving_prefixes
 from curricle.results import Results
 from curricle.store import Store, read_json
@@ -274,7 +273,7 @@ def test_an_adopted_prefix_is_a_prefix_to_branch_from(tmp_path):
     assert ends["adopted"][1] > ends["afresh"][1], "nothing was adopted"
 
 
-def test_an_adopted_prefix_keeps_the_record_of_who_made_it_and_its_time_counts_once(tmp_path):
+def test_an_adopted_prefix_keeps_the_record_of_who_made_it_and_its_cost_counts_once(tmp_path):
     parts = [{"until": "1024", **CODE}, {"until": "100%", **CODE}]
     stages = {"short": {"budget_tokens": 1024}, "long": {"budget_tokens": 2048, "phases": parts}}
     prepared, nodes = compiled(tmp_path, tmp_path / "store", {"a": ["short"], "b": ["long"]}, **stages)
@@ -295,7 +294,10 @@ def test_an_adopted_prefix_keeps_the_record_of_who_made_it_and_its_time_counts_o
     steps = [("long", 1536), ("long", 2048), *(("short", tokens) for tokens in (512, 1024))]
     assert [(row["stage"], row["tokens"]) for row in timed] == steps
     once = results.sql("select sum(512 / tokens_per_second) as took from steps")[0]["took"]
-    assert queries.spent(results)["wall_seconds"] == pytest.approx(once)
+    took = results.spent()
+    assert took["wall_seconds"] == pytest.approx(once)
+    trained = plan.training_flops(plan.nodes[donor]) + plan.training_flops(plan.nodes[nodes["long"].run]) / 2
+    assert took["training_flops"] == pytest.approx(trained), "the prefix was trained once"
     assert sum(row["wall_seconds"] for row in results.sql("select wall_seconds from runs")) > once, "each run's price"
 
 

@@ -52,10 +52,11 @@ def test_a_save_is_no_step_and_its_time_goes_to_the_step_before():
     assert [(row["step"], row["save_seconds"]) for row in rows] == [(1, None), (2, 0.75)]
 
 
-def written(folder, steps: list[dict], without: tuple[str, ...] = ()) -> Results:
+def written(folder, steps: list[dict], without: tuple[str, ...] = (), unbegun: str = "") -> Results:
     place = {"study": "s", "strategy": "only", "baseline": True, "seed": 0, "kind": "pretrain", "tokens_before": 0}
     sizes = {"budget_tokens": 1000, "training_flops": 1.0, "wall_seconds": 1.0}
     runs = [{**place, **sizes, "position": i, "stage": s, "run": f"{s}/1"} for i, s in enumerate(("prose", "math"))]
+    runs = [row | {"wall_seconds": 0.0} if row["run"] == unbegun else row for row in runs]
     write_rows(folder / "runs.parquet", runs, RUNS)
     write_rows(folder / "evaluations.parquet", [], SCHEMAS["evaluations"])
     write_table(folder / "steps.parquet", pa.Table.from_pylist(steps, STEPS).drop_columns(list(without)))
@@ -77,3 +78,18 @@ def test_where_the_time_went_adds_up(tmp_path):
     assert second["training_seconds"] == pytest.approx(0.9) and second["data_seconds"] == 0.1
     assert (second["save_seconds"], second["evaluation_seconds"]) == (0.5, 2.0)
     assert second["mfu"] == pytest.approx(0.3)
+
+
+def test_what_was_spent_counts_each_step_once_and_believes_runs_that_note_none(tmp_path):
+    told = written(tmp_path, []).spent()
+    assert told == {"runs": 2, "training_flops": 2.0, "wall_seconds": 2.0}
+    taken_over = {**PLACE, **step(1), "tokens_per_second": None}
+    spent = written(tmp_path, [taken_over, {**PLACE, **step(2)}]).spent()
+    assert spent == {"runs": 2, "training_flops": 1.5, "wall_seconds": 0.5}
+    alone = written(tmp_path, [taken_over]).spent()
+    assert alone["training_flops"] == 2.0, "where no step has a time, none says that it was taken over"
+
+
+def test_a_run_that_has_not_begun_has_cost_nothing(tmp_path):
+    results = written(tmp_path, [{**PLACE, **step(1)}], unbegun="prose/1")
+    assert results.spent() == {"runs": 1, "training_flops": 0.5, "wall_seconds": 0.5}

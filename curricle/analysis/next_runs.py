@@ -141,7 +141,7 @@ def next_runs(
     statuses, found = opened(Had(asked, own, target), measure, rates, precision)
     found = [*priced, *(p for p in found if p.how not in {each.how for each in priced})]
     found.sort(key=lambda p: (p.regret_saved is None, -(p.regret_saved or 0.0) / p.flops, p.flops))
-    return Design(target, measure, budget, sum(r["training_flops"] or 0.0 for r in runs), bought(found, budget),
+    return Design(target, measure, budget, results.spent()["training_flops"] or 0.0, bought(found, budget),
                   statuses, drawn_front(asked, target, measure))  # fmt: skip
 
 

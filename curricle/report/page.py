@@ -360,7 +360,7 @@ def cost(plan: Plan, results: Results) -> Row:
         "evaluation": sum(map(plan.evaluation_flops, plan.nodes.values())),
         "hours": [(name, 3600 * plan.accelerator_hours(name)) for name in ACCELERATORS],
         "mfu": STATED_MFU,
-        "spent": queries.spent(results),
+        "spent": results.spent(),
         "time": queries.time_spent(results),
     }
 

@@ -81,22 +81,6 @@ def examples(results: Results, benchmark: str, strategy: str, beside: str | None
     )
 
 
-def spent(results: Results) -> Row:
-    """What training took, each run counted once, and by its steps each step, where they are noted."""
-    return results.sql(
-        """
-        WITH timed AS (
-            SELECT (tokens - lag(tokens, 1, 0) OVER (PARTITION BY run ORDER BY step)) / tokens_per_second AS seconds
-            FROM steps WHERE run IN (SELECT run FROM runs)
-        )
-        SELECT count(*) AS runs, sum(training_flops) AS training_flops,
-               coalesce((SELECT sum(seconds) FROM timed), sum(wall_seconds)) AS wall_seconds
-        FROM (SELECT run, any_value(training_flops) AS training_flops, any_value(wall_seconds) AS wall_seconds
-              FROM runs GROUP BY run)
-        """
-    )[0]
-
-
 def time_spent(results: Results) -> list[Row]:
     """Where the time of each stage went, in seconds over all its runs: in its updates, in waiting for batches, in
     saves, in scoring; and its MFU, weighted by time. What was not noted is null."""
