@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,16 @@ def test_held_out_pieces_are_named_and_ordered_by_what_they_hold(tmp_path):
     samples = [sample(p.study, p.entries["code"], p.corpora["code"], None, 3000) for p in (first, again)]
     chosen = [[document.text for document in found] for found in samples]
     assert chosen[0] == chosen[1] and chosen[0], "a tokenizer's sample is not chosen by names either"
+
+
+def test_held_out_text_is_read_once_and_again_where_another_stands_in_its_place(tmp_path, monkeypatch):
+    written = fields(code={"files": "code.jsonl"}) | {"held_out": {"scored_bytes": 400}}
+    prepared = prepare(load_study(write_study(tmp_path, written)), Store(tmp_path / "store"))
+    pieces, read = prepared.held_out("code"), []
+    monkeypatch.setattr(corpora, "documents", lambda folder, part: read.append(folder) or [])
+    assert prepared.held_out("code") == pieces and not read
+    other = replace(prepared.entries["code"], held_out_fingerprint="another")
+    assert replace(prepared, entries={"code": other}).held_out("code") == () and read == [prepared.corpora["code"]]
 
 
 def test_a_tokenizer_beside_a_hub_id_is_compared_by_content_or_refused(tmp_path, monkeypatch):
