@@ -20,6 +20,13 @@ def lines(run: Path) -> list[str]:
         return [line for line in found if line.startswith("{") and line.endswith("}\n")]
 
 
+def reach(content: bytes) -> tuple[int, int]:
+    """How far a metrics file goes: its last step, and how often it was scored. Of two sessions' files the one that
+    reaches further is a continuation of the other; saves do not count, which each session makes when it likes."""
+    found = [json.loads(line) for line in content.split(b"\n")[:-1] if line.startswith(b"{") and line.endswith(b"}")]
+    return max((line["step"] for line in found), default=0), sum("evaluation" in line for line in found)
+
+
 def diverged(run: Path) -> str | None:
     """What a run said that stopped because it learnt no more; None for any other. The last line says it: a run that
     goes on after it writes that line again."""

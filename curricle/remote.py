@@ -20,6 +20,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from curricle import metrics
 from curricle.adoption import state_folder
 from curricle.node import Node
 from curricle.planning import Plan
@@ -28,8 +29,9 @@ from curricle.store import COMPLETE, Held, Store, is_complete, locked, read_json
 from curricle.study import Refused
 from curricle.work import evaluation_files, is_done, kept_folders
 
-RECORDS = ("run.json", "receipt.json", "metrics.jsonl")
-WHOLE_IN_A_RUN = ("average", "checkpoints", "points")  # whose folders are whole or not there
+RECORDS = ("run.json", "receipt.json", metrics.FILE)
+STATES, STATES_AGAIN = "checkpoints", "again/checkpoints"
+WHOLE_IN_A_RUN = ("average", STATES, STATES_AGAIN, "points")  # whose folders are whole or not there
 PARTS = ".parts-"
 SWEPT_AFTER = timedelta(days=1)  # longer than any push takes that is still under way
 
@@ -315,28 +317,39 @@ def push_run(remote: Remote, prepared: Prepared, node: Node) -> None:
     and what is missing is lost; evaluations go last, since they make the run count as done."""
     store, run = prepared.store, f"runs/{node.run}"
     folder = store.run_folder(node.run)
+    there, ours = _reached(remote, store, node.run)
     for name in RECORDS:
-        remote.push_file(store, f"{run}/{name}")
+        if name != metrics.FILE or ours >= there:  # else another driver is ahead of us
+            remote.push_file(store, f"{run}/{name}")
     here = [f for part in WHOLE_IN_A_RUN for f in sorted((folder / part).glob("[!.]*")) if is_complete(f)]
     for place in [*here, folder / "model"]:
         remote.push(store, _relative(store, place))
-    for place in (f for f in here if f.parent.name == "checkpoints"):
+    for place in (f for f in here if f.parent == folder / STATES):
         _push_name(remote, store, _relative(store, place))
     for fingerprint in node.states.values():
         remote.push_file(store, f"states/{fingerprint}.json")
     for file in sorted((folder / "evaluations").glob("[!.]*.parquet")):
         if not remote.has(_relative(store, file)):
             remote.push_file(store, _relative(store, file))
-    # Another driver may be ahead of us: only what our own work is past goes, and milestones stay, as they do here.
+    _drop_old(remote, prepared, node)
+
+
+def _drop_old(remote: Remote, prepared: Prepared, node: Node) -> None:
+    """What the run needs no longer. Another driver may be ahead of us: only what our own work is past goes, and
+    milestones stay, as they do here; those of steps that were taken again have become the run's own."""
+    store, run = prepared.store, f"runs/{node.run}"
+
+    def gone(part: str) -> list[str]:
+        return [old for old in remote.children(f"{run}/{part}") if not is_complete(store.root / old)]
+
     ended = is_done(prepared, node)
-    reached = max((f.name for f in (folder / "checkpoints").glob("step-*") if is_complete(f)), default="")
-    for old in remote.children(f"{run}/average") if ended else ():
-        if not is_complete(store.root / old):
-            remote.drop(old)
-    for old in remote.children(f"{run}/checkpoints"):
-        past = ended or old.rsplit("/", 1)[1] < reached
-        if past and not is_complete(store.root / old) and _nameless(remote, old):
-            remote.drop(old)
+    for old in [*gone("average"), *gone(STATES_AGAIN)] if ended else ():
+        remote.drop(old)
+    for part in (STATES, STATES_AGAIN):
+        reached = max((f.name for f in (store.root / run / part).glob("step-*") if is_complete(f)), default="")
+        for old in gone(part):
+            if (ended or old.rsplit("/", 1)[1] < reached) and _nameless(remote, old):
+                remote.drop(old)
 
 
 def _push_name(remote: Remote, store: Store, state: str) -> None:
@@ -414,18 +427,19 @@ def _pull_evaluations(remote: Remote, store: Store, run: str) -> None:
 
 def _pull_records(remote: Remote, store: Store, run: str) -> None:
     """Only call it while holding the run's lock."""
+    there, ours = _reached(remote, store, run)
     for name in RECORDS:
-        file = store.run_folder(run) / name
-        with suppress(FileNotFoundError):
-            content = remote.read(f"runs/{run}/{name}")
-            # Of two sessions' metrics the one that reaches further is a continuation of the other.
-            if name != "metrics.jsonl" or content.count(b"\n") >= _lines(file):
-                with whole_file(file) as written:
-                    written.write(content)
+        if name != metrics.FILE or there >= ours:
+            remote.pull_file(store, f"runs/{run}/{name}")
 
 
-def _lines(file: Path) -> int:
-    return file.read_bytes().count(b"\n") if file.exists() else 0
+def _reached(remote: Remote, store: Store, run: str) -> tuple[tuple[int, int], tuple[int, int]]:
+    """How far a run's metrics go there, and here."""
+    relative = f"runs/{run}/{metrics.FILE}"
+    there, here = b"", store.root / relative
+    with suppress(FileNotFoundError):
+        there = remote.read(relative)
+    return metrics.reach(there), metrics.reach(here.read_bytes() if here.exists() else b"")
 
 
 def scratch(remote_url: str) -> Path:

@@ -12,6 +12,7 @@ from test_planning import catalogue
 from tiny_study import tiny, write_study
 
 from curricle import card, gathering, runner, upkeep
+from curricle import remote as afar
 from curricle.planning import compile_plan
 from curricle.preparation import make_plan, prepare, stock
 from curricle.report.terminal import moving_prefixes
@@ -339,6 +340,24 @@ def test_a_point_asked_for_later_costs_the_steps_to_it_and_nothing_that_was_made
         assert sorted(m["tokens"] for m in lines if "evaluation" in m) == [1536, 2048, 3072]
     point = "points/000000001536/model.safetensors"
     assert (here / point).read_bytes() == (there / point).read_bytes()
+
+
+def test_steps_that_are_taken_again_go_on_on_another_machine(tmp_path):
+    long = {"budget_tokens": 2560, "phases": [{"until": "512", **CODE}, {"until": "100%", **CODE}]}
+    prepared, nodes = compiled(tmp_path, tmp_path / "store", {"b": ["long"]}, long=long)
+    until(prepared, nodes["long"], 2048)
+    prepared, nodes = compiled(tmp_path, tmp_path / "store", {"b": ["long"]}, long=long | {"evaluate_at": [1536]})
+    assert until(prepared, nodes["long"], 1024) == [1024], "left in the gap"
+    there = afar.Remote(f"file://{tmp_path}/remote")
+    afar.push_inputs(there, prepared, compile_plan(prepared.study, prepared.catalogue))
+    afar.push_run(there, prepared, nodes["long"])
+    other = prepared.moved(tmp_path / "other")
+    afar.pull_inputs(there, other, nodes["long"])
+    afar.pull_run(there, other, nodes["long"])
+    assert [t for kind, t in worked(other, nodes["long"]) if kind == "step"] == [1536, 2560]
+    afar.push_run(there, other, nodes["long"])
+    run = f"runs/{nodes['long'].run}"
+    assert afar.done(there, prepared, nodes["long"]) and not there.children(f"{run}/again/checkpoints")
 
 
 def test_who_was_killed_before_the_last_cleaning_leaves_a_run_that_is_entered_again(tmp_path, monkeypatch):

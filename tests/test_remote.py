@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,8 @@ import pytest
 from curricle.remote import Remote
 from curricle.store import COMPLETE, Store, is_complete, whole_file, whole_folder
 from curricle.study import Refused
+
+STEPS = (1, {"loss_nats": 1.0}), (2, {"loss_nats": 1.0}), (2, {"evaluation": {}}), (3, {"loss_nats": 1.0})
 
 
 def filled(store: Store, relative: str) -> Path:
@@ -215,15 +219,78 @@ def test_metrics_that_reach_further_stay_and_those_of_a_run_that_is_held_too(rem
 
     _, there = stores
     prepared, file = SimpleNamespace(store=there), there.run_folder("math/1") / "metrics.jsonl"
-    remote._write("runs/math/1/metrics.jsonl", b"1\n2\n")
+    one, two, scored, three = (json.dumps({"step": at, **more}) + "\n" for at, more in STEPS)
+    remote._write("runs/math/1/metrics.jsonl", (one + two).encode())
     with locked(there.run_folder("math/1"), "math/1"):
         pull_rows(remote, prepared, "math/1")
     assert not file.exists()
     pull_rows(remote, prepared, "math/1")
-    assert file.read_bytes() == b"1\n2\n"
-    file.write_bytes(b"1\n2\n3\n")
-    pull_rows(remote, prepared, "math/1")
-    assert file.read_bytes() == b"1\n2\n3\n"
+    assert file.read_text() == one + two
+    for further in (one + two + scored, one + two + scored + three):
+        file.write_text(further)
+        pull_rows(remote, prepared, "math/1")
+        assert file.read_text() == further
+
+
+def test_a_driver_that_lags_overwrites_no_metrics_that_reach_further(remote, stores, monkeypatch):
+    """However many saves it has noted on its way."""
+    from types import SimpleNamespace
+
+    from curricle import remote as afar
+
+    here, there = stores
+    monkeypatch.setattr(afar, "is_done", lambda *_: False)
+    one, two, scored, three = (json.dumps({"step": at, **more}) + "\n" for at, more in STEPS)
+    saves = 9 * (json.dumps({"step": 2, "save_seconds": 0.5}) + "\n")
+    node, last = SimpleNamespace(run="math/1", states={}), ""
+
+    def push(store: Store, content: str) -> str:
+        place = store.run_folder("math/1")
+        place.mkdir(parents=True, exist_ok=True)
+        (place / "metrics.jsonl").write_text(content)
+        afar.push_run(remote, SimpleNamespace(store=store), node)
+        return remote.read("runs/math/1/metrics.jsonl").decode()
+
+    for lags, ahead in (("", one), (one, one + two), (one + saves + two, one + two + scored + three)):
+        assert push(here, ahead) == ahead and push(there, lags) == ahead
+    last = one + saves + two + three
+    assert push(there, last) == ahead, "it has not been scored there"
+    last += scored
+    assert push(there, last) == last, "of two that reach as far the later one counts"
+
+
+def test_steps_that_are_taken_again_go_on_elsewhere_and_are_dropped_when_they_are_not_needed(
+    remote, stores, monkeypatch
+):
+    from types import SimpleNamespace
+
+    from curricle import remote as afar
+    from curricle.store import write_json
+
+    here, there = stores
+
+    def state(store: Store, part: str, number: int, name: str | None) -> str:
+        with whole_folder(store.root / f"runs/math/1/{part}/step-{number:08d}") as folder:
+            write_json(folder / "state.json", {"state": name})
+        return f"runs/math/1/{part}/step-{number:08d}"
+
+    node, ended = SimpleNamespace(run="math/1", states={}), False
+    monkeypatch.setattr(afar, "is_done", lambda *_: ended)
+    newest = state(here, "checkpoints", 9, None)
+    first, named = state(here, "again/checkpoints", 2, None), state(here, "again/checkpoints", 3, "abc")
+    afar.push_run(remote, SimpleNamespace(store=here), node)
+    afar.pull_run(remote, SimpleNamespace(store=there), node)
+    assert all(is_complete(there.root / place) for place in (newest, first, named))
+    # There it goes on: what that is past goes, as in its own folder.
+    shutil.rmtree(there.root / first)
+    further = state(there, "again/checkpoints", 4, None)
+    afar.push_run(remote, SimpleNamespace(store=there), node)
+    assert remote.children("runs/math/1/again/checkpoints") == [named, further]
+    shutil.rmtree(there.root / "runs/math/1/again")
+    ended = True
+    afar.push_run(remote, SimpleNamespace(store=there), node)
+    assert remote.children("runs/math/1/again/checkpoints") == []
+    assert remote.children("runs/math/1/checkpoints") == [newest]
 
 
 def test_an_address_that_no_library_knows_is_refused():
