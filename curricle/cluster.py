@@ -159,14 +159,13 @@ class RayCrew:
         does. With a `remote` store's URL workers keep their files in a folder of their own."""
         import ray
 
-        on_gpus = any(node["Resources"].get("GPU") for node in _alive())
         self._execution, self._remote, self._workers, self._queued = execution, remote, workers, queued
-        self._needs = {"CPU": execution.ranks, **({"GPU": execution.ranks} if on_gpus else {})}
+        self._needs = needs(execution, any(node["Resources"].get("GPU") for node in _alive()))
         if not self._slots():
-            wanted = ", ".join(f"{number} {name}" for name, number in self._needs.items())
+            wanted = ", ".join(f"{number:,.12g} {name}" for name, number in self._needs.items())
             raise Refused(
-                f"--nproc-per-node {execution.ranks}: a run takes {wanted} on one node, and no node of the cluster has "
-                f"so many; start such a node first, or take fewer"
+                f"--on: a run takes {wanted} on one node, and no node of the cluster has so much; start such a node "
+                f"first, or ask for less (--nproc-per-node, --resource)"
             )
         self._post = ray.remote(Post).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
         self._prepared = ray.put(prepared.moved(prepared.store.root.absolute()))
@@ -178,7 +177,7 @@ class RayCrew:
     def _slots(self) -> int:
         """How many runs the cluster's nodes have room for at once."""
         return sum(
-            min(int(node["Resources"].get(name, 0) // number) for name, number in self._needs.items())
+            min(int(node["Resources"].get(name, 0) // number) for name, number in self._needs.items() if number)
             for node in _alive()
         )
 
@@ -196,9 +195,10 @@ class RayCrew:
     def start(self, node: Node) -> None:
         import ray
 
-        task = ray.remote(work).options(
-            num_cpus=self._needs["CPU"], num_gpus=self._needs.get("GPU", 0), max_retries=0, name=node.run
-        )
+        named = {"num_cpus": "CPU", "num_gpus": "GPU", "memory": "memory"}
+        asked = {option: self._needs[name] for option, name in named.items() if name in self._needs}
+        others = {name: number for name, number in self._needs.items() if name not in named.values()}
+        task = ray.remote(work).options(**asked, resources=others, max_retries=0, name=node.run)
         given = self._post, self._prepared, node, self._execution, self._remote, _versions()
         self._tasks[task.remote(*given)] = node
 
@@ -251,6 +251,16 @@ class RayCrew:
                 ray.cancel(task, force=True)
 
 
+def needs(execution: Execution, on_gpus: bool = False) -> dict[str, float]:
+    """What a run asks for, by Ray's names, of a cluster that has GPUs or none. Raises `Refused` where its ranks would
+    have less than a GPU each."""
+    ranks = execution.ranks
+    asked = {"CPU": ranks, **({"GPU": ranks} if on_gpus else {}), **execution.resources}
+    if ranks > 1 and 0 < asked.get("GPU", 0) < ranks:  # two ranks on one GPU would wait for each other for ever
+        raise Refused(f"--resource GPU={asked['GPU']:g}: {ranks} ranks take {ranks}, or 0 to train on CPUs")
+    return asked
+
+
 def _alive() -> list[dict[str, Any]]:
     import ray
 
@@ -279,6 +289,8 @@ def work(
             asked, looked = ray.get(post.asked_to_stop.remote()), time.monotonic()
         return asked
 
+    if execution.resources.get("GPU") == 0:  # Ray leaves them in sight
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
     if remote is None:
         said = _told(prepared, node, execution, asked_to_stop)
     else:
@@ -292,15 +304,16 @@ def work(
 
 def _told(prepared: Prepared, node: Node, execution: Execution, asked_to_stop: Any) -> Iterator[Message]:
     """The work on a run, in this process or, for several ranks, in processes that this one starts."""
+    threads = max(1, int(needs(execution)["CPU"] / execution.ranks))
     if execution.ranks == 1:
         import torch
 
         from curricle.training.distribution import Ranks
 
-        torch.set_num_threads(1)
+        torch.set_num_threads(threads)
         yield from told(prepared, node, Ranks.alone(), execution, asked_to_stop)
         return
-    worker = Worker(prepared, 1, execution, None)
+    worker = Worker(prepared, threads, execution, None)
     try:
         worker.start(node)
         while worker.node is not None:

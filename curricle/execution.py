@@ -4,7 +4,8 @@ bf16 while it works, where one GPU casts operation by operation."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 # Two rows of 4096. A published batch is millions of tokens, of which a GPU's share would not fit; parts of this size
@@ -36,6 +37,9 @@ class Execution:
     """Time between checkpoints that are only there to resume from; it grows where saving takes long."""
     keep: int = 2
     """How many of these stay."""
+    resources: Mapping[str, float] = field(default_factory=dict)
+    """What a run asks of a Ray cluster, by Ray's names (`CPU`, `GPU`, `memory` in bytes, or one that its nodes were
+    given), in the place of a CPU and, where there are any, a GPU for each rank."""
 
     def at_once(self, recipe_tokens: int | None, kind: str) -> int | None:
         """Tokens that a rank takes at once on such a device, for a recipe that names so many or none; None: all."""

@@ -20,9 +20,11 @@ import pytest
 from tiny_study import tiny, write_study
 
 from curricle import cluster, runner
+from curricle.commands.training import resources_of
+from curricle.execution import Execution
 from curricle.preparation import make_plan, prepare
 from curricle.remote import Remote
-from curricle.store import Store, is_complete
+from curricle.store import Store, is_complete, read_json
 from curricle.study import Refused
 from curricle.studyfile import load_study
 
@@ -102,6 +104,33 @@ def test_a_post_box_that_lost_its_memory_is_told_again_to_stop(monkeypatch):
     crew._post = reached_by(second)
     crew.listen(0)
     assert second.asked_to_stop()
+
+
+def test_a_run_asks_for_what_it_is_told_to_and_uses_its_threads(monkeypatch):
+    assert cluster.needs(Execution(ranks=2), on_gpus=True) == {"CPU": 2, "GPU": 2}
+    asked = {"CPU": 6, "memory": 16e9, "fast": 1}
+    told = Execution(ranks=2, resources=asked)
+    assert cluster.needs(told) == asked and cluster.needs(told, on_gpus=True) == {**asked, "GPU": 2}
+    assert cluster.needs(Execution(ranks=2, resources={"GPU": 0}), on_gpus=True)["GPU"] == 0
+    assert cluster.needs(Execution(resources={"GPU": 0.5}), on_gpus=True)["GPU"] == 0.5
+    with pytest.raises(Refused, match="--resource GPU=1: 2 ranks take 2, or 0"):
+        cluster.needs(Execution(ranks=2, resources={"GPU": 1}))
+    threads: list[int] = []
+    monkeypatch.setattr("torch.set_num_threads", threads.append)
+    monkeypatch.setattr(cluster, "told", lambda *_: iter(()))
+    for execution in (Execution(), Execution(resources={"CPU": 3}), Execution(resources={"CPU": 0.5})):
+        assert list(cluster._told(None, None, execution, lambda: False)) == []
+    assert threads == [1, 3, 1]
+
+
+def test_resources_are_read_as_they_are_written_and_refused_without_a_cluster():
+    assert resources_of(["CPU=4", "GPU=0.5", "memory=16e9", "fast=1"], "ray:auto") == {
+        "CPU": 4.0, "GPU": 0.5, "memory": 16e9, "fast": 1.0}  # fmt: skip
+    for wrong in ("CPU", "CPU=", "CPU=many", "=1", "GPU=-1", "CPU=0", "memory=inf", "fast=nan"):
+        with pytest.raises(Refused, match=f"--resource {wrong}: write NAME=AMOUNT"):
+            resources_of([wrong], "local")
+    with pytest.raises(Refused, match="--resource: goes with --on"):
+        resources_of(["CPU=2"], None)
 
 
 def fake_ray(monkeypatch, versions: dict[str, dict[str, str]]) -> None:
@@ -274,18 +303,29 @@ def test_two_stores_that_share_an_object_store_only(trained, fresh, monkeypatch,
 
 @on_ray
 def test_two_ranks_in_a_task(trained, fresh):
-    from curricle.execution import Execution
-
     said = go(fresh, on="local", execution=Execution(ranks=2), workers=2)
     assert sorted(m.run for m in said if m.kind == "done") == sorted(trained[1].nodes)
 
 
 @on_ray
 def test_more_ranks_than_any_node_has_room_for_are_refused(fresh):
-    from curricle.execution import Execution
-
     with pytest.raises(Refused, match="a run takes 4 CPU on one node"):
         go(fresh, on="local", execution=Execution(ranks=4), workers=2)
+    with pytest.raises(Refused, match="a run takes 1 CPU, 2 fast on one node"):
+        go(fresh, on="local", execution=Execution(resources={"fast": 2}), workers=2)
+
+
+@on_ray
+def test_a_task_gets_what_it_asks_for_and_says_so_in_its_receipt(fresh):
+    asked = Execution(resources={"CPU": 2, "memory": 2**20})
+    said = go(fresh, on="local", execution=asked, workers=2)
+    runs = [message.run for message in said if message.kind == "done"]
+    receipts = [read_json(Store(fresh / "store").run_folder(run) / "receipt.json")["sessions"] for run in runs]
+    assert runs and all(session["threads"] == 2 for sessions in receipts for session in sessions)
+    busy: set[str] = set()
+    for message in said:  # two CPUs hold one such run at a time
+        busy = busy - {message.run} if message.kind == "done" else busy | {message.run}
+        assert len(busy) <= 1
 
 
 @pytest.fixture

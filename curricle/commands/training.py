@@ -68,6 +68,15 @@ def run(
     nproc_per_node: Annotated[
         int, typer.Option(min=1, rich_help_panel=WHERE, help="Processes, or GPUs, that train one run together.")
     ] = 1,
+    resource: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=AMOUNT",
+            rich_help_panel=WHERE,
+            help="With --on: what a run asks for (CPU, GPU, memory in bytes, or a name of the cluster's); by default a "
+            "CPU, and a GPU where there are any, for each of its processes.",
+        ),
+    ] = None,
     replicas: Replicas = 1,
     track: Track = None,
     micro_batch_tokens: MicroBatchTokens = None,
@@ -100,6 +109,7 @@ def run(
             attention=attention,
             save_seconds=save_seconds,
             keep=keep,
+            resources=resources_of(resource or [], on),
         )
         loaded = load_study(study, set or [])
         folder = out or Path("runs") / loaded.name
@@ -114,6 +124,24 @@ def run(
         if track is not None:
             refuse_missing(track)
         run_with_workers(loaded, folder, store, execution, command, workers, track, on, remote, again or [])
+
+
+def resources_of(told: Sequence[str], on: str | None) -> dict[str, float]:
+    """`CPU=4` → what a run asks of a cluster."""
+    from curricle.study import Refused
+
+    found: dict[str, float] = {}
+    for text in told:
+        name, _, amount = text.partition("=")
+        try:
+            found[name] = float(amount)
+        except ValueError:
+            found[name] = -1.0
+        if not name or not 0 <= found[name] < float("inf") or (name == "CPU" and not found[name]):
+            raise Refused(f"--resource {text}: write NAME=AMOUNT, such as CPU=4, GPU=0.5 or memory=16e9")
+    if found and on is None:
+        raise Refused("--resource: goes with --on; runs of this machine share out its cores, or its GPUs")
+    return found
 
 
 def run_with_workers(
