@@ -192,7 +192,12 @@ class Results:
 
     def sql(self, query: str, parameters: list[Any] | dict[str, Any] | None = None) -> list[dict[str, Any]]:
         """Rows of a query as dictionaries."""
-        cursor = self._connection.cursor().execute(query, parameters)
+        try:
+            cursor = self._connection.cursor().execute(query, parameters)
+        except RuntimeError as error:
+            if str(error) != "Query interrupted":  # DuckDB's words for what a signal's handler has raised
+                raise
+            raise KeyboardInterrupt from error
         names = [column[0] for column in cursor.description]
         return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 

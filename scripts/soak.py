@@ -143,8 +143,11 @@ def begun(process: subprocess.Popen, store: Path, since: float) -> None:
 
 def is_worker(process: psutil.Process) -> bool:
     """Whether it is a worker: neither what workers are forked from nor what counts their resources."""
-    words = " ".join(process.cmdline())
-    return "multiprocessing" in words and "resource_tracker" not in words and not process.children()
+    try:
+        words = " ".join(process.cmdline())
+        return "multiprocessing" in words and "resource_tracker" not in words and not process.children()
+    except psutil.NoSuchProcess:  # it has just ended
+        return False
 
 
 def struck(process: subprocess.Popen, chance: random.Random) -> tuple[str, set[int]]:

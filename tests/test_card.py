@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 
 import huggingface_hub
 import pytest
 import yaml
 from tiny_study import tiny, write_study
+from verbs import curricle
 
 from curricle import card, runner, upkeep
 from curricle.preparation import make_plan
@@ -116,11 +114,10 @@ def test_weights_of_a_point_on_the_way_say_so(place, tmp_path):
 def test_the_verb_writes_a_folder_and_refuses_what_is_no_run(place, tmp_path):
     folder, _, plan, _ = place
     run = plan.paths["from scratch", 0][-1]
-    call = [sys.executable, "-m", "curricle", "export"]
-    done = subprocess.run([*call, run, str(tmp_path / "out"), "--store", str(folder / "store")], capture_output=True)
+    done = curricle("export", run, tmp_path / "out", "--store", folder / "store")
     assert done.returncode == 0 and front_matter(tmp_path / "out" / "README.md")["library_name"] == "transformers"
-    refused = subprocess.run([*call, "no/such/run", str(tmp_path / "b")], capture_output=True, env=os.environ)
-    assert refused.returncode == 2 and b"no run in" in refused.stderr
+    refused = curricle("export", "no/such/run", tmp_path / "b")
+    assert refused.returncode == 2 and "no run in" in refused.stderr
 
 
 def test_a_run_without_weights_here_is_told_from_a_hub_id(tmp_path, monkeypatch):

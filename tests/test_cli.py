@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from tiny_study import tiny, write_study
+from verbs import curricle
 
 from curricle.results import SCHEMAS
 
 VERBS = ["new", "run", "plan", "status", "list", "diff", "clean", "evaluate", "export", "gain", "schema", "report"]
 VERBS += ["explain", "calibrate", "analyse", "value", "mixture", "design", "results"]
-
-
-def curricle(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "curricle", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=os.environ | {"COLUMNS": "100"})
 
 
 @pytest.fixture(scope="module")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import shlex
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from tiny_study import tiny, write_study
+from verbs import curricle
 
-from curricle import cli, runner
+from curricle import runner
 from curricle.execution import Execution
 from curricle.preparation import make_plan
 from curricle.results import Results
@@ -69,16 +69,13 @@ def folder(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def verb(folder, monkeypatch, capsys):
+def verb(folder):
     """`curricle run tiny.yaml …`, or another verb, in this process: its exit code, output and errors."""
 
     def run(*options: str, verb: str = "run") -> tuple[int, str, str]:
         workers = ["--workers", "1"] if verb == "run" else []
-        monkeypatch.setattr(sys, "argv", ["curricle", verb, "tiny.yaml", *workers, *options])
-        with pytest.raises(SystemExit) as left:
-            cli.main()
-        said = capsys.readouterr()
-        return left.value.code, said.out, said.err
+        done = curricle(verb, "tiny.yaml", *workers, *options)
+        return done.returncode, done.stdout, done.stderr
 
     return run
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 from tiny_study import tiny, write_study
+from verbs import curricle
 
 from curricle import workers
 from curricle.execution import Execution
@@ -168,6 +169,6 @@ def test_what_is_refused_is_refused_once_with_the_exit_code_of_it(fresh):
 )
 def test_options_that_do_not_fit_are_refused(tmp_path, options, said):
     write_study(tmp_path, tiny())
-    done = run(tmp_path, CURRICLE, *options)
+    done = curricle("run", "tiny.yaml", *options, cwd=tmp_path)
     assert done.returncode == 2 and said in done.stderr, done.stderr
     assert not list(tmp_path.glob("runs/store/runs/*"))

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from verbs import curricle as verb
 
 
 def curricle(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "curricle", "mixture", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=os.environ | {"COLUMNS": "100"})
+    return verb("mixture", *arguments, cwd=cwd)
 
 
 def write(path: Path, head: list[str], rows: list[list[object]]) -> None:
