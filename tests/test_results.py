@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 
 import pyarrow as pa
 import pytest
@@ -93,3 +94,20 @@ def test_what_was_spent_counts_each_step_once_and_believes_runs_that_note_none(t
 def test_a_run_that_has_not_begun_has_cost_nothing(tmp_path):
     results = written(tmp_path, [{**PLACE, **step(1)}], unbegun="prose/1")
     assert results.spent() == {"runs": 1, "training_flops": 0.5, "wall_seconds": 0.5}
+
+
+def test_a_query_that_is_struck_is_an_interrupt_and_no_fault(tmp_path):
+    for name, schema in SCHEMAS.items():
+        write_table(tmp_path / f"{name}.parquet", schema.empty_table())
+
+    def strike(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, strike)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        with pytest.raises(KeyboardInterrupt):
+            Results(tmp_path).sql("SELECT sum(a.range * b.range) FROM range(10000000) a, range(100000) b")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
