@@ -53,8 +53,9 @@ def regret_bound(
     mean = bound + floor.estimate
     gained_T = (base.bits_ST - after.bits_ST).mean(axis=0)
     table = _along(base, np.cumsum(gained_T), *above)
-    parts = {**_measured(saved, level), **_floor_parts(floor), "certain": mean, "tokens": base.tokens,
-             "saved_bits": saved.value * base.tokens, "share": saved.value / bound if bound > 0 else None}  # fmt: skip
+    parts = {"strategy": code, "against": scratch, **_measured(saved, level), **_floor_parts(floor), "certain": mean,
+             "tokens": base.tokens, "saved_bits": saved.value * base.tokens,
+             "share": saved.value / bound if bound > 0 else None}  # fmt: skip
     broken = _passes(saved, mean - floor.low, level)
     parts["violated"] = broken
     assumption = (
@@ -96,7 +97,9 @@ def head_start_bound(
     gained_T = (base.bits_ST - after.bits_ST).mean(axis=0)
     x, ahead = head_start(base, after)
     seen = np.isfinite(ahead)
-    parts: dict[str, Part] = {**_measured(saved, level), **_floor_parts(floor), "tokens": base.tokens}
+    parts: dict[str, Part] = {
+        "strategy": code, "against": scratch, **_measured(saved, level), **_floor_parts(floor), "tokens": base.tokens,
+    }  # fmt: skip
     about = ("bound-head-start", f"{code} over {scratch} in {stage}", ONLINE, stage)
     if not seen.any():
         why = f"{scratch} never comes down to {code}'s losses: the head start is longer than {base.tokens:,.0f} tokens"
@@ -174,7 +177,8 @@ def information_bound(
         caps["code text"] = float(before.bits_ST.sum(axis=1).mean())
     least = min(caps, key=lambda name: caps[name])
     parts: dict[str, Part] = {
-        **_measured(saved, level), "tokens": base.tokens, "cap": least, "cap_per_token": caps[least] / base.tokens,
+        "strategy": code, "against": scratch, **_measured(saved, level), "tokens": base.tokens,
+        "cap": least, "cap_per_token": caps[least] / base.tokens,
         **{f"cap_bits: {name}": value for name, value in caps.items()},
     }  # fmt: skip
     about = ("bound-information", f"{code} over {scratch} in {stage}", ONLINE, stage)

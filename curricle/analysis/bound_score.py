@@ -84,7 +84,8 @@ def last_loss_bound(
         counts = table.counts
         half = float(student(spread.own_df, level)) * math.sqrt(float(spread.own[0, 0]) * float((1 / counts).sum()))
     parts: dict[str, Part] = {
-        "measured": measured, "measured_low": None if half is None else measured - half,
+        "strategy": code, "against": scratch, "measured": measured,
+        "measured_low": None if half is None else measured - half,
         "measured_high": None if half is None else measured + half, "floor": floor, "floor_low": low,
         "floor_high": high, "after": float(means[code]), "before": last,
         "violated": bool(measured - (half or 0.0) > last - low),
@@ -208,7 +209,7 @@ def accuracy_from_loss(
     about = ("bound-accuracy-from-loss", f"{code} over {scratch}", ACCURACY, benchmark)
     at_end = {k: r for k, r in ends(scored(rows, benchmark, ACCURACY)).items() if k[0] in (code, scratch)}
     if len(keys) < 6 or len({loss[k][0] for k in keys}) < 4:
-        raise Refused(f"rows: {len(keys)} points of {benchmark!r} have both accuracy and bits per byte; 6 are needed")
+        raise Refused(f"{len(keys)} points of {benchmark!r} have both accuracy and bits per byte; 6 are needed")
     x = np.array([loss[k][0] for k in keys])
     n = np.array([max(right[k][1], 2) for k in keys], dtype=float)
     g = guess_percent / 100
@@ -247,6 +248,7 @@ def accuracy_from_loss(
     s = len(score[code])
     half = float(student(s - 1, level)) * float(score[code].std(ddof=1)) / math.sqrt(s) if s > 1 else 0.0
     parts: dict[str, Part] = {
+        "strategy": code, "against": scratch,
         "slope": float(slope), "intercept": float(level_at), "guess": guess_percent, "floor": floor,
         "floor_low": low, "floor_high": high, "least_loss": float(x.min()), "arms_differ_p": p_value,
         "measured": measured[code], "before": measured[scratch],

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 ROWS, COLUMNS = 24, 8  # of a finding's own table that are shown
 FINDINGS = 40  # of one question that are shown
+NOTES = 6  # of findings that stand in one table
 
 
 def answers_view(answers: Sequence[Answer]) -> RenderableType:
@@ -86,7 +87,7 @@ def told(f: Finding) -> list[RenderableType]:
         for i in f.intervals
     ]
     if f.parts:
-        said = "   ".join(f"{name} {words.cell(value)}" for name, value in f.parts.items())
+        said = "   ".join(f"{words.spaced(name)} {words.cell(value)}" for name, value in f.parts.items())
         lines += [Text(fill(said, 96, initial_indent="  ", subsequent_indent="  "), style="dim")]
     return [about, *lines, *own_table(f.table), *notes([f])]
 
@@ -105,8 +106,9 @@ def own_table(rows: Sequence[Mapping[str, Part]]) -> list[RenderableType]:
 
 
 def notes(findings: Iterable[Finding]) -> list[RenderableType]:
-    said = dict.fromkeys(f.note for f in findings if f.note)
-    return [Text(note, style="dim") for note in list(said)[:6]]
+    said = list(dict.fromkeys(f.note for f in findings if f.note))
+    left = [f"… and {words.plural(len(said) - NOTES, 'more note')}: --json has all"] if len(said) > NOTES else []
+    return [Text(note, style="dim") for note in (*said[:NOTES], *left)]
 
 
 # ---- what rows hold -----------------------------------------------------------------------------------------------

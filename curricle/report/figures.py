@@ -8,6 +8,7 @@ or whisker is the 95 % interval of the widest kind that the finding has; faint m
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -248,10 +249,12 @@ def _finished(chart: alt.LayerChart, height: int = HEIGHT, width: int = WIDTH) -
 
 
 def svg(spec: dict[str, Any]) -> str:
-    """A chart's specification (`chart.to_dict()`) as SVG text."""
+    """A chart's specification (`chart.to_dict()`) as SVG text, places rounded to hundredths of a pixel."""
     import vl_convert
 
-    return vl_convert.vegalite_to_svg(spec, vl_version=VEGA_LITE)
+    drawn = vl_convert.vegalite_to_svg(spec, vl_version=VEGA_LITE)
+    places = r' (?:d|transform|x|y|x1|x2|y1|y2|width|height)="[^"]*"'
+    return re.sub(places, lambda found: re.sub(r"(\.\d\d)\d+", r"\1", found[0]), drawn)
 
 
 def save(chart: alt.LayerChart, path: Path) -> None:

@@ -1,5 +1,6 @@
 /* Wakes a chart: when it is touched, hovered or focused, its still picture gives way to the same chart with tooltips.
-   The bundle lies in the page as packed text, is unpacked and runs only then. Without this script the page loses nothing but tooltips. */
+   The bundle lies in the page as packed text, is unpacked and runs only then. It also marks tables that are wider than
+   the page, so that they say so. Without this script the page loses nothing but tooltips and these words. */
 "use strict";
 (() => {
   const dark = matchMedia("(prefers-color-scheme: dark)");
@@ -31,6 +32,15 @@
     });
     chart.dataset.state = "awake";
   };
+
+  const wider = new ResizeObserver((seen) => {
+    for (const { target } of seen) {
+      const box = target.closest(".wide");
+      box.classList.toggle("more", box.scrollWidth > box.clientWidth + 1);
+    }
+  });
+  for (const box of document.querySelectorAll(".wide"))
+    for (const each of [box, ...box.querySelectorAll("table")]) wider.observe(each);
 
   for (const chart of document.querySelectorAll(".chart"))
     for (const event of ["pointerenter", "pointerdown", "focus"])

@@ -34,7 +34,7 @@ from curricle.study import Study
 
 MEASURES = (ACCURACY, BITS_PER_BYTE)
 MOST_ROWS = 24  # of a finding's table; `findings.json` has all
-MOST_DRAWN = 1  # figures of one question; the rest are counted, and drawn by `analyse --figures`
+MOST_DRAWN = 4  # figures of one question, about 25 kB each; the rest are counted, and drawn by `analyse --figures`
 MOST_NUMBERS = 120  # findings of one question in its table of all numbers; `findings.json` has all
 LONGEST_TEXT = 1500  # characters of a prompt or an output that the page shows
 Row = dict[str, Any]
@@ -55,6 +55,8 @@ TITLES = {
     "held-out": "Held-out text after each stage",
     "held-out-curve": "Held-out text on the way through a stage",
     "forgetting": "What each stage changed on held-out text",
+    "multiplier": "How many times the tokens a head start is worth",
+    "decision-accuracy": "How often small runs choose as large ones do",
 }
 
 
@@ -80,7 +82,7 @@ def write(
         flow=flow_svg(layout, findings, target, {arm: style[of] for arm, of in plan.arms.items()}, rates),
         groups=[
             *chart_groups(study, plan, layout, results, findings, style),
-            *question_groups(findings, study.answer_target),
+            *question_groups(findings, study.answer_target, style),
         ],
         changes=[f for among in by(changes, lambda f: f.subject).values() for f in among][:MOST_NUMBERS],
         tables=tables(findings, target),
@@ -113,7 +115,7 @@ def template() -> jinja2.Template:
         "count": words.count, "size": words.size, "percent": words.percent, "flops": words.flops,
         "duration": words.duration, "p": words.p_value, "estimate": words.estimate, "interval": words.interval,
         "resolution": words.resolution, "sentence": words.sentence,
-        "plural": words.plural, "shortened": shortened, "cell": words.cell,
+        "plural": words.plural, "shortened": shortened, "cell": words.cell, "spaced": words.spaced,
     }  # fmt: skip
     return environment.from_string(ours("page.html"))
 
@@ -152,8 +154,17 @@ def policy(*scripts: str) -> str:
 
 def json_in_script(value: object) -> Markup:
     """JSON that cannot end the element it stands in."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    text = json.dumps(shorter(value), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return Markup(text.replace("<", r"\u003c").replace(">", r"\u003e").replace("&", r"\u0026"))
+
+
+def shorter(value: Any) -> Any:
+    """The same with seven digits a number, more than any tooltip shows."""
+    if isinstance(value, float):
+        return float(f"{value:.7g}")
+    if isinstance(value, dict):
+        return {name: shorter(each) for name, each in value.items()}
+    return [shorter(each) for each in value] if isinstance(value, list) else value
 
 
 # ---- charts -------------------------------------------------------------------------------------------------------
@@ -184,7 +195,7 @@ def group(
 ) -> Row:
     """One section. `drawn` names the strategies in its charts, for the legend; without it, those of `rows`."""
     here = {f.parts.get("strategy") for f in rows} if drawn is None else set(drawn)
-    return {"title": title, "about": about, "charts": charts, "rows": rows, "drawn": here, "asked": (), "more": 0}
+    return {"title": title, "about": about, "charts": charts, "rows": rows, "drawn": here, "asked": ()}
 
 
 def chart_groups(
@@ -269,24 +280,27 @@ def chart_groups(
     return [g for g in groups if g["charts"]]
 
 
-def question_groups(findings: Sequence[Finding], target: str) -> list[Row]:
-    """A section for each question with a figure of its own (`charts.CHARTS`): for its first findings on the target (or
-    on what no benchmark scores, such as a stage's own text) the sentence, the figure and the table it was drawn from.
+def question_groups(findings: Sequence[Finding], target: str, style: Mapping[str, figures.Look]) -> list[Row]:
+    """A section for each question with a figure of its own (`charts.CHARTS`): the sentence, the figure and the table it
+    was drawn from, of its first findings on the target (or on what no benchmark scores, such as a stage's own text)
+    that have a figure; where none has, the first sentence. What is left out is counted.
     """
     groups = []
     asked = by((f for f in findings if f.question in charts.CHARTS), lambda f: f.question)
     scored = {f.benchmark for f in findings if f.question in {"score", "held-out"}}
     for n, (question, here) in enumerate(asked.items()):
         about = [f for f in here if f.benchmark == target or f.benchmark not in scored]
-        shown = [asked_about(f, f"asked{n}-{i}") for i, f in enumerate(about[:MOST_DRAWN])]
-        more = len(here) - len(shown)
-        if shown:
-            groups.append({**group(charts.CHARTS[question].title, "", [], here), "asked": shown, "more": more})
+        chosen = [f for f in about if charts.has_figure(f)][:MOST_DRAWN] or about[:1]
+        if chosen:
+            shown = [asked_about(f, f"asked{n}-{i}", style) for i, f in enumerate(chosen)]
+            undrawn = sum(map(charts.has_figure, here)) - sum(map(charts.has_figure, chosen))
+            left = {"undrawn": undrawn, "unsaid": len(here) - len(chosen) - undrawn}
+            groups.append({**group(charts.CHARTS[question].title, "", []), "asked": shown, **left})
     return groups
 
 
-def asked_about(f: Finding, name: str) -> Row:
-    drawn = charts.drawn(f)
+def asked_about(f: Finding, name: str, style: Mapping[str, figures.Look]) -> Row:
+    drawn = charts.drawn(f, style)
     made = None if drawn is None else chart(name, f"{f.measure} on {f.benchmark}", drawn, told([f]))
     if made and (width := re.search(r'width="(\d+)', made["svg"])):
         made["width"] = width[1]  # a figure that stands alone is never larger than it was drawn

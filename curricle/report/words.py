@@ -51,6 +51,18 @@ def duration(seconds: float) -> str:
     )
 
 
+def budget(unit: str, amount: float) -> str:
+    """What there is to spend: `1M tokens`, `2 hours`, `12 min`, `3.1e13 FLOPs`."""
+    if unit == "tokens":
+        return f"{count(amount)} tokens"
+    if unit == "flops":
+        return f"{flops(amount)} FLOPs"
+    if amount < 1:
+        return duration(3600 * amount)
+    said = f"{float(f'{amount:.3g}'):,g}"
+    return f"{said} hour" if said == "1" else f"{said} hours"
+
+
 def size(value: float) -> str:
     """Bytes in decimal units."""
     for unit in ("B", "kB", "MB", "GB", "TB"):
@@ -113,7 +125,14 @@ def cell(value: Part) -> str:
         return "yes" if value else "no"
     if isinstance(value, int):
         return f"{value:,}"
-    return f"{value:.4g}" if isinstance(value, float) else value
+    if not isinstance(value, float):
+        return value
+    return f"{value:,.0f}" if 1e4 <= abs(value) < 1e12 else f"{value:.4g}"  # no exponent where one is hard to read
+
+
+def spaced(name: str) -> str:
+    """The name of a part or a column, as words."""
+    return name.replace("_", " ")
 
 
 def short_names(names: Sequence[str]) -> dict[str, str]:

@@ -13,7 +13,8 @@ from curricle import analysis
 from curricle.analysis.columns import Row
 from curricle.analysis.finding import THESE_PROBLEMS, Finding, Interval
 from curricle.report.charts import CHARTS, UNDRAWN, drawn
-from curricle.report.figures import svg
+from curricle.report.charts.laws import assigned
+from curricle.report.figures import COLORS, Look, svg
 
 ROOM = Path(analysis.__file__).parent
 MAKERS = {"Finding", "finding", "both", "level", "_contrasts"}
@@ -90,11 +91,27 @@ def findings() -> dict[str, Finding]:
     rows = bounded()
     around = (Interval(0.02, 0.09, "this strategy", 0.9),)
     limited = {"measured": 31.0, "before": 24.0}
+    losses = [row for row in rows if row["measure"] != "accuracy"]
+    steps = of_steps()
+    front = tuple(
+        {"strategy": name, "share": None, "target": 1.0 + k, "target_low": 0.9 + k, "target_high": 1.1 + k,
+         "general": 3.0 - k, "general_low": 2.9 - k, "general_high": 3.1 - k, "on_front": not k, "knee": not k,
+         "p_front": 0.8}
+        for k, name in enumerate(("code", "scratch"))
+    )  # fmt: skip
     return {
+        "transferred": analysis.transferred(losses, "code", "scratch")[0],
+        "saturation": analysis.saturation([r for r in losses if r["strategy"] == "code"], delta=0.01),
+        "bound-regret": analysis.regret_bound(steps, "code", "scratch", "math"),
+        "front": Finding("front", "gsm against web", "bits per byte", "gsm", 30.0, "%", table=front,
+                         parts={"target": "gsm", "target_measure": "bits per byte", "general": "web"}),
+        "chain": Finding("chain", "code: code to math", "bits per byte", "gsm", -1.0, "bits per byte",
+                         parts={"strategy": "code"},
+                         table=({"stage": "math", "share": 0.4, "share_of_difference": 0.5, "low": 0.2, "high": 0.6},)),
         "bound-last-loss": analysis.last_loss_bound(rows, "code", "scratch", "gsm"),
         "bound-accuracy-from-loss": analysis.accuracy_from_loss(rows, "code", "scratch", "gsm"),
         "bound-information": analysis.information_bound(
-            of_steps(), "code", "scratch", "math", control="lists", parameters=2000
+            steps, "code", "scratch", "math", control="lists", parameters=2000
         ),
         "bound-accuracy": analysis.accuracy_bound(24.0, 0.05, problems=400, measured_percent=31.0),
         "synergy": Finding("synergy", "code and math", "bits per byte", "gsm", 1.4, "κ",
@@ -123,3 +140,21 @@ def test_a_figure_is_made_from_the_finding_as_it_is_stored(name: str) -> None:
     assert chart is not None
     picture = svg(chart.to_dict())
     assert picture.startswith("<svg") and "NaN" not in picture and "undefined" not in picture
+
+
+LOOKS = {"code": Look("#123456", "square", [1, 0]), "scratch": Look("#654321", "circle", [4, 3])}
+
+
+@pytest.mark.parametrize("name", [name for name in FOUND if CHARTS[name].styled and name != "bound-accuracy"])
+def test_a_strategy_has_the_colour_that_it_has_on_the_rest_of_the_page(name: str) -> None:
+    picture = svg(drawn(FOUND[name], LOOKS).to_dict())
+    assert LOOKS["code"].color in picture and not any(color in picture for color in COLORS)
+    plain = svg(drawn(FOUND[name]).to_dict())
+    assert LOOKS["code"].color not in plain and any(color in plain for color in COLORS)
+
+
+def test_a_series_that_is_no_strategy_has_a_colour_of_its_own_by_its_position() -> None:
+    given = {"b": COLORS[0]}
+    assert assigned(["a", "b", "c"], given, COLORS) == [COLORS[1], COLORS[0], COLORS[2]]
+    assert assigned(["a", "c"], given, COLORS) == [COLORS[0], COLORS[1]]
+    assert len(assigned([str(i) for i in range(20)], {}, COLORS)) == 20

@@ -99,6 +99,8 @@ def test_hostile_names_and_outputs_run_nothing(browser, made, hostile, tmp_path)
 
 
 def test_fits_a_telephone(browser, small):
+    from selenium.webdriver.support.ui import WebDriverWait
+
     browser.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride", {"width": 400, "height": 800, "deviceScaleFactor": 1, "mobile": True}
     )
@@ -108,3 +110,13 @@ def test_fits_a_telephone(browser, small):
         return [...document.querySelectorAll('caption > span')]
             .filter((span) => span.getBoundingClientRect().right > 400).map((span) => span.textContent)"""
     assert browser.execute_script(too_wide) == [], "captions wrap to what is seen of a table"
+    hidden = """const said = (box) => getComputedStyle(box.querySelector('caption > span'), '::after').content;
+        const wide = [...document.querySelectorAll('.wide')].filter((box) => box.querySelector('caption'));
+        return [wide.filter((box) => box.scrollWidth > box.clientWidth + 1).length,
+                wide.filter((box) => said(box).includes('Scroll sideways')).length]"""
+
+    def says_so(_) -> bool:
+        wider, told = browser.execute_script(hidden)
+        return 0 < wider == told
+
+    WebDriverWait(browser, 20).until(says_so, "a table that is wider than the page says so")

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import pkgutil
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from curricle.analysis.finding import Finding
 
 if TYPE_CHECKING:
+    from curricle.report.figures import Look
     from curricle.results import Results
 
 
@@ -22,14 +23,15 @@ class Chart(NamedTuple):
     title: str
     drawn_by: str  # "module:function", of one finding
     tabled: bool = True  # drawn from the finding's table; else from its estimate and parts
+    styled: bool = False  # draws strategies: the function takes their looks too
 
 
 ROOM = "curricle.report.charts"
 CHARTS: dict[str, Chart] = {
-    "chain": Chart("Shares of the gain by stage", f"{ROOM}.chain:chart"),
-    "shapley": Chart("What each stage is worth, over all orders", f"{ROOM}.chain:chart"),
+    "chain": Chart("Shares of the gain by stage", f"{ROOM}.chain:chart", styled=True),
+    "shapley": Chart("What each stage is worth, over all orders", f"{ROOM}.chain:chart", styled=True),
     "efficiency": Chart("Per token and per FLOP", f"{ROOM}.efficiency:chart"),
-    "transferred": Chart("What a head start is worth in tokens", f"{ROOM}.efficiency:chart"),
+    "transferred": Chart("What a head start is worth in tokens", f"{ROOM}.efficiency:head_start", styled=True),
     "transfer": Chart("Whether two sources help each other", f"{ROOM}.transfer:chart"),
     "mixture": Chart("The mixture to train next", f"{ROOM}.mixture:chart"),
     "why-code": Chart("What code gives", f"{ROOM}.why_code:chart"),
@@ -48,20 +50,20 @@ CHARTS: dict[str, Chart] = {
     "data-constrained": Chart("The published law of repeats", f"{ROOM}.repetition:chart"),
     "floor": Chart("Where sources stop lowering the loss", f"{ROOM}.saturation:chart"),
     "why-saturated": Chart("Why a source ends sooner", f"{ROOM}.saturation:chart"),
-    "saturation": Chart("Where more tokens stop paying", f"{ROOM}.saturation:chart"),
+    "saturation": Chart("Where more tokens stop paying", f"{ROOM}.saturation:of_strategy", styled=True),
     "predicted-loss": Chart("The loss at a larger budget", f"{ROOM}.scaling:chart"),
     "ranks": Chart("Whether small runs rank mixtures as large ones do", f"{ROOM}.scaling:chart"),
-    "front": Chart("The target against everything else", f"{ROOM}.front:chart"),
+    "front": Chart("The target against everything else", f"{ROOM}.front:chart", styled=True),
     "critical-share": Chart("The largest share within a bound", f"{ROOM}.front:critical_chart"),
     "phases": Chart("Whether the order matters", f"{ROOM}.phases:chart"),
     "phase-law": Chart("Orders that were not run", f"{ROOM}.phases:law_chart"),
     "best-order": Chart("Every order, by the laws", f"{ROOM}.phases:best_chart"),
-    "bound-regret": Chart("The most that can be saved", f"{ROOM}.bound:chart"),
-    "bound-head-start": Chart("What a head start can save", f"{ROOM}.bound:chart"),
-    "bound-information": Chart("What weights can carry", f"{ROOM}.bound:alone", tabled=False),
-    "bound-last-loss": Chart("How low the last loss can come", f"{ROOM}.bound:last_loss"),
-    "bound-accuracy": Chart("How accurate sampled answers can be", f"{ROOM}.bound:alone", tabled=False),
-    "bound-accuracy-from-loss": Chart("How accurate the loss allows", f"{ROOM}.bound:accuracy"),
+    "bound-regret": Chart("The most that can be saved", f"{ROOM}.bound:chart", styled=True),
+    "bound-head-start": Chart("What a head start can save", f"{ROOM}.bound:chart", styled=True),
+    "bound-information": Chart("What weights can carry", f"{ROOM}.bound:alone", tabled=False, styled=True),
+    "bound-last-loss": Chart("How low the last loss can come", f"{ROOM}.bound:last_loss", styled=True),
+    "bound-accuracy": Chart("How accurate sampled answers can be", f"{ROOM}.bound:alone", tabled=False, styled=True),
+    "bound-accuracy-from-loss": Chart("How accurate the loss allows", f"{ROOM}.bound:accuracy", styled=True),
 }
 # Findings without a figure of their own, and why.
 UNDRAWN = {
@@ -74,18 +76,28 @@ UNDRAWN = {
 }  # fmt: skip
 
 
-def drawn(finding: Finding) -> Any | None:
-    """The finding's figure; None where its question has none, or where the finding holds nothing to draw."""
+def has_figure(finding: Finding) -> bool:
+    """Whether its question has a figure, and the finding something to draw."""
     known = CHARTS.get(finding.question)
-    there = known is not None and (finding.table if known.tabled else finding.estimate is not None)
-    return pkgutil.resolve_name(known.drawn_by)(finding) if known and there else None
+    return known is not None and bool(finding.table if known.tabled else finding.estimate is not None)
+
+
+def drawn(finding: Finding, looks: Mapping[str, Look] | None = None) -> Any | None:
+    """The finding's figure; None where it has none. A strategy is drawn as `looks` has it, so that it is the same in
+    every figure of a page; a series that is no strategy there has a colour by its position."""
+    if not has_figure(finding):
+        return None
+    known = CHARTS[finding.question]
+    draw = pkgutil.resolve_name(known.drawn_by)
+    return draw(finding, looks or {}) if known.styled else draw(finding)
 
 
 def figures_of(findings: Sequence[Finding], results: Results | None) -> Iterator[tuple[str, Any]]:
     """Every figure that findings make, with a name for its file. Scores and curves are drawn together, strategies side
     by side; the rest one figure a finding."""
     taken: set[str] = set()
-    for name, chart in (*(together(findings, results) if results else ()), *alone(findings)):
+    style = style_of(results) if results else {}
+    for name, chart in (*(together(findings, results, style) if results else ()), *alone(findings, style)):
         base = name = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:80] or "figure"
         number = 1
         while name in taken:
@@ -95,20 +107,26 @@ def figures_of(findings: Sequence[Finding], results: Results | None) -> Iterator
         yield name, chart
 
 
-def alone(findings: Iterable[Finding]) -> Iterator[tuple[str, Any]]:
+def style_of(results: Results) -> dict[str, Look]:
+    """How the strategies of these rows look."""
+    from curricle.analysis.scores import baseline_of, strategies
+    from curricle.report import figures
+
+    known = strategies(results)
+    base = baseline_of(known)
+    return figures.looks([s.name for s in known], base.name if base else known[0].name) if known else {}
+
+
+def alone(findings: Iterable[Finding], style: Mapping[str, Look]) -> Iterator[tuple[str, Any]]:
     for f in findings:
-        chart = drawn(f)
+        chart = drawn(f, style)
         if chart is not None:
             yield f"{f.question} {f.benchmark} {f.measure} {f.subject}", chart
 
 
-def together(findings: Sequence[Finding], results: Results) -> Iterator[tuple[str, Any]]:
-    from curricle.analysis.scores import baseline_of, strategies
+def together(findings: Sequence[Finding], results: Results, style: Mapping[str, Look]) -> Iterator[tuple[str, Any]]:
     from curricle.report import figures, queries
 
-    known = strategies(results)
-    base = baseline_of(known)
-    style = figures.looks([s.name for s in known], base.name if base else known[0].name)
     for question, part in (("score", None), ("curve", "stage"), ("held-out-curve", None)):
         groups: dict[tuple[str, str, str], list[Finding]] = {}
         for f in findings:

@@ -7,17 +7,17 @@ from typing import Any
 import altair as alt
 
 from curricle.analysis.finding import Finding
-from curricle.report.charts.laws import finished
-from curricle.report.figures import BASELINE_COLOR, COLORS
+from curricle.report.charts.laws import UNKNOWN, Looks, finished, own_color
+from curricle.report.figures import COLORS
 
 
-def chart(finding: Finding) -> alt.LayerChart:
+def chart(finding: Finding, looks: Looks = UNKNOWN) -> alt.LayerChart:
     """`chain`: shares of the logarithm with intervals, a tick at the share of the difference; of the difference alone
     where there is no logarithm. `shapley`: values with intervals; ticks where the stage would stand alone and last."""
-    return values(finding) if finding.question == "shapley" else shares(finding)
+    return values(finding) if finding.question == "shapley" else shares(finding, looks)
 
 
-def shares(finding: Finding) -> alt.LayerChart:
+def shares(finding: Finding, looks: Looks = UNKNOWN) -> alt.LayerChart:
     rows: list[dict[str, Any]] = [
         {**row, "name": row["stage"], "shown": row["share"] if row["share"] is not None else row["share_of_difference"]}
         for row in finding.table
@@ -25,11 +25,11 @@ def shares(finding: Finding) -> alt.LayerChart:
     both = any(row["share"] is not None for row in rows)
     title = "share of the gain, in logarithms (bar) and plain (tick)" if both else "share of the whole gain"
     base = _base(rows, alt.X("shown:Q", title=title, axis=alt.Axis(format="%"), scale=alt.Scale(zero=True)))
-    bars = base.mark_bar(height=16, opacity=0.75, color=COLORS[0])
-    limits = base.transform_filter("datum.low != null").mark_rule(strokeWidth=2.5, color=BASELINE_COLOR)
+    bars = base.mark_bar(height=16, opacity=0.75, color=own_color(finding, looks))
+    limits = base.transform_filter("datum.low != null").mark_rule(strokeWidth=2.5, color="currentColor", opacity=0.6)
     layers = bars + limits.encode(x=alt.X("low:Q", title=title), x2="high:Q")
     if both:  # without a logarithm the bar itself ends there
-        ticks = base.transform_filter("datum.share != null").mark_tick(thickness=2, height=16, color=COLORS[1])
+        ticks = base.transform_filter("datum.share != null").mark_tick(thickness=2, height=16, color="currentColor")
         layers += ticks.encode(x=alt.X("share_of_difference:Q", title=title))
     return finished(layers, 60 + 36 * len(rows))
 

@@ -8,21 +8,26 @@ from typing import Any
 import altair as alt
 
 from curricle.analysis.finding import Finding, short
-from curricle.report.charts.laws import color, curves, finished, log_x, said
+from curricle.report.charts.laws import UNKNOWN, Looks, color, curves, finished, log_x, said
 from curricle.report.figures import BASELINE_COLOR, COLORS
 
 
 def chart(finding: Finding) -> alt.LayerChart:
-    """`transferred`, `multiplier`: both curves, and from each measured budget an arrow to where the scratch curve has
-    that loss. `transfer-law`: measured D_T with the law through it. `split`: shares with their intervals. `marginal`:
-    what the next token gives, with its band."""
+    """`transfer-law`: measured D_T with the law through it. `split`: shares with their intervals. `marginal`: what the
+    next token gives, with its band. Others as `head_start`."""
     if finding.question == "transfer-law":
         return law(finding)
     if finding.question == "split":
         return shares(finding)
     if finding.question == "marginal":
         return falling(finding)
-    layers = curves(finding.table, "tokens of the target", finding.measure)
+    return head_start(finding)
+
+
+def head_start(finding: Finding, looks: Looks = UNKNOWN) -> alt.LayerChart:
+    """`transferred`, `multiplier`: both curves, and from each measured budget a line to where the scratch curve has
+    that loss, dashed where that lies past what was measured."""
+    layers = curves(finding.table, "tokens of the target", finding.measure, looks)
     steps = [row for row in finding.table if "scratch_tokens" in row and not row["beyond"]]
     open_ = [row for row in finding.table if "scratch_tokens" in row and row["beyond"]]
     arrows: list[dict[str, Any]] = [{"x": r["tokens"], "to": r["scratch_tokens"], "loss": r["loss"]} for r in steps]

@@ -1,7 +1,7 @@
 """Figures of section 9: the front of target against general ability, and the largest share within a bound.
 
-Each is drawn from a finding's table and parts alone. What is dominated is hollow; the opacity of a point on the front
-says how often it stays there.
+Each is drawn from a finding's table and parts; a strategy looks as it does on the rest of the page, where that is told.
+What is dominated is hollow; the opacity of a point on the front says how often it stays there.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ import altair as alt
 from curricle.analysis.finding import ACCURACY, Finding, Part
 from curricle.report import words
 from curricle.report.charts import labels
+from curricle.report.charts.laws import UNKNOWN, Looks
 from curricle.report.figures import BASELINE_COLOR, COLORS, WIDTH, _finished
 
 ON, OFF, BOUND = COLORS[0], BASELINE_COLOR, COLORS[1]
 
 
-def chart(finding: Finding) -> alt.LayerChart:
+def chart(finding: Finding, looks: Looks = UNKNOWN) -> alt.LayerChart:
     """The finding `front`: each strategy's target against its general loss, with 95 % whiskers; the front as a line,
     its knee ringed."""
     target = str(finding.parts["target"])
@@ -26,12 +27,13 @@ def chart(finding: Finding) -> alt.LayerChart:
     short = words.short_names([str(row["strategy"]) for row in finding.table])
     rows = [
         {**row, "name": _name(row, short), "certain": row["p_front"] if row["p_front"] is not None else 1.0,
-         "often": "unknown" if row["p_front"] is None else f"{row['p_front']:.0%}"}
+         "often": "unknown" if row["p_front"] is None else f"{row['p_front']:.0%}", **_look(row, looks)}
         for row in finding.table
     ]  # fmt: skip
     on, off = [r for r in rows if r["on_front"]], [r for r in rows if not r["on_front"]]
     x_title = f"general: {finding.parts['general']}, bits per byte (lower is better)"
-    y_title = f"{target}, {finding.measure} ({better} is better)"
+    y_title = f"{finding.measure} ({better} is better)"  # with the target's name before it where there is room
+    y_title = f"{target}, {y_title}" if len(target) + len(y_title) <= 36 else y_title
     across, along = (
         labels.axis((r[name + end] for r in rows for end in ("", "_low", "_high")), pixels, down)
         for name, pixels, down in (("general", labels.ACROSS, False), ("target", labels.DOWN, True))
@@ -44,29 +46,32 @@ def chart(finding: Finding) -> alt.LayerChart:
         alt.Tooltip("general:Q", format=".4f"),
         alt.Tooltip("often:N", title="on the front"),
     ]
-    every = alt.Chart(alt.Data(values=rows))
-    sideways = every.mark_rule(strokeWidth=1.5, opacity=0.35, color=OFF).encode(
+    color, shape = alt.Color("color:N", scale=None), alt.Shape("shape:N", scale=None)
+    every = alt.Chart(alt.Data(values=rows)).encode(color=color)
+    sideways = every.mark_rule(strokeWidth=1.5, opacity=0.35).encode(
         y=y, x=alt.X("general_low:Q", title=x_title), x2="general_high:Q"
     )
-    upright = every.mark_rule(strokeWidth=1.5, opacity=0.35, color=OFF).encode(
+    upright = every.mark_rule(strokeWidth=1.5, opacity=0.35).encode(
         x=x, y=alt.Y("target_low:Q", title=y_title), y2="target_high:Q"
     )
     front = alt.Chart(alt.Data(values=on))
-    line = front.mark_line(strokeWidth=1.75, color=ON, opacity=0.7, strokeDash=[4, 3]).encode(
+    through = "currentColor" if looks else ON
+    line = front.mark_line(strokeWidth=1.75, color=through, opacity=0.6, strokeDash=[4, 3]).encode(
         x=x, y=y, order=alt.Order("general:Q")
     )
-    dots = front.mark_point(filled=True, size=95, color=ON).encode(
-        x=x, y=y, opacity=alt.Opacity("certain:Q", scale=alt.Scale(domain=[0, 1], range=[0.25, 1]), legend=None),
+    dots = front.mark_point(filled=True, size=95).encode(
+        x=x, y=y, color=color, shape=shape,
+        opacity=alt.Opacity("certain:Q", scale=alt.Scale(domain=[0, 1], range=[0.25, 1]), legend=None),
         tooltip=tips,
     )  # fmt: skip
     hollow = (
         alt.Chart(alt.Data(values=off))
-        .mark_point(filled=False, size=80, strokeWidth=1.75, color=OFF)
-        .encode(x=x, y=y, tooltip=tips)
+        .mark_point(filled=False, size=80, strokeWidth=1.75)
+        .encode(x=x, y=y, color=color, shape=shape, tooltip=tips)
     )
     ring = (
         alt.Chart(alt.Data(values=[r for r in on if r["knee"]]))
-        .mark_point(filled=False, size=300, strokeWidth=1.5, color=BOUND)
+        .mark_point(filled=False, size=300, strokeWidth=1.5, color="currentColor" if looks else BOUND)
         .encode(x=x, y=y)
     )
     first = sorted(rows, key=lambda r: (not r["knee"], not r["on_front"]))
@@ -117,6 +122,13 @@ def critical_chart(finding: Finding) -> alt.LayerChart:
             text="text:N"
         )
     return _finished(layers, 230, WIDTH)
+
+
+def _look(row: Mapping[str, Part], looks: Looks) -> dict[str, str]:
+    look = looks.get(str(row["strategy"]))
+    if look is None:
+        return {"color": ON if row["on_front"] else OFF, "shape": "circle"}
+    return {"color": look.color, "shape": look.shape}
 
 
 def _name(row: Mapping[str, Part], short: Mapping[str, str]) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import altair as alt
 
-from curricle.report.figures import BASELINE_COLOR, COLORS, DASHES, HEIGHT, SHAPES, WIDTH, _finished
+from curricle.analysis.finding import Finding
+from curricle.report.figures import BASELINE_COLOR, COLORS, DASHES, HEIGHT, SHAPES, WIDTH, Look, _finished
 
 Row = Mapping[str, Any]
 LOSS = {"bits per byte": "bits per byte (lower is better)"}
@@ -17,16 +19,38 @@ def title_of(measure: str) -> str:
     return LOSS.get(measure, f"{measure} (lower is better)")
 
 
-def color(series: Sequence[str], legend: bool = True) -> alt.Color:
-    scale = alt.Scale(domain=list(series), range=[COLORS[i % 8] for i in range(len(series))])
-    key = alt.Legend(orient="top", title=None, columns=3, labelLimit=260, symbolOpacity=1) if legend else None
-    return alt.Color("series:N", scale=scale, legend=key)
+Looks = Mapping[str, Look]  # of strategies, as the rest of a page has them
+UNKNOWN: Looks = MappingProxyType({})
 
 
-def shape(series: Sequence[str], legend: bool = True) -> alt.Shape:
-    scale = alt.Scale(domain=list(series), range=[SHAPES[(i + 1) % 8] for i in range(len(series))])
-    key = alt.Legend(orient="top", title=None, columns=3, labelLimit=260, symbolOpacity=1) if legend else None
-    return alt.Shape("series:N", scale=scale, legend=key)
+def color(series: Sequence[str], legend: bool = True, looks: Looks = UNKNOWN) -> alt.Color:
+    given = {name: look.color for name, look in looks.items()}
+    scale = alt.Scale(domain=list(series), range=assigned(series, given, COLORS))
+    return alt.Color("series:N", scale=scale, legend=_key() if legend else None)
+
+
+def shape(series: Sequence[str], legend: bool = True, looks: Looks = UNKNOWN) -> alt.Shape:
+    given = {name: look.shape for name, look in looks.items()}
+    scale = alt.Scale(domain=list(series), range=assigned(series, given, (*SHAPES[1:], SHAPES[0])))
+    return alt.Shape("series:N", scale=scale, legend=_key() if legend else None)
+
+
+def assigned(series: Sequence[str], given: Mapping[str, str], by_position: Sequence[str]) -> list[str]:
+    """What is given to a series, else the next by position that no other one here was given."""
+    taken = {given[name] for name in series if name in given}
+    free = [each for each in by_position if each not in taken] or list(by_position)
+    others = [name for name in series if name not in given]
+    return [given.get(name) or free[others.index(name) % len(free)] for name in series]
+
+
+def own_color(finding: Finding, looks: Looks) -> str:
+    """Of a figure about one strategy: that strategy's."""
+    look = looks.get(str(finding.parts.get("strategy")))
+    return look.color if look else COLORS[0]
+
+
+def _key() -> alt.Legend:
+    return alt.Legend(orient="top", title=None, columns=3, labelLimit=260, symbolOpacity=1)
 
 
 def log_x(title: str, values: Sequence[float] = ()) -> alt.X:
@@ -36,7 +60,7 @@ def log_x(title: str, values: Sequence[float] = ()) -> alt.X:
     return alt.X("x:Q", title=title, scale=alt.Scale(type="log", nice=False, padding=14), axis=axis)
 
 
-def curves(table: Sequence[Row], x_title: str, measure: str) -> list[alt.Chart]:
+def curves(table: Sequence[Row], x_title: str, measure: str, looks: Looks = UNKNOWN) -> list[alt.Chart]:
     """Points and fitted curves with their bands, from rows `series, x, score, line, low, high`."""
     rows = [row for row in table if "series" in row and row.get("x")]
     lines = [row for row in rows if row.get("line")]
@@ -45,16 +69,19 @@ def curves(table: Sequence[Row], x_title: str, measure: str) -> list[alt.Chart]:
     x = log_x(x_title, [row["x"] for row in rows])
     title = title_of(measure)
     y = alt.Y("score:Q", title=title, scale=alt.Scale(zero=False))
-    base = alt.Chart(alt.Data(values=lines)).encode(x=x, color=color(series, len(series) > 1))
+    base = alt.Chart(alt.Data(values=lines)).encode(x=x, color=color(series, len(series) > 1, looks))
     band = base.mark_area(opacity=0.14, stroke=None).encode(y=alt.Y("low:Q", title=title), y2="high:Q")
     line = base.mark_line(strokeWidth=2).encode(y=y)
     marks = (
         alt.Chart(alt.Data(values=dots))
         .mark_point(filled=True, size=46, opacity=0.85)
-        .encode(x=x, y=y, color=color(series, len(series) > 1), shape=shape(series, len(series) > 1), tooltip=[
-            alt.Tooltip("series:N"), alt.Tooltip("x:Q", title=x_title, format=",.3~s"),
-            alt.Tooltip("score:Q", title=measure, format=".4f"),
-        ])
+        .encode(
+            x=x, y=y, color=color(series, len(series) > 1, looks), shape=shape(series, len(series) > 1, looks),
+            tooltip=[
+                alt.Tooltip("series:N"), alt.Tooltip("x:Q", title=x_title, format=",.3~s"),
+                alt.Tooltip("score:Q", title=measure, format=".4f"),
+            ],
+        )
     )  # fmt: skip
     return [band, line, marks]
 

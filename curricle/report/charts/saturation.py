@@ -5,14 +5,19 @@ from __future__ import annotations
 import altair as alt
 
 from curricle.analysis.finding import Finding, short
-from curricle.report.charts.laws import curves, finished, rule, said
+from curricle.report.charts.laws import UNKNOWN, Looks, curves, finished, rule, said
 
 
-def chart(finding: Finding) -> alt.LayerChart:
+def of_strategy(finding: Finding, looks: Looks) -> alt.LayerChart:
+    """Of `saturation`, whose curve is a strategy's; that of `floor` and `why-saturated` is a source's."""
+    return chart(finding, looks)
+
+
+def chart(finding: Finding, looks: Looks = UNKNOWN) -> alt.LayerChart:
     """Of questions `saturation`, `floor` and `why-saturated`: measured points and fitted curves over tokens; for
     `saturation` D_sat with its interval, or, past the measured range, its lower limit."""
     title = "new tokens (repeats count less)" if finding.parts.get("in_new_tokens") else "tokens read"
-    layers = curves(finding.table, title, finding.measure)
+    layers = curves(finding.table, title, finding.measure, looks)
     interval = finding.interval()
     if finding.question == "saturation" and interval is not None:
         top = float(finding.parts["largest"] or 0) * 2
