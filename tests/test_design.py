@@ -102,8 +102,13 @@ def test_a_word_that_is_no_command_is_a_study(tmp_path) -> None:
         (["design", "code-first"], "give one of --budget-tokens"),
         (["design", "code-first", "--budget-flops", "1", "--budget-hours", "1"], "give one of --budget-tokens"),
         (["analyse", "code-first", "--question", "bogus"], "--question bogus: unknown question"),
+        (["analyse", "code-first", "--benchmark", "bogus"],
+         "--benchmark bogus: unknown benchmark or source 'bogus'; known: algebra, code, problems, prose"),
+        (["analyse", "code-first", "--measure", "acuracy"], "did you mean 'accuracy'? known: accuracy, bits per byte"),
+        (["design", "code-first", "--budget-hours", "1", "--target", "problem"],
+         "--target problem: unknown benchmark or source 'problem'; did you mean 'problems'?"),
     ],
-)
+)  # fmt: skip
 def test_options_are_refused_before_a_corpus_is_read(monkeypatch, words, said) -> None:
     def read(*_):
         raise AssertionError("a corpus was read")

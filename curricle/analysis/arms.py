@@ -181,10 +181,10 @@ def last_stage_shares(rows: Sequence[Row], share: str) -> dict[tuple[str, int], 
         start = at.get((*key, begin))
         if begin > 0 and start is None:
             raise Refused(
-                f"share: {key[0]!r} was not scored at {begin:,} tokens, where its last stage begins; score stages' ends"
+                f"{key[0]!r} was not scored at {begin:,} tokens, where its last stage begins; score stages' ends"
             )
         if row["stage_tokens"] <= 0:
-            raise Refused(f"share: {key[0]!r} has no tokens in its last stage")
+            raise Refused(f"{key[0]!r} has no tokens in its last stage")
         made[key] = (row[dose] - (start[dose] if start and begin > 0 else 0.0)) / row["stage_tokens"]
     return made
 

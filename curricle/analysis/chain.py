@@ -102,9 +102,7 @@ def chain(rows: Sequence[Row], level: float = 0.95) -> list[Finding]:
             if len(points) >= 3 or (len(points) == 2 and points[0].position >= 0):
                 made.append(_chained(str(name), str(benchmark), str(measure), points, seeds, note, alone, level))
     if not made:
-        raise Refused(
-            "rows: no strategy has two stages, or one and a score before training; a chain has nothing to share"
-        )
+        raise Refused("no strategy has two stages, or one and a score before training; a chain has nothing to share")
     return holm_adjusted(made, one_benchmark, same_scores)
 
 
@@ -207,12 +205,12 @@ def shapley(rows: Sequence[Row], level: float = 0.95) -> list[Finding]:
         ground = {s for s in players if all(s in of_it for of_it in stages.values()) and len(stages) > 1}
         players = [s for s in players if s not in ground]
         if not 2 <= len(players) <= 6:
-            raise Refused(f"stages: {len(players)} vary between the strategies; Shapley's value shares among 2 to 6")
+            raise Refused(f"{len(players)} stages vary between the strategies; Shapley's value shares among 2 to 6")
         cells: dict[frozenset[str], dict[Any, float]] = {}
         for name, (points, seeds, _) in paths.items():
             subset = frozenset(stages[name]) - ground
             if subset in cells:
-                raise Refused(f"strategies: {name!r} has the same stages as another; give one order of each subset")
+                raise Refused(f"{name!r} has the same stages as another; give one order of each subset")
             if points:
                 cells[subset] = dict(zip(seeds, points[-1].scores_S))
             if frozenset() not in cells and not ground and points and points[0].position == -1:
@@ -220,9 +218,7 @@ def shapley(rows: Sequence[Row], level: float = 0.95) -> list[Finding]:
         subsets = [frozenset(c) for k in range(len(players) + 1) for c in combinations(players, k)]
         lacking = [" + ".join(sorted(s)) or "none of them" for s in subsets if s not in cells]
         if lacking:
-            raise Refused(
-                f"strategies: Shapley's value needs every subset of the stages; not run: {'; '.join(lacking)}"
-            )
+            raise Refused(f"Shapley's value needs every subset of the stages; not run: {'; '.join(lacking)}")
         made += _shared(players, subsets, cells, str(benchmark), str(measure), level)
     return made
 
@@ -233,7 +229,7 @@ def _shared(
 ) -> list[Finding]:  # fmt: skip
     seeds = sorted(set.intersection(*(set(cells[s]) for s in subsets)), key=str)
     if not seeds:
-        raise Refused("seeds: no seed has every subset of the stages")
+        raise Refused("no seed has every subset of the stages")
     y_CS = np.array([[cells[s][seed] for seed in seeds] for s in subsets])
     # Each cell's scatter about its own mean and the seed's: a seed that is lucky everywhere drops out of a difference.
     variance, df = two_way(y_CS)

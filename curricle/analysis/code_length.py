@@ -116,7 +116,7 @@ def fit_floor(x: np.ndarray, y: np.ndarray, weight: np.ndarray | None = None, le
     from scipy.special import fdtri
 
     if len(x) < 6:
-        raise Refused(f"floor: {len(x)} points cannot show a floor; 6 are needed, over a decade of tokens or more")
+        raise Refused(f"{len(x)} points cannot show a floor; 6 are needed, over a decade of tokens or more")
     w = np.ones(len(x)) if weight is None else weight / weight.mean()
     alphas = np.geomspace(0.02, 3.0, 240)
     shifts = x[-1] * np.array([0.0, 0.005, 0.02, 0.06, 0.2])

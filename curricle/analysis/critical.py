@@ -199,9 +199,11 @@ def _before(
             if start is not None:
                 began.setdefault(row["seed"], set()).add(start)
         if not began:
-            raise Refused(f"before: {name!r} was not scored where the last stages begin; say the loss, before=…")
+            raise Refused(f"{name!r} was not scored where the last stages begin, so there is no loss to stay near")
         if any(max(values) - min(values) > 1e-9 for values in began.values()):
-            raise Refused(f"before: the last stages begin at different losses of {name!r}; say which counts, before=…")
+            raise Refused(
+                f"the last stages begin at different losses of {name!r}, so there is no one loss to stay near"
+            )
         total += w * float(np.mean([min(values) for values in began.values()]))
     return total
 

@@ -22,7 +22,7 @@ from curricle.analysis.columns import Row, chosen, groups, items, known, numbers
 from curricle.analysis.compare import holm_adjusted, one_benchmark
 from curricle.analysis.finding import ACCURACY, THESE_PROBLEMS, Finding, Interval, Part, join, short
 from curricle.analysis.intervals import student
-from curricle.analysis.powerlaw import HOPELESS, NO_FLOOR, Fit, fit
+from curricle.analysis.powerlaw import CLEAR, HOPELESS, NO_FLOOR, Fit, fit
 from curricle.study import Refused
 
 TOKENS = "tokens"
@@ -64,7 +64,7 @@ def efficiency(rows: Sequence[Row], level: float = 0.95) -> list[Finding]:
                         0, len(seeds), (), None, join([about, note, SEEDS_ONLY if interval else ONE_SEED]), parts,
                     ))  # fmt: skip
     if not made:
-        raise Refused("rows: no stage has a score before it; efficiency needs where it began and where it ended")
+        raise Refused("no stage has a score before it; efficiency needs where it began and where it ended")
     return holm_adjusted(made, one_benchmark, same_scores)
 
 
@@ -162,6 +162,12 @@ def transferred(
     row = inside[-1] if inside else table[0]
     budget = row["tokens"]
     notes = [*(f"From scratch: {n}" for n in base.notes), *(f"{after}: {n}" for n in curve.notes)]
+    off = [name for name, of in ((scratch, base), (after, curve)) if of.wrong is not None and of.wrong < CLEAR]
+    if off:
+        notes.append(
+            f"So the tokens, and the multiplier, are read off a curve that the runs of {' and '.join(off)} do not "
+            "follow: they may be wrong by more than the interval says; compare the points in the figure."
+        )
     if len(inside) < len(table):
         notes.append(
             f"Past {short(top)} tokens nothing was measured from scratch: {len(table) - len(inside)} of {len(table)} "
@@ -175,7 +181,7 @@ def transferred(
     parts: dict[str, Part] = {
         "strategy": after, "against": scratch, "tokens": budget, "loss": row["loss"], "beyond": bool(row["beyond"]),
         "scratch_tokens": row["scratch_tokens"], "scratch_reached": lowest, "scratch_largest": top,
-        "wrong_scratch": base.wrong, "wrong_after": curve.wrong,
+        "lack_of_fit_p_scratch": base.wrong, "lack_of_fit_p_after": curve.wrong,
     }  # fmt: skip
     drawn = (*table, *points_of(at_first, x, scratch, base), *points_of(helped, x, after, curve))
     made = []
@@ -287,7 +293,8 @@ def marginal(
     )  # fmt: skip
     last = table[-1]
     notes = [*curve.notes, "Past the measured range." if last["beyond"] else ""]
-    parts: dict[str, Part] = {"tokens": last["tokens"], "exponent": curve.law.exponent, "floor": curve.law.floor}
+    parts: dict[str, Part] = {"tokens": last["tokens"], "exponent": curve.law.exponent, "floor": curve.law.floor,
+                              "lack_of_fit_p": curve.wrong}  # fmt: skip
     interval = Interval(float(last["low"]), float(last["high"]), THESE_PROBLEMS, level)
     return Finding(
         "marginal", f"the next token after {short(last['tokens'])}", str(rows[0].get("measure", "loss")),

@@ -129,9 +129,7 @@ def front(
         cells.append({key: float(row[cost]) for key, row in here.items()})
     table = tabled(cells)
     if len(table.strategies) < 2:
-        raise Refused(
-            f"front: {len(table.strategies)} strategy has both {target!r} and {', '.join(domains)}; two make one"
-        )
+        raise Refused(f"{len(table.strategies)} strategy has both {target!r} and {', '.join(domains)}; two make one")
     means = table.means
     found, kind, why = _noise_or_items(
         table, rows, [target, *domains], [measure] + [BITS_PER_BYTE] * len(domains), domains

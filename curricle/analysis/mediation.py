@@ -72,7 +72,7 @@ def mediation(
     doses = np.array([[finite(row, f"dose:{source}") for source in design.sources] for row in keys.values()])
     none = (doses <= doses.min(0)).all(1)
     if not none.any():
-        raise Refused("rows: no run has the lowest dose of both sources, from which skills are counted")
+        raise Refused("no run has the lowest dose of both sources, from which skills are counted")
     skill = []
     for source, loss in zip(design.sources, losses):
         start, least = float(loss[none].mean()), (floors or {}).get(source, 0.0)

@@ -22,7 +22,8 @@ import numpy as np
 from curricle.analysis.designs import general_beside
 from curricle.analysis.finding import ACCURACY, PERCENT, Finding, between, number
 from curricle.analysis.front import front
-from curricle.analysis.openings import OPENINGS, Had
+from curricle.analysis.had import Had
+from curricle.analysis.openings import OPENINGS
 from curricle.analysis.own_study import Own, Runs, own_study
 from curricle.analysis.questions import Answer, Asked, ask
 from curricle.analysis.spread import two_way
@@ -59,6 +60,8 @@ class Proposal:
     """Expected, in the target's unit; None where there is no price."""
     fits: bool = True
     """Whether it is among those that the budget buys, taken in order."""
+    alone: bool = True
+    """Whether the budget would buy it if it were the only one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +78,13 @@ class Status:
 
 @dataclass(frozen=True, slots=True)
 class Design:
-    """What the budget buys. `flops` is the budget, `spent` what the runs so far took."""
+    """What a budget buys: `budget` in `unit` (tokens, flops or hours), as it was given; `flops` is the same in FLOPs,
+    `spent` what the runs so far took."""
 
     target: str
     measure: str
+    unit: str
+    budget: float
     flops: float
     spent: float
     proposals: tuple[Proposal, ...]
@@ -141,8 +147,10 @@ def next_runs(
     statuses, found = opened(Had(asked, own, target), measure, rates, precision)
     found = [*priced, *(p for p in found if p.how not in {each.how for each in priced})]
     found.sort(key=lambda p: (p.regret_saved is None, -(p.regret_saved or 0.0) / p.flops, p.flops))
-    return Design(target, measure, budget, results.spent()["training_flops"] or 0.0, bought(found, budget),
-                  statuses, drawn_front(asked, target, measure))  # fmt: skip
+    spent = results.spent()["training_flops"] or 0.0
+    given = the_budget(tokens, flops, hours)
+    return Design(target, measure, *given, budget, spent, bought(found, budget), statuses,
+                  drawn_front(asked, target, measure))  # fmt: skip
 
 
 def opened(had: Had, measure: str, rates: Rates, precision: float | None) -> tuple[tuple[Status, ...], list[Proposal]]:
@@ -301,7 +309,7 @@ def bought(found: Sequence[Proposal], budget: float) -> tuple[Proposal, ...]:
     for p in found:
         fits = p.flops <= left
         left -= p.flops if fits else 0.0
-        made.append(Proposal(**{**asdict(p), "fits": fits}))
+        made.append(Proposal(**{**asdict(p), "fits": fits, "alone": p.flops <= budget}))
     return tuple(made)
 
 

@@ -9,60 +9,26 @@ from __future__ import annotations
 
 import contextlib
 import shlex
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import combinations, permutations
-from typing import Any, get_args
+from typing import Any
 
-from curricle.analysis.designs import LEAST_RANKED, LEAST_SWARM, crossed, head_starts, in_order, instead
+from curricle.analysis.designs import LEAST_RANKED, LEAST_SWARM, crossed, head_starts, in_order
 from curricle.analysis.factorial import Design, factorial_design
+from curricle.analysis.had import Had
+from curricle.analysis.openings_code import counterfactuals
 from curricle.analysis.outcomes import DOSE
-from curricle.analysis.own_study import Own, Runs, distinct, spelled, tokens_of
-from curricle.analysis.questions import Asked
+from curricle.analysis.own_study import Runs, distinct, spelled, tokens_of
 from curricle.analysis.swarm_design import swarm_design
-from curricle.study import Counterfactual, Files, Hub, Installed, Refused
+from curricle.study import Refused
 
 SWARM = 32  # mixtures of a first batch
 POINTS = (10, 20, 40, 60, 80)  # percent of a longer budget at which it is scored, beside its end
+TIMES_READ = 3  # a pool, where repeats are the question: past 2 they are seen to fade
 REPLAYS = (0.1, 0.3, 0.5)
 ROWS_OF_LEAST = 128  # rows of a mixture of a swarm, so that a share of a percent is one
-TAKES_ALL = "code"  # leaves the comments, seldom enough to fill the place of the code
 MOST_SHARING = 4  # stages whose subsets are proposed: 15 strategies
 LARGER = (4, 2)  # times the budget: the second size
-
-
-@dataclass(frozen=True, slots=True)
-class Had:
-    """What there is to go on."""
-
-    asked: Asked
-    own: Own
-    target: str
-
-    @property
-    def ends(self) -> list[Mapping[str, Any]]:
-        return [row for row in self.asked.every if row["final"] and row["tokens"]]
-
-    def pretrained(self, strategy: str) -> list[str]:
-        return [name for name in self.own.study.strategies[strategy] if self.pretrained_stage(name)]
-
-    def copied(self, stage: str, **fields: Any) -> dict[str, Any]:
-        return self.own.study.stages[stage].model_dump(mode="json", exclude_unset=True) | fields
-
-    @property
-    def alone(self) -> list[str]:
-        """Stages that are a strategy by themselves, one for each mixture."""
-        made: dict[str, str] = {}
-        for path in self.own.study.strategies.values():
-            if len(path) == 1 and self.pretrained_stage(path[0]):
-                made.setdefault(str(self.own.study.stages[path[0]].mixtures[-1][1]), path[0])
-        return list(made.values())
-
-    def pretrained_stage(self, name: str) -> bool:
-        return self.own.study.stages[name].kind == "pretrain"
-
-    def tokens(self, strategy: str) -> float:
-        return sum(self.own.study.stages[name].budget_tokens for name in self.own.study.strategies[strategy])
 
 
 # ---- mixtures and doses -------------------------------------------------------------------------------------------
@@ -175,10 +141,12 @@ def drafted(had: Had, verb: str, used: Sequence[str], words: Sequence[str], name
 
 
 def longer(had: Had) -> Iterator[Runs]:
-    """A stage that some strategy begins with, alone, at twice its budget."""
+    """A stage that some strategy begins with, alone, at twice its budget: the one that comes nearest to the target. A
+    curve of text that does not teach it does not say where it ends."""
     study = had.own.study
     first = {path[0] for path in study.strategies.values() if had.pretrained_stage(path[0])}
-    by_budget = sorted(first, key=lambda name: (-study.stages[name].budget_tokens, name))
+    worth = had.target_after_first()
+    nearest = sorted(first, key=lambda name: (worth.get(name, float("inf")), -study.stages[name].budget_tokens, name))
 
     def attempt(stage: str) -> Runs:
         tokens = had.own.whole(2 * study.stages[stage].budget_tokens)
@@ -190,7 +158,7 @@ def longer(had: Had) -> Iterator[Runs]:
         }
         return had.own.beside(f"{stage} alone at twice its budget, scored at {len(points) + 1} points", sets)
 
-    yield from first_that_can(attempt, by_budget)
+    yield from first_that_can(attempt, nearest)
 
 
 def sources_alone(had: Had) -> Iterator[Runs]:
@@ -212,6 +180,27 @@ def sources_alone(had: Had) -> Iterator[Runs]:
         new.append(source)
     if new:
         yield had.own.beside(f"{', '.join(new)} alone, scored on the way", sets)
+
+
+def read_again(had: Had) -> Iterator[Runs]:
+    """The smallest source that ends, alone, read so often that what its repeats are worth can be seen."""
+    own = had.own
+    read = [source for source in most_read(had) if own.supply.get(source) and source in own.study.sources]
+
+    def attempt(source: str) -> Runs:
+        budget = own.whole(TIMES_READ * own.supply[source])
+        points = sorted({own.whole(budget * share / 100) for share in POINTS} - {budget})
+        name = spelled(f"{source} read {TIMES_READ} times")
+        fields = {"mixture": {source: 1}, "budget_tokens": budget, "evaluate_at": points}
+        sets: dict[tuple[str, ...], Any] = {("stages", name): fields, ("strategies", name): [name]}
+        return own.beside(f"{source} alone, read {TIMES_READ} times, scored at {len(points) + 1} points", sets)
+
+    yield from first_that_can(attempt, sorted(read, key=lambda source: own.supply[source]))
+
+
+def sources_or_longer(had: Had) -> Iterator[Runs]:
+    """Two sources alone; where there are such, one of them longer."""
+    yield from list(sources_alone(had)) or longer(had)
 
 
 def second_size(had: Had) -> Iterator[Runs]:
@@ -342,86 +331,6 @@ def replays(had: Had) -> Iterator[Runs]:
         return
 
 
-# ---- properties of code -------------------------------------------------------------------------------------------
-
-
-def counterfactuals(had: Had) -> Iterator[Runs]:
-    """A strategy with code, its code without one property at a time, and other text in its place."""
-    study = had.own.study
-    code = next((name for name, spec in study.sources.items() if is_code(name, spec)), None)
-    if code is None:
-        return
-    with_code = [s for s in study.strategies if code in sources_of(had, s)]
-    if not with_code:
-        return
-    whole = min(with_code, key=lambda s: (had.tokens(s), s))
-    stages = [name for name in study.strategies[whole] if code in study.stages[name].sources]
-
-    def arm(source: str, said: str) -> dict[tuple[str, ...], Any]:
-        made: dict[tuple[str, ...], Any] = {}
-        for stage in stages:
-            made["stages", spelled(f"{stage} {said}")] = renamed(had.copied(stage), code, source)
-        path = [spelled(f"{name} {said}") if name in stages else name for name in study.strategies[whole]]
-        return made | {("strategies", spelled(f"{whole} {said}")): path}
-
-    sets: dict[tuple[str, ...], Any] = {}
-    takes = [t for t in get_args(Counterfactual.model_fields["take"].annotation) if t != TAKES_ALL]
-    for take in takes:
-        name = spelled(f"{code} without {take}")
-        sets |= {("sources", name): {"counterfactual": code, "take": take}, **arm(name, f"without {take}")}
-    read = sources_of(had, whole)
-    others = {instead_of(read, sources_of(had, s), code) for s in study.strategies} - {None}
-    if not any(source and plain(study.sources[source]) for source in others):
-        free = [s for s in study.sources if s != code and plain(study.sources[s])]
-        enough = [s for s in free if had.own.supply.get(s, float("inf")) >= read[code] and s not in read]
-        if not (enough or free):
-            raise Refused("no other text to stand in the place of the code")
-        source = (enough or free)[0]
-        sets |= arm(source, f"replaced by {source}")
-    yield had.own.beside(f"{whole} with {code} of which {len(takes)} properties are taken away, one at a time", sets)
-
-
-def is_code(name: str, spec: Any) -> bool:
-    if isinstance(spec, Installed):
-        return spec.installed == "code"
-    return isinstance(spec, Files | Hub) and not spec.conversation and "code" in name.lower()
-
-
-def plain(spec: Any) -> bool:
-    return not isinstance(spec, Counterfactual)
-
-
-def sources_of(had: Had, strategy: str) -> dict[str, float]:
-    read: dict[str, float] = {}
-    for name in had.own.study.strategies[strategy]:
-        for source, tokens in tokens_of(had.own.study.stages[name].mixtures).items():
-            read[source] = read.get(source, 0.0) + tokens
-    return read
-
-
-def instead_of(doses: Mapping[str, float], other: Mapping[str, float], code: str) -> str | None:
-    every = {*doses, *other}
-    return instead({s: doses.get(s, 0.0) for s in every}, {s: other.get(s, 0.0) for s in every}, code)
-
-
-def renamed(stage: dict[str, Any], code: str, source: str) -> dict[str, Any]:
-    """The same stage that reads another source in the place of the code."""
-
-    def swapped(weights: Mapping[str, float] | None) -> dict[str, float]:
-        made: dict[str, float] = {}
-        for name, weight in (weights or {}).items():
-            name = source if name == code else name
-            made[name] = made.get(name, 0.0) + weight
-        return made
-
-    for field in ("mixture", "replay"):
-        if stage.get(field):
-            stage[field] = swapped(stage[field])
-    if stage.get("phases"):
-        stage["phases"] = [phase | {"mixture": swapped(phase["mixture"])} for phase in stage["phases"]]
-    return stage
-
-
 OPENINGS: dict[str, Callable[[Had], Iterator[Runs]]] = {
     "shapley": subsets,
     "transferred": scratch,
@@ -430,8 +339,8 @@ OPENINGS: dict[str, Callable[[Had], Iterator[Runs]]] = {
     "mixture": mixture,
     "split": mixture,
     "saturation": longer,
-    "repetition": longer,
-    "floors": longer,
+    "repetition": read_again,
+    "floors": sources_or_longer,
     "why-saturated": sources_alone,
     "prediction": longer,
     "ranks": second_size,

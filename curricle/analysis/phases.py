@@ -111,7 +111,7 @@ def cumulative(rows: Sequence[Row]) -> tuple[tuple[str, ...], dict[str, dict[flo
         begin = at - float(row["stage_tokens"])
         if begin not in here:
             raise Refused(
-                f"rows: strategy {row['strategy']!r} was not scored at {begin:,.0f} tokens, where stage "
+                f"strategy {row['strategy']!r} was not scored at {begin:,.0f} tokens, where stage "
                 f"{row['stage']!r} begins; score every stage at its end"
             )
         if prefix:

@@ -240,12 +240,15 @@ def fit(
     if x.shape != y.shape or not np.isfinite(x).all() or not np.isfinite(y).all():
         raise Refused("x, y: give as many budgets as losses, all finite")
     if (x < 0).any() or (not checkpoint and (x == 0).any()):
-        raise Refused("x: a budget of 0 or less has no place on a power law; leave it out, or fit from a checkpoint")
+        raise Refused("a budget of 0 or less has no place on a power law; leave it out, or fit from a checkpoint")
     if places < parameters or (len(x) <= parameters and sigma is None):
-        need = parameters + (sigma is None and len(x) <= parameters)
-        raise Refused(f"x: {places} budgets and {len(x)} points; a law of {parameters} parameters needs {need} or more")
+        need = parameters + (sigma is None)
+        raise Refused(
+            f"scored at {places} budget{'s' * (places != 1)}, {len(x)} point{'s' * (len(x) != 1)} in all; a curve of "
+            f"{parameters} parameters needs {need} points or more, at {parameters} budgets"
+        )
     if y.max() == y.min():
-        raise Refused("y: the same loss at every budget; there is no curve to fit")
+        raise Refused("the same loss at every budget: there is no curve to fit")
     labels = np.unique([str(c) for c in curve], return_inverse=True)[1] if curve is not None else np.arange(len(x))
     weight = np.ones(len(x))
     white = Whitening(labels, ratio or 0.0)

@@ -7,7 +7,7 @@ A question that these rows cannot answer raises `Refused`, which is an answer to
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from curricle.analysis import bound_questions, designs, efficiency_questions, exhaustion
 from curricle.analysis.chain import chain, shapley
 from curricle.analysis.curve import common_stages, curve
-from curricle.analysis.finding import BITS_PER_BYTE, Finding
+from curricle.analysis.finding import ACCURACY, BITS_PER_BYTE, LOSSES, Finding
 from curricle.analysis.forgetting import forgetting
 from curricle.analysis.gain import contrasts, gain, scores, stage_gains
 from curricle.analysis.outcomes import Row, outcomes
@@ -24,6 +24,7 @@ from curricle.study import Refused, nearest
 
 if TYPE_CHECKING:
     from curricle.results import Results
+    from curricle.study import Study
 
 Answered = Finding | Iterable[Finding]
 
@@ -211,10 +212,27 @@ def ask(asked: Asked, questions: Sequence[str] | None = None) -> list[Answer]:
 
 def refuse_unknown_questions(names: Sequence[str]) -> None:
     for name in names:
-        if name not in QUESTIONS:
-            close = nearest(name, QUESTIONS)
-            known = "" if close.startswith("known") else f" known: {', '.join(QUESTIONS)}"
-            raise Refused(f"--question {name}: unknown question {name!r}; {close}{known}")
+        refuse_other("--question", "question", name, QUESTIONS)
+
+
+def refuse_other(option: str, what: str, name: str, known: Collection[str]) -> None:
+    """Refuses a name that is not among those known, and names them."""
+    if name not in known:
+        close = nearest(name, known)
+        names = "" if close.startswith("known") else f" known: {', '.join(known)}"
+        raise Refused(f"{option} {name}: unknown {what} {name!r}; {close}{names}")
+
+
+def refuse_unscored(
+    study: Study, *, benchmark: str | None = None, measure: str | None = None, target: str | None = None
+) -> None:
+    """Refuses, before anything is read, what no run of this study can have been scored on, or in."""
+    scored = [*study.benchmarks, *study.sources]
+    for option, name in (("--benchmark", benchmark), ("--target", target)):
+        if name is not None:
+            refuse_other(option, "benchmark or source", name, scored)
+    if measure is not None:
+        refuse_other("--measure", "measure", measure, (ACCURACY, *LOSSES))
 
 
 def refuse_unknown(asked: Asked) -> None:

@@ -107,7 +107,7 @@ def explained(seen: np.ndarray, said: np.ndarray) -> float:
     """R²: the share of the variance of what was seen that the law explains; negative where a mean would do better."""
     total = float(((seen - seen.mean()) ** 2).sum())
     if total == 0:
-        raise Refused("rows: loss is the same in every row, so nothing is there to be explained")
+        raise Refused("the loss is the same in every row, so nothing is there to be explained")
     return 1 - float(((seen - said) ** 2).sum()) / total
 
 
@@ -133,9 +133,9 @@ def repetition(
     read, pool, y = numbers(rows, tokens, above=0.0), numbers(rows, unique, above=0.0), numbers(rows, score)
     most = float((read / pool).max())
     if most <= 2:
-        raise Refused(f"{unique}: no pool is read more than {most:.3g} times; repeats fade too little to be seen by 2")
+        raise Refused(f"no pool is read more than {most:.3g} times; what repeats are worth is seen past 2")
     if len(y) < 6:
-        raise Refused(f"rows: {len(y)}; E, A, α and R* need 6 or more")
+        raise Refused(f"{len(y)} points; E, A, α and R* need 6 or more")
     runs = [tuple(row.get(name) for name in ("strategy", "seed", unique)) for row in rows]
     offsets = fit(effective_tokens(pool, read), y, runs)  # what points of one run share, held fixed along the grid
     ratio = (offsets.between / offsets.sigma) ** 2

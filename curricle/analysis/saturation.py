@@ -111,7 +111,7 @@ def saturation(
         "delta": asked, "noise": noise, "verdict": verdict, "last_doubling": value, "last_doubling_low": least,
         "last_doubling_high": most, "largest": top, "extrapolated": at if math.isfinite(at) else None,
         "floor": curve.law.floor, "exponent": curve.law.exponent, "amplitude": curve.law.raw_amplitude,
-        "floor_error": curve.floor_error, "wrong": curve.wrong, "epochs": epochs, "in_new_tokens": again,
+        "floor_error": curve.floor_error, "lack_of_fit_p": curve.wrong, "epochs": epochs, "in_new_tokens": again,
         "unique_tokens": pools[0].unique_J[0] if len(set(pools)) == 1 and len(pools[0].unique_J) == 1 else None,
         "repeated": repeated_end(curve.law, asked, pools[0]) if len(set(pools)) == 1 else None,
     }  # fmt: skip

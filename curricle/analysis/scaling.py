@@ -63,7 +63,7 @@ def ranks(
     means = np.array([[cell.mean() for cell in of_size] for of_size in cells])
     k = len(names)
     if not np.ptp(means, axis=1).all():
-        raise Refused("score: all candidates are equal at one of the sizes; there are no ranks")
+        raise Refused("all candidates are equal at one of the sizes; there are no ranks")
     rho = rank_correlation(means[0], means[1])
     pairs = list(combinations(range(k), 2))
     first, second = np.array(pairs).T
@@ -209,7 +209,8 @@ def predict_loss(
             "floor_low": floor_low, "floor_high": floor_high, "floor_error": curve.floor_error,
             "amplitude": curve.law.raw_amplitude,
             "exponent": curve.law.exponent, "noise": math.hypot(curve.sigma, curve.between), "widened": factor,
-            "backtests": len(tests), "backtests_held": sum(bool(t["held"]) for t in tests), "wrong": curve.wrong,
+            "backtests": len(tests), "backtests_held": sum(bool(t["held"]) for t in tests),
+            "lack_of_fit_p": curve.wrong,
         }  # fmt: skip
         made.append(Finding(
             "predicted-loss", f"at {short(place)} {x}", str(rows[0].get("measure", "loss")),

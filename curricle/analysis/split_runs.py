@@ -182,7 +182,7 @@ def split_of_runs(
     about = replace(about, subject=f"{short(size)} tokens over {', '.join(sources)}")
     if law.lack_p is not None and law.lack_p < HOPELESS:
         why = f"the strategies do not follow a law of effective tokens (p = {law.lack_p:.1g})"
-        return replace(about, undefined=why, parts={"budget": size, "wrong": law.lack_p})
+        return replace(about, undefined=why, parts={"budget": size, "lack_of_fit_p": law.lack_p})
     draws = [(dict(zip(sources, worth.tolist())), r) for worth, r in law.draws(DRAWS)]
     shared = best_split(dict(zip(sources, law.worth_J.tolist())), law.r, size, most=most, draws=draws, level=level)
     x_J = np.array([float(row["tokens"] or 0.0) for row in shared.table])
@@ -195,7 +195,7 @@ def split_of_runs(
     parts: dict[str, Part] = {
         **shared.parts, "gain": gain, "gain_low": gain - quantile * gain_error,
         "gain_high": gain + quantile * gain_error,
-        "wrong": law.lack_p, "floor": float(law.theta_K[0]), "exponent": math.exp(law.theta_K[2]), "df": law.df,
+        "lack_of_fit_p": law.lack_p, "floor": float(law.theta_K[0]), "exponent": math.exp(law.theta_K[2]), "df": law.df,
         **{f"worth:{name}": w for name, w in zip(sources, law.worth_J.tolist())},
     }  # fmt: skip
     note = join([

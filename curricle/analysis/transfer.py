@@ -208,7 +208,7 @@ def chosen(design: Factorial, order: str | None) -> str:
     if order is not None and order not in known:
         raise Refused(f"order: {order!r} has no cells; {nearest(order, known)}")
     if not known:
-        raise Refused(f"rows: no run read both {' and '.join(design.sources)}, so nothing can be said about the two")
+        raise Refused(f"no run read both {' and '.join(design.sources)}, so nothing can be said about the two")
     return known[0] if order is None else order
 
 
@@ -222,9 +222,7 @@ def scales_of_dose(design: Factorial, power: float | None, unit: Mapping[str, fl
     levels += [[cell.filler for cell in design.cells]] if design.filler else []
     for name, these in zip(named, levels):
         if max(these) == min(these):
-            raise Refused(
-                f"dose:{name}: every run has {these[0]:,.0f} tokens, so its effect cannot be told; leave it out"
-            )
+            raise Refused(f"{name}: every run has {these[0]:,.0f} tokens, so its effect cannot be told; leave it out")
     return [dose_of(these, power, unit.get(name)) for name, these in zip(named, levels)]
 
 

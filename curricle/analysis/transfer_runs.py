@@ -69,7 +69,7 @@ def transfer_law_of_runs(
     help_, alpha = float(theta[3]) + math.log(fitted.middle), float(theta[4])
     parts: dict[str, Part] = {
         "strategy": after, "against": scratch, "alpha": alpha, "k": math.exp(help_ - alpha * math.log(fitted.middle)),
-        "middle": fitted.middle, "transferred": math.exp(help_), "wrong": wrong,
+        "middle": fitted.middle, "transferred": math.exp(help_), "lack_of_fit_p": wrong,
         "within": math.sqrt(fitted.noise), "between": math.sqrt(fitted.offset),
     }  # fmt: skip
     about = Finding(
@@ -97,9 +97,9 @@ def curve(rows: Sequence[Row], x: str) -> Curve:
     runs = [dict(zip(numbers(run, x).tolist(), numbers(run, "score"))) for run in groups(rows, "seed").values()]
     budgets = sorted(at for at in runs[0] if at > 0)
     if any(sorted(at for at in run if at > 0) != budgets for run in runs) or len(budgets) < 4:
-        raise Refused(f"{x}: the runs of {name!r} need the same budgets, at least 4 of them")
+        raise Refused(f"the runs of {name!r} need the same budgets, at least 4 of them")
     if len(runs) < 2:
-        raise Refused(f"seed: {name!r} has one run, and a run's own luck cannot be told from transfer; give 2 or more")
+        raise Refused(f"{name!r} has one run, and a run's own luck cannot be told from transfer; give 2 or more")
     y_RX = np.array([[run[at] for at in budgets] for run in runs])
     rest, df = two_way(y_RX)
     return Curve(
@@ -118,7 +118,7 @@ class Joint:
         self.df_rest = sum((c.runs - 1) * (len(c.x_X) - 1) for c in pair)
         self.noise = sum(c.rest for c in pair) / self.df_rest
         if not self.noise > 0:
-            raise Refused("score: the runs do not differ, so there is no noise to judge by")
+            raise Refused("the runs do not differ, so there is no noise to judge by")
         length = self.count / len(pair)
         self.offset = max(0.0, sum(c.offsets for c in pair) / self.df_runs - self.noise) / length
         self.middle = float(np.exp(np.log(pair[1].x_X).mean()))

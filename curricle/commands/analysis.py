@@ -57,7 +57,7 @@ def analyse(
         raise Refused(f"--at goes with --question prediction, not with {', '.join(question)}")
     console = make_console(quiet=as_json)
     stated = None if parameters is None else float(tokens(parameters, "--parameters"))
-    results, target, own = found(of, store, set or [], console)
+    results, target, own = found(of, store, set or [], console, benchmark=benchmark, measure=measure)
     asked = analysis.Asked(results, benchmark, measure, None if benchmark else target, stated or own, budgets)
     answers = analysis.ask(asked, question)
     findings = [finding for answer in answers for finding in answer.findings]
@@ -86,8 +86,12 @@ def analyse(
         console.print(f"\n{len(drawn)} figures in {figures}", markup=False, soft_wrap=True)
 
 
-def found(of: str, store: Path, overrides: list[str], console: Console) -> tuple[Results, str | None, float | None]:
-    """The rows that are meant, and of a study the target and the model's parameters."""
+def found(
+    of: str, store: Path, overrides: list[str], console: Console, **named: str | None
+) -> tuple[Results, str | None, float | None]:
+    """The rows that are meant, and of a study the target and the model's parameters. `named` are the benchmark, measure
+    or target asked for: one that the study cannot have is refused before a corpus is read."""
+    from curricle.analysis.questions import refuse_unscored
     from curricle.study import Refused
     from curricle.studyfile import load_study
 
@@ -98,6 +102,7 @@ def found(of: str, store: Path, overrides: list[str], console: Console) -> tuple
     from curricle import gathering, runner
 
     study = load_study(of, overrides)
+    refuse_unscored(study, **named)
     plan, prepared = planned(study, store, console)
     runner.refuse_declared(plan)
     rows = gathering.gather(plan, prepared, Path("runs") / study.name / "results")

@@ -71,7 +71,7 @@ def study(
     the_budget(tokens, budget_flops, budget_hours)  # refused before a corpus is read
     refuse_no_folder(figures)
     console = make_console(quiet=as_json)
-    results, own, _ = found(of, store, set or [], console)
+    results, own, _ = found(of, store, set or [], console, target=target)
     design = next_runs(
         results, target=target or own, tokens=tokens, flops=budget_flops, hours=budget_hours, precision=precision,
         study=None if Path(of).is_dir() else load_study(of, set or []), words=[of, *_typed("--set", set)],

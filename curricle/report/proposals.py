@@ -74,11 +74,12 @@ def next_runs_view(design: next_runs.Design) -> RenderableType:
     for p in design.proposals:
         saved = "not priced" if p.regret_saved is None else number(p.regret_saved, unit, signed=False)
         time = [words.duration(3600 * p.hours) if p.hours is not None else "?"] if timed else []
-        bought = "✓" if p.fits else "over"
+        bought = "✓" if p.fits else "alone" if p.alone else "over"
         add_row(table, p.question, p.runs, words.count(p.tokens), words.flops(p.flops), *time, saved, bought)
+    in_flops = "" if design.unit == "flops" else f" (about {words.flops(design.flops)} FLOPs)"
     head = (
-        f"{words.flops(design.flops)} FLOPs to spend, {words.flops(design.spent)} spent so far; target "
-        f"{design.target} ({design.measure})"
+        f"{words.budget(design.unit, design.budget)} to spend{in_flops}, {words.flops(design.spent)} FLOPs spent so "
+        f"far; target {design.target} ({design.measure})"
     )
     told: list[RenderableType] = []
     for p in design.proposals:
@@ -87,8 +88,18 @@ def next_runs_view(design: next_runs.Design) -> RenderableType:
     if not design.proposals:
         told = [Text("Nothing is open that more of these runs would tell."), SPACE]
     front = [Text(design.front.sentence())] if design.front else [Text("No front: no other text was held out.")]
-    rows: list[RenderableType] = [table, SPACE] if design.proposals else []
+    rows: list[RenderableType] = [table, *meant(design), SPACE] if design.proposals else []
     return Group(Text(head, style="bold"), SPACE, *states(design.questions), SPACE, *rows, *told, *front)
+
+
+def meant(design: next_runs.Design) -> list[RenderableType]:
+    """What the last column says, where not all of it is bought."""
+    if all(p.fits for p in design.proposals):
+        return []
+    said = "✓: bought, one after another from the top; over: costs more than the budget"
+    if any(p.alone and not p.fits for p in design.proposals):
+        said += "; alone: within the budget by itself, not beside those that are bought"
+    return [SPACE, Text(f"{said}.", style="dim")]
 
 
 def typed(how: str) -> Text:

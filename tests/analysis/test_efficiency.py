@@ -117,6 +117,15 @@ def test_no_transfer_is_claimed_at_its_nominal_rate() -> None:
     assert claims / studies <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / studies)
 
 
+def test_a_curve_that_its_runs_do_not_follow_is_said_with_what_follows() -> None:
+    bent = curve("scratch", lambda x: SCRATCH(x) + 0.1 * (x > 1e7), 1)
+    found, _ = transferred(bent + curve("code", lambda x: SCRATCH(3 * x), 2), "code", "scratch")
+    assert float(found.parts["lack_of_fit_p_scratch"] or 0) < 0.05
+    assert "From scratch: The law does not fit" in found.note and "the runs of scratch do not follow" in found.note
+    straight = curve("scratch", SCRATCH, 1) + curve("code", lambda x: SCRATCH(3 * x), 2)
+    assert "do not follow" not in transferred(straight, "code", "scratch")[0].note
+
+
 def test_accuracies_and_unknown_strategies_are_refused() -> None:
     rows = curve("scratch", SCRATCH, 1) + curve("code", SCRATCH, 2)
     with pytest.raises(Refused, match="did you mean"):

@@ -6,6 +6,7 @@ import io
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -18,6 +19,7 @@ from curricle.analysis import QUESTIONS
 from curricle.analysis.finding import THESE_PROBLEMS, Finding, Interval
 from curricle.analysis.next_runs import bought, next_runs, open_because, value_of_seeds
 from curricle.analysis.questions import Answer
+from curricle.report import words
 from curricle.report.proposals import next_runs_view
 from curricle.results import Results
 from curricle.study import Refused
@@ -60,6 +62,8 @@ def test_what_is_bought_fits_the_budget_and_all_is_plain_json(study: Results):
     for flops in (1e-3, design.flops, 10 * design.flops, 1e12):
         assert sum(p.flops for p in bought(design.proposals, flops) if p.fits) <= flops * (1 + 1e-9)
     assert all(p.fits for p in bought(design.proposals, 1e12)) and not all(p.fits for p in design.proposals)
+    twice = bought([replace(design.proposals[0], flops=flops) for flops in (6.0, 5.0, 11.0)], 10.0)
+    assert [(p.fits, p.alone) for p in twice] == [(True, True), (False, True), (False, False)]
     assert {q for p in design.proposals for q in p.question.split(", ")} >= {"gain", "phases"}
     assert [q.question for q in design.questions] == list(QUESTIONS)
     json.dumps(design.to_json(), allow_nan=False)
@@ -67,6 +71,22 @@ def test_what_is_bought_fits_the_budget_and_all_is_plain_json(study: Results):
     console.print(next_runs_view(design), crop=False)
     lines = {line.strip() for line in console.export_text().splitlines()}
     assert all(p.how in lines for p in design.proposals)  # whole, so that it can be copied
+
+
+def test_the_budget_is_said_as_it_was_given_and_what_fits_by_itself_is_marked(study: Results):
+    design = next_runs(study, tokens=2_000.0)
+    half = replace(design, proposals=bought([replace(p, flops=6.0) for p in design.proposals[:2]], 10.0))
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(next_runs_view(half), crop=False)
+    said = " ".join(console.export_text().split())
+    assert said.startswith("2k tokens to spend (about ") and "alone: within the budget by itself" in said
+    assert words.budget("hours", 2) == "2 hours" and words.budget("hours", 1) == "1 hour"
+    assert words.budget("hours", 0.2) == "12 min" and words.budget("flops", 3.1e13) == "3.1e13 FLOPs"
+
+
+def test_a_longer_budget_is_proposed_for_the_stage_that_teaches_the_target(study: Results):
+    longer = [p for p in next_runs(study, tokens=1e6).proposals if "saturation" in p.question.split(", ")]
+    assert [p.runs.split(" alone")[0] for p in longer if "twice its budget" in p.runs] == ["math"]  # code is longer
 
 
 @pytest.mark.parametrize(

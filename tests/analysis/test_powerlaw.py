@@ -180,7 +180,8 @@ def test_reach_is_the_inverse() -> None:
 @pytest.mark.parametrize(
     ("x", "y", "word"),
     [
-        ([1, 2, 3], [3, 2, 1.5], "needs 4"), ([1, 2, 2, 2], [3, 2, 2, 2], "2 budgets"),
+        ([1, 2, 3], [3, 2, 1.5], "scored at 3 budgets, 3 points in all; .* needs 4 points"),
+        ([1, 2, 2, 2], [3, 2, 2, 2], "scored at 2 budgets, 4 points in all"),
         ([0, 1, 2, 3], [4, 3, 2, 1], "budget of 0"),
         ([1, 2, 3, 4], [1, 1, 1, 1], "same loss"), ([1, 2, 3, math.nan], [4, 3, 2, 1], "finite"),
     ],
