@@ -77,7 +77,7 @@ def side_by_side(findings: Sequence[Finding], looks: Looks = UNKNOWN) -> alt.Lay
     edge = base.mark_rule(color=at_most, strokeWidth=2.5, opacity=0.8).encode(
         x=alt.X("low:Q", title=title), x2="high:Q"
     )
-    gain = base.transform_filter("datum.measured != null")
+    gain = alt.Chart(alt.Data(values=[row for row in rows if row["measured"] is not None])).encode(y=y)
     whisker = gain.mark_rule(strokeWidth=2.5, opacity=0.8).encode(
         color=gained, x=alt.X("gain_low:Q", title=title), x2="gain_high:Q"
     )

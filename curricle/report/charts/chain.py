@@ -24,21 +24,21 @@ def shares(finding: Finding, looks: Looks = UNKNOWN) -> alt.LayerChart:
     ]
     both = any(row["share"] is not None for row in rows)
     title = "share of the gain, in logarithms (bar) and plain (tick)" if both else "share of the whole gain"
-    base = _base(rows, alt.X("shown:Q", title=title, axis=alt.Axis(format="%"), scale=alt.Scale(zero=True)))
-    bars = base.mark_bar(height=16, opacity=0.75, color=own_color(finding, looks))
-    limits = base.transform_filter("datum.low != null").mark_rule(strokeWidth=2.5, color="currentColor", opacity=0.6)
-    layers = bars + limits.encode(x=alt.X("low:Q", title=title), x2="high:Q")
+    x = alt.X("shown:Q", title=title, axis=alt.Axis(format="%"), scale=alt.Scale(zero=True))
+    layers = alt.layer(_base(rows, x).mark_bar(height=16, opacity=0.75, color=own_color(finding, looks)))
+    if bounded := _known(rows, "low"):
+        limits = _base(bounded, x).mark_rule(strokeWidth=2.5, color="currentColor", opacity=0.6)
+        layers += limits.encode(x=alt.X("low:Q", title=title), x2="high:Q")
     if both:  # without a logarithm the bar itself ends there
-        ticks = base.transform_filter("datum.share != null").mark_tick(thickness=2, height=16, color="currentColor")
+        ticks = _base(_known(rows, "share"), x).mark_tick(thickness=2, height=16, color="currentColor")
         layers += ticks.encode(x=alt.X("share_of_difference:Q", title=title))
     return finished(layers, 60 + 36 * len(rows))
 
 
 def values(finding: Finding) -> alt.LayerChart:
     rows = [{**row, "name": row["stage"], "shown": row["value"]} for row in finding.table]
-    base = _base(rows, alt.X("shown:Q", title=f"{finding.unit} of the final score"))
-    limits = base.transform_filter("datum.low != null").mark_rule(strokeWidth=2.5, color=COLORS[0])
-    dots = base.mark_point(filled=True, size=110, opacity=1, color=COLORS[0])
+    x = alt.X("shown:Q", title=f"{finding.unit} of the final score")
+    dots = _base(rows, x).mark_point(filled=True, size=110, opacity=1, color=COLORS[0])
     ends = [{"name": row["name"], "shown": row[end], "end": end} for row in rows for end in ("alone", "last")]
     scale = alt.Scale(domain=["alone", "last"], range=[COLORS[1], COLORS[2]])
     color = alt.Color("end:N", scale=scale, legend=alt.Legend(orient="top", title=None))
@@ -46,7 +46,16 @@ def values(finding: Finding) -> alt.LayerChart:
         y=alt.Y("name:N", title=None, sort=None), x="shown:Q", color=color
     )  # fmt: skip
     zero = alt.Chart(alt.Data(values=[{"shown": 0}])).mark_rule(opacity=0.4, color="currentColor").encode(x="shown:Q")
-    return finished(zero + limits.encode(x="low:Q", x2="high:Q") + ticks + dots, 70 + 40 * len(rows))
+    layers = zero + ticks + dots
+    if bounded := _known(rows, "low"):
+        limits = _base(bounded, x).mark_rule(strokeWidth=2.5, color=COLORS[0])
+        layers = zero + limits.encode(x="low:Q", x2="high:Q") + ticks + dots
+    return finished(layers, 70 + 40 * len(rows))
+
+
+def _known(rows: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
+    """Rows that have it. A filter in the chart would leave a layer without data, of which Vega complains."""
+    return [row for row in rows if row[name] is not None]
 
 
 def _base(rows: list[dict[str, Any]], x: alt.X) -> alt.Chart:
