@@ -64,9 +64,11 @@ def reached(on: str, workers: int | None = None) -> Iterator[None]:
         try:
             ray.init(address="auto" if on == "ray:auto" else on, **options)
         except (OSError, RuntimeError) as error:
+            lines = str(error).splitlines()  # perhaps with a traceback between the first and the last
+            said = " ".join(lines[:1] + lines[1:][-1:])
             raise Refused(
-                f"--on {on}: no Ray cluster takes us there: {str(error).splitlines()[0]}; where it asks for a token, "
-                f"set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH"
+                f"--on {on}: no Ray cluster takes us there: {said}; where it asks for a token, set "
+                f"RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH"
             ) from None
     try:
         if on != "local":
