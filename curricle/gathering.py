@@ -15,7 +15,7 @@ from curricle.planning import Plan
 from curricle.preparation import Prepared
 from curricle.results import Results
 from curricle.store import Store, read_json
-from curricle.study import Counterfactual, Source
+from curricle.study import Counterfactual, Refused, Source
 from curricle.work import evaluation_file, evaluation_files
 
 NOT_YET = "not done yet"
@@ -28,13 +28,22 @@ def reached(plan: Plan, prepared: Prepared) -> dict[str, int]:
 
 
 def gather(plan: Plan, prepared: Prepared, folder: Path) -> Results:
-    """The rows of the plan's runs that the store has, as the study's results; runs that have not begun have none."""
+    """The rows of the plan's runs that the store has, as the study's results; runs that have not begun have none.
+
+    Raises `Refused` where nothing has begun there and `folder` holds rows: they came from another store, or from runs
+    that another study or version would train otherwise, and may be all that is left of them."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     steps = {run: _steps(prepared.store, node) for run, node in plan.nodes.items()}
+    before = folder / "steps.parquet"
+    if not any(steps.values()) and before.exists() and pq.read_metadata(before).num_rows:
+        raise Refused(
+            f"{folder}: holds results, and {prepared.store.root} has none of this study's runs; name the --store that "
+            f"they came from, analyse the folder as it is (curricle analyse {folder.parent}), or move it away"
+        )
     timed = [row for run, of_run in steps.items() for row in _timed_once(plan, prepared.store, run, of_run)]
-    rows.write_rows(folder / "steps.parquet", timed, rows.STEPS)
+    rows.write_rows(before, timed, rows.STEPS)
     files = [
         evaluation_file(prepared, prepared.store.run_folder(run), node.tokens_at(step), name)
         for run, node in plan.nodes.items()

@@ -247,6 +247,18 @@ def test_an_arm_that_diverged_is_not_waited_for_and_never_the_best(tmp_path):
     assert "maths" not in gathering.best_arms(plan, table, {slow, quick, wild})
 
 
+def test_results_are_not_overwritten_by_those_of_an_empty_store(trained, tmp_path):
+    file, store, _, _ = trained
+    plan = make_plan(load_study(file), store)
+    gathering.gather(plan, prepare(plan.study, Store(store)), tmp_path / "results")
+    before = {f.name: f.read_bytes() for f in (tmp_path / "results").iterdir()}
+    other = prepare(plan.study, Store(tmp_path / "other"))
+    with pytest.raises(Refused, match=r"results: holds results, and .*other has none of this study's runs"):
+        gathering.gather(plan, other, tmp_path / "results")
+    assert {f.name: f.read_bytes() for f in (tmp_path / "results").iterdir()} == before
+    assert gathering.gather(plan, other, tmp_path / "new").sql("SELECT count(*) AS n FROM steps") == [{"n": 0}]
+
+
 def test_a_line_of_metrics_that_is_being_written_is_not_read_yet(trained, tmp_path):
     file, kept, _, _ = trained
     place = Store(shutil.copytree(kept, tmp_path / "store"))
