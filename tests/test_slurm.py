@@ -117,7 +117,7 @@ EXECUTIONS = st.builds(
 )
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(EXECUTIONS)
 def test_the_options_of_an_execution_are_read_back_as_the_same(execution):
     read = []

@@ -12,7 +12,7 @@ weights = st.lists(st.integers(1, 60), min_size=1, max_size=7).map(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(weights, st.integers(1, 400))
 def test_every_prefix_is_within_one_row_of_every_share(mixture, samples):
     turns = Turns(mixture, samples)
@@ -27,7 +27,7 @@ def test_every_prefix_is_within_one_row_of_every_share(mixture, samples):
     assert turns.counts(samples) == counts
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(weights, st.integers(1, 200), st.integers(0, 200))
 def test_a_turn_does_not_depend_on_how_far_one_looks(mixture, samples, more):
     short, long = Turns(mixture, samples), Turns(mixture, samples + more)

@@ -61,7 +61,7 @@ def test_arms_are_compared_on_the_same_batches_and_seeds_only() -> None:
 
 
 @given(st.floats(0.2, 3.0), st.floats(0.3, 1.2), st.floats(1.0, 50.0))
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 def test_a_floor_is_found_without_noise_and_scales_with_the_loss(floor: float, alpha: float, unit: float) -> None:
     x = np.geomspace(1e3, 1e6, 25)
     y = floor + 5.0 * (x / 1e3) ** -alpha

@@ -50,7 +50,6 @@ def subsets(
 
 
 @given(st.lists(st.floats(0.2, 5.0), min_size=3, max_size=6))
-@settings(deadline=None)
 def test_shares_multiply_to_the_whole_gain(scores: list[float]) -> None:
     stages = [f"s{k}" for k in range(len(scores) - 1)]
     (found,) = chain(path("a", stages, scores[1:], start=scores[0]))
@@ -83,7 +82,7 @@ def test_what_stages_give_alone_and_what_remains_stand_beside_the_chain() -> Non
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from([("code", "math"), ("code", "math", "prose")]))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_shapleys_values_add_to_the_whole_gain(seed: int, names: tuple[str, ...]) -> None:
     found = shapley(subsets(np.random.default_rng(seed), 0.2, names=names))
     assert sum(float(f.estimate or 0) for f in found) == pytest.approx(float(found[0].parts["total"] or 0))

@@ -135,7 +135,7 @@ def test_accuracies_and_unknown_strategies_are_refused() -> None:
 
 
 @given(st.floats(1e2, 1e6), st.floats(0.05, 0.9), st.floats(0.1, 0.9), st.floats(1e-3, 1e3))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_the_transfer_law_is_found_and_follows_the_unit(k: float, alpha: float, beta: float, unit: float) -> None:
     rows = [
         {"tokens": d * unit, "params": n, "transferred": unit * k * d**alpha * n**beta}
@@ -216,7 +216,6 @@ WORTH = st.dictionaries(st.sampled_from("abcdef"), st.floats(0.01, 100), min_siz
 
 
 @given(WORTH, st.floats(0.05, 0.95), st.floats(1, 1e9), st.data())
-@settings(deadline=None)
 def test_the_last_token_of_every_source_gives_the_same(worth: dict, r: float, budget: float, data) -> None:
     cost = {name: data.draw(st.floats(0.1, 10)) for name in worth}
     x = split(worth, r, budget, cost)
@@ -229,7 +228,6 @@ def test_the_last_token_of_every_source_gives_the_same(worth: dict, r: float, bu
 
 
 @given(WORTH, st.floats(0.05, 1.0), st.data())
-@settings(deadline=None)
 def test_limits_are_kept_and_no_move_of_a_token_gains(worth: dict, r: float, data) -> None:
     most = {name: data.draw(st.floats(1, 100)) for name in worth}
     budget = data.draw(st.floats(0.1, 0.99)) * sum(most.values())

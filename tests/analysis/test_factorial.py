@@ -123,7 +123,7 @@ def test_what_is_no_factorial_is_refused_by_name(doses, more, says: str) -> None
     st.lists(st.integers(0, 20), min_size=2, max_size=4, unique=True),
     st.booleans(),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_every_design_is_a_study_that_can_be_read(code: list[int], math_: list[int], both: bool) -> None:
     doses = {"code": [c * 5e4 for c in code], "math": [m * 5e4 for m in math_]}
     orders = ("code→math", "math→code") if both else ("code→math",)

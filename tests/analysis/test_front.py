@@ -152,7 +152,7 @@ def test_what_cannot_be_a_front_is_refused() -> None:
 
 
 @given(st.integers(0, 10_000), st.floats(0.1, 10), st.permutations(range(12)))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_a_critical_share_knows_neither_the_unit_of_loss_nor_the_order_of_rows(seed, unit, order) -> None:
     random = np.random.default_rng(seed)
     made = rows({x: (1 + 0.2 * x**2 + random.normal(0, 0.003, 3)).tolist() for x in (0.4, 0.6, 0.8, 1.0)})

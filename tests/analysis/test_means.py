@@ -114,7 +114,7 @@ def test_a_score_of_nothing_right_has_no_relative_gain_and_keeps_its_points():
     assert found["points"].estimate == 30.0
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.lists(st.tuples(st.floats(5, 60), st.floats(5, 60)), min_size=1, max_size=5),
     st.sampled_from([None, 0.5, 4.0]),

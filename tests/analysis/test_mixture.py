@@ -51,7 +51,7 @@ def shares(found: list[Finding], key: str = "recommended") -> dict[str, float]:
 
 @pytest.mark.parametrize("form", FORMS)
 @given(seed=st.integers(0, 10**6))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_gradients_and_hessians_are_those_of_the_values(form, seed):
     law, p = some_law(form, 4, seed), np.random.default_rng(seed).dirichlet(np.ones(4))
     p = (p + 0.02) / 1.08
@@ -70,7 +70,7 @@ def test_gradients_and_hessians_are_those_of_the_values(form, seed):
 
 @pytest.mark.parametrize("form", FORMS)
 @given(seed=st.integers(0, 10**6), way=st.floats(0, 1))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_every_law_is_convex_on_the_simplex(form, seed, way):
     law, random = some_law(form, 5, seed), np.random.default_rng(seed)
     a, b = random.dirichlet(np.full(5, 0.3), 2)
@@ -88,7 +88,7 @@ def test_a_law_finds_its_own_truth_and_its_starts_agree():
 
 
 @given(seed=st.integers(0, 100), scale=st.floats(0.1, 50), shift=st.floats(-5, 5))
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 def test_predictions_follow_the_unit_of_the_losses(seed, scale, shift):
     p, loss, _ = swarm(runs=25, targets=2, seed=seed)
     plain = fit_law("efftokens", p, loss, starts=0).predict(p)[0]
@@ -120,7 +120,7 @@ def test_weights_are_counts_of_runs():
 
 
 @given(seed=st.integers(0, 10**6))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_the_optimum_keeps_every_limit_and_no_other_mixture_is_better(seed):
     random = np.random.default_rng(seed)
     law, natural = some_law("efftokens", 5, seed), random.dirichlet(np.ones(5))
@@ -147,7 +147,7 @@ def test_the_optimum_keeps_every_limit_and_no_other_mixture_is_better(seed):
 
 
 @given(seed=st.integers(0, 10**6))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_every_start_ends_in_the_same_mixture(seed):
     random = np.random.default_rng(seed)
     law = some_law("efftokens", 6, seed)

@@ -34,14 +34,14 @@ def closed_form(gap: float, sigma: float, had: int, more: int) -> float:
 
 
 @given(st.floats(0, 3), st.floats(0.2, 3), st.integers(2, 8), st.integers(1, 8))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_two_strategies_are_priced_as_the_normal_formula_prices_them(gap, sigma, had, more):
     found = value_of_seeds(np.array([gap, 0.0]), sigma, had, more, draws=100_000)
     assert found == pytest.approx(closed_form(gap, sigma, had, more), abs=0.02 * sigma)
 
 
 @given(st.lists(st.floats(-5, 5), min_size=2, max_size=6), st.floats(0.1, 3))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_more_seeds_are_never_worth_less_and_none_are_worth_anything_without_noise(means, sigma):
     y = np.array(means)
     values = [value_of_seeds(y, sigma, 3, more) for more in (1, 2, 4, 8)]

@@ -47,7 +47,7 @@ def test_marins_floor_is_hardly_known_and_moves_with_one_point(marin: dict) -> N
 @given(
     st.floats(0.0, 3.0), st.floats(0.05, 3.0), st.floats(0.06, 1.2), st.floats(-6, 20),
 )  # fmt: skip
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_curve_without_noise_is_found_exactly_in_any_unit(
     floor: float, fall: float, alpha: float, unit: float
 ) -> None:
@@ -60,7 +60,7 @@ def test_a_curve_without_noise_is_found_exactly_in_any_unit(
 
 
 @given(st.permutations(range(16)), st.floats(1e-3, 1e6), st.floats(0.1, 10))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_order_of_rows_and_units_do_not_matter(order: list[int], x_unit: float, y_unit: float) -> None:
     random = np.random.default_rng(3)
     x, curve = np.tile(X, 2), np.repeat([0, 1], 8)
@@ -192,7 +192,7 @@ def test_what_cannot_be_fitted_is_refused(x: list[float], y: list[float], word: 
 
 
 @given(st.lists(st.floats(0.1, 5), min_size=6, max_size=6))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_any_losses_give_finite_ordered_intervals(losses: list[float]) -> None:
     assume(max(losses) > min(losses))
     f = fit(X[:6], losses)

@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from curricle.analysis.pools import one_pool
@@ -31,7 +31,6 @@ def rows(law=LAW, seed: int = 0, name: str = "arxiv", seeds: int = 3, sd: float 
 
 
 @given(st.floats(0.05, 2), st.floats(0.2, 1.5), st.floats(1e-4, 0.02))
-@settings(deadline=None)
 def test_past_d_sat_a_doubling_gains_less_than_delta(fall: float, alpha: float, delta: float) -> None:
     law = PowerLaw(0.5, fall, alpha, 1e6)
     at = doubling_worth(law, delta)

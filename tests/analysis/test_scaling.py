@@ -8,7 +8,7 @@ from importlib.resources import files
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from curricle.analysis.intervals import ranked
@@ -113,7 +113,6 @@ def test_too_few_budgets_are_refused_or_said() -> None:
 
 
 @given(st.lists(st.floats(0.5, 2), min_size=5, max_size=12, unique=True), st.floats(0.1, 5))
-@settings(deadline=None)
 def test_the_same_order_is_perfect_and_the_reverse_is_none(scores: list[float], power: float) -> None:
     small = np.array(scores)
     kept, decided = ranks(candidates(small, 3 * ranked(small) ** power), "small", "large")

@@ -91,7 +91,7 @@ def test_nine_cells_of_three_seeds_have_eighteen_degrees_of_freedom() -> None:
 
 
 @given(st.integers(0, 2**32 - 1))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_the_order_of_rows_does_not_matter(seed: int) -> None:
     made = rows()
     stdlib_random.Random(seed).shuffle(made)
@@ -99,7 +99,7 @@ def test_the_order_of_rows_does_not_matter(seed: int) -> None:
 
 
 @given(st.floats(1e-3, 1e6))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_the_unit_of_tokens_does_not_matter(unit: float) -> None:
     scaled = [{k: v * unit if k.startswith("dose:") else v for k, v in row.items()} for row in rows()]
     assert transfer(scaled).estimate == pytest.approx(transfer(rows()).estimate)

@@ -65,7 +65,7 @@ def test_the_mean_of_the_product_is_not_the_product_of_the_means():
     assert "E[rc] is 0.64 of E[r]·E[c]" in only.note and "less relevant" in only.note
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.permutations(documents(8)), st.floats(1e-3, 1e3), st.integers(2, 5))
 def test_neither_order_nor_units_nor_the_number_of_checkpoints_matter(shuffled, scale, checkpoints):
     known = value(documents(8))

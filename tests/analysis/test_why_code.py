@@ -71,7 +71,7 @@ def test_a_loss_in_nats_has_its_own_unit_and_lower_is_better():
     assert {f.unit for f in nats} == {"nats per token"} and "less is lost" in nats[0].note
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.permutations(rows()), st.floats(0.01, 100))
 def test_neither_the_order_of_rows_nor_the_unit_matters(shuffled, scale):
     known = why_code(rows(), **NAMED)

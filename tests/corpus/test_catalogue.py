@@ -46,7 +46,7 @@ def test_no_group_is_split_and_nothing_is_lost(tmp_path):
     assert not list((tmp_path / "out").glob("spool*"))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.dictionaries(st.text(max_size=4), st.integers(1, 10_000), min_size=2, max_size=40), st.floats(0.01, 0.5))
 def test_held_out_groups_are_near_the_share_whatever_the_sizes(weights, share):
     chosen = held_out_units(weights, share)

@@ -95,7 +95,7 @@ ANY = st.one_of(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(ANY)
 def test_no_text_loses_a_character_in_the_lexer_or_stops_a_transformation(text):
     assert "".join(piece for _, piece in lexemes(text)) == text
@@ -172,7 +172,7 @@ def test_indents_are_dealt_out_anew():
     assert sorted(indents[0]) == sorted(indents[1]) and indents[0] != indents[1]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(ANY)
 def test_without_order_the_lines_are_the_same_lines(text):
     assert Counter(counterfactual(text, "order").split("\n")) == Counter(text.split("\n"))

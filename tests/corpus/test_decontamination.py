@@ -78,7 +78,7 @@ def naive(texts, whole, document):
     return sorted(found)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.dictionaries(st.sampled_from("pqr"), st.lists(text, max_size=3), max_size=3), st.data())
 def test_it_finds_exactly_what_the_definition_says(texts, data):
     every = [t for wanted in texts.values() for t in wanted] or [""]
@@ -90,7 +90,7 @@ def test_it_finds_exactly_what_the_definition_says(texts, data):
         assert f" {hit.evidence} " in f" {' '.join(words_of(document))} "
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(text | st.text(max_size=60))
 def test_words_are_hashed_one_by_one_as_they_are_read(document):
     words = words_of(document)

@@ -82,7 +82,7 @@ block = st.recursive(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(docstring, st.lists(block, max_size=3))
 def test_what_is_left_parses_to_the_same_program_without_docstrings(doc, blocks):
     text = "\n".join([doc, *blocks]) + "\n"

@@ -30,7 +30,7 @@ def operations(expression: str) -> int:
     return len(re.findall(r"(?<=[\d)]) ?[-+*/×]", expression))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.sampled_from(EQUATIONS), seeds)
 def test_every_step_is_a_true_equation_and_the_last_gives_the_librarys_answer(generator, seed):
     entry = draw_entry(generator, seed)
@@ -56,7 +56,7 @@ def test_every_step_is_a_true_equation_and_the_last_gives_the_librarys_answer(ge
         assert " × ".join([p for p, _ in split_off] + [split_off[-1][1] if lines else mathematics]) == answer
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(seeds)
 def test_an_expression_loses_one_operation_a_line_and_keeps_its_value(seed):
     entry = draw_entry("basic_arithmetic", seed)
@@ -100,7 +100,7 @@ def test_brackets_that_do_nothing_are_dropped_from_the_question(expression, tidy
     assert value(expression) == value(tidy)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(seeds)
 def test_an_equation_is_solved_by_true_steps(seed):
     entry = draw_entry("simple_equations", seed)

@@ -17,7 +17,7 @@ from curricle.report.figures import svg
 spots = st.tuples(st.floats(10, labels.ACROSS - 10), st.floats(10, labels.DOWN - 10))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(spots, st.text("abc de", min_size=1, max_size=40)), min_size=1, max_size=25))
 def test_names_cover_neither_each_other_nor_points_and_stay_inside(given_) -> None:
     points, texts = [p for p, _ in given_], [t for _, t in given_]

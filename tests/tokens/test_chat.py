@@ -142,7 +142,7 @@ contents = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), min_
 conversations = st.lists(st.tuples(st.sampled_from(["user", "assistant", "tool"]), contents | st.just(SPELLED)))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(conversations, contents)
 def test_any_conversation_survives_its_layout(before, text):
     turns = (*before, ("assistant", text))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from curricle.supplied import Stretch
@@ -46,7 +46,6 @@ def held(rows: WholeRows, row: int, row_tokens: int, seed: int) -> list[tuple[in
     return found
 
 
-@settings(deadline=None)
 @given(chats, chats, row_lengths, st.integers(0, 3))
 def test_every_conversation_lies_whole_in_one_row_once_an_epoch_and_what_is_not_is_counted(one, other, T, seed):
     first = shard_of(one)
@@ -67,7 +66,6 @@ def test_every_conversation_lies_whole_in_one_row_once_an_epoch_and_what_is_not_
         assert all(tokens == documents[n][:T] for n, tokens in read)
 
 
-@settings(deadline=None)
 @given(chats, row_lengths)
 def test_a_row_takes_as_many_as_fit_and_the_padding_that_is_told_is_what_is_left(sizes, T):
     supply = Supply([shard_of(sizes)], permuted=False)
@@ -78,7 +76,6 @@ def test_a_row_takes_as_many_as_fit_and_the_padding_that_is_told_is_what_is_left
     assert lie.padding == pytest.approx(1 - sum(filled) / (lie.rows * T) if lie.rows else 0)
 
 
-@settings(deadline=None)
 @given(chats, row_lengths, st.lists(st.booleans(), min_size=2, max_size=8), st.integers(0, 3))
 @example([(3, 4)] * 4, 8, [False, True], 0)
 def test_no_token_is_a_target_twice_within_an_epoch_whatever_stages_follow_each_other(sizes, T, stages, seed):

@@ -20,7 +20,7 @@ def sampler(samples: int = 64, seed: int = 0, **changes) -> Sampler:
     return Sampler(supplies, [(samples, weights)], **(settings_ | changes))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 3), st.sampled_from([1, 2, 8]), st.integers(1, 4))
 def test_the_same_global_batches_on_1_2_and_8_ranks(seed, ranks, steps):
     batch = 8

@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from curricle.corpus.documents import Document
@@ -31,7 +31,6 @@ def shard_of(lengths: list[int], start: int = 0) -> Shard:
 lengths = st.lists(st.integers(1, 30), min_size=1, max_size=25)
 
 
-@settings(deadline=None)
 @given(lengths, lengths, st.integers(1, 12), st.integers(0, 5))
 def test_no_token_is_a_target_twice_within_an_epoch(first, second, row_tokens, seed):
     one = shard_of(first)
@@ -45,7 +44,6 @@ def test_no_token_is_a_target_twice_within_an_epoch(first, second, row_tokens, s
             assert row[-1] == following[0], "a row's last target is the next row's first token"
 
 
-@settings(deadline=None)
 @given(lengths, st.integers(0, 5))
 def test_documents_are_permuted_whole_and_anew_in_each_epoch(found, seed):
     supply = Supply([shard_of(found)])

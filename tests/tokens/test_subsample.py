@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from curricle.corpus.catalogue import ORIGINAL
@@ -22,7 +22,6 @@ def columns(found: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
     return np.array(hashes, np.uint64), np.array(lengths)
 
 
-@settings(deadline=None)
 @given(sources, st.integers(0, 1500))
 def test_no_other_number_of_documents_comes_nearer_to_the_tokens_wanted(found, wanted):
     hashes_D, lengths_D = columns(found)
@@ -34,14 +33,12 @@ def test_no_other_number_of_documents_comes_nearer_to_the_tokens_wanted(found, w
         assert abs(lengths_D[kept].sum() - wanted) <= lengths_D.max() / 2, "within a document"
 
 
-@settings(deadline=None)
 @given(sources, st.integers(0, 1500), st.integers(0, 1500))
 def test_a_smaller_subsample_lies_within_a_larger_one(found, one, other):
     small, large = (first_by_content(*columns(found), wanted) for wanted in sorted([one, other]))
     assert set(small) <= set(large)
 
 
-@settings(deadline=None)
 @given(sources, st.integers(0, 1500), st.randoms())
 def test_the_order_of_documents_decides_nothing(found, wanted, random):
     once = list({document[0]: document for document in found}.values())  # each text once
