@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from curricle.training.distribution import Ranks
 
 ASK_AGAIN_SECONDS = 1.0  # after which a run that another driver holds is tried again
-LEFT_TWICE = "it was left unfinished twice at one place, and nobody had asked for that"
+LEFT_TWICE = "it was left unfinished twice, and nobody had asked for that"
 
 
 class Interrupted(Exception):
@@ -253,8 +253,8 @@ def execute(
                 if message.kind == "step":
                     reached[message.run] = message.tokens
                 if message.kind == "stopped" and not stopping:
-                    # A file that another machine wrote may be seen late, ranks may have stood still; at the same place
-                    # twice is a fault.
+                    # A file that another machine wrote may be seen late, ranks may have stood still; twice without
+                    # coming further is a fault.
                     here = reached.get(message.run, 0)
                     if left.get(message.run, -1) >= here:
                         failed[message.run] = ": ".join(filter(None, (LEFT_TWICE, message.text)))

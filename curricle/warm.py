@@ -1,5 +1,6 @@
-"""What every worker imports, for the process that they are forked from. It only imports: no work, no device, and
-nothing that leaves a thread running (pyarrow does)."""
+"""What every worker imports, for the process that they are forked from, which this makes deaf to SIGINT and SIGTERM: it
+lives and ends with the driver. No work is done here, and nothing imported that leaves a thread running (pyarrow does).
+"""
 
 import signal
 
@@ -8,5 +9,6 @@ import transformers.models.llama.modeling_llama  # noqa: F401
 import curricle.evaluation.scoring
 import curricle.training.loop  # noqa: F401
 
-# It lives and ends with the driver; a signal to the whole job (Slurm's, systemd's) is the driver's to answer.
-signal.signal(signal.SIGTERM, signal.SIG_IGN)
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, signal.SIG_IGN)
+signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))

@@ -15,8 +15,9 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Protocol
@@ -31,8 +32,11 @@ from curricle.work import Message, work_on
 MESSAGES_A_SECOND = 5
 SAVE_SECONDS = 60  # that a worker may take over an evaluation or a save when it is asked to stop
 SAYS_MORE = {"step", "evaluating", "evaluated"}  # kinds after which a run goes on
-STILL_SECONDS = 15 * 60.0  # without a step after a step: then ranks are taken to wait for each other for ever
-STILL_STEPS = 20.0  # unless it was quiet for a part of that between earlier steps
+# Without a step after a step: then ranks are taken to wait for each other for ever. A little less than they themselves
+# wait in a step (`distribution.STEP_PATIENCE`), which would end in an error instead.
+STILL_SECONDS = 25 * 60.0
+STILL_STEPS = 20.0  # so many times the longest silence between two steps is allowed too
+KILL_SECONDS = 10.0  # for a killed process to be gone; one that hangs in the kernel is left to it
 
 
 class Crew(Protocol):
@@ -116,7 +120,8 @@ class Worker:
         meeting = Path(self._meeting.name) / "rendezvous" if self._meeting else None
         for rank in range(execution.ranks):
             ours, theirs = context.Pipe()
-            arguments = (theirs, self._stop, prepared, threads, execution, rank, meeting, self._gpus)
+            # What it is forked from may be older than what this process was told since.
+            arguments = (theirs, self._stop, prepared, threads, execution, rank, meeting, self._gpus, dict(os.environ))
             process = context.Process(target=_serve, args=arguments, daemon=True)
             with _main_hidden():
                 process.start()
@@ -176,7 +181,8 @@ class Worker:
     def kill(self) -> None:
         for process in self.processes:
             process.kill()
-            process.join()
+        for process in self.processes:
+            process.join(KILL_SECONDS)
 
     def close(self) -> None:
         """Let it save what it is working on, within a bound, and end it."""
@@ -253,6 +259,13 @@ def _context() -> Any:
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["curricle.warm"])
+    # A signal to the whole job is the driver's to answer, also while the server still imports: it begins with both
+    # blocked, and `warm` ignores them before it lets them through.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return context
 
 
@@ -293,7 +306,10 @@ def _serve(
     rank: int,
     meeting: Path | None,
     gpus: Sequence[int] | None,
+    environment: Mapping[str, str],
 ) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver is told, and tells us
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     # Without a driver there is nobody to work for; a killed one leaves no orphan training on.
@@ -321,12 +337,12 @@ def _serve(
 
 def told(prepared: Prepared, node: Node, ranks: Any, execution: Execution, asked_to_stop: Any) -> Iterator[Message]:
     """The work on one run as messages only: steps not too often, and a failure as the last of them."""
-    said = 0.0
+    said, last = 0.0, ""
     try:
         for message in work_on(prepared, node, ranks, execution, asked_to_stop):
-            if message.kind != "step" or time.monotonic() - said > 1 / MESSAGES_A_SECOND:
+            if message.kind != "step" or last != "step" or time.monotonic() - said > 1 / MESSAGES_A_SECOND:
                 yield message
-                said = time.monotonic()
+                said, last = time.monotonic(), message.kind
     except Held as held:
         yield Message("held", node.run, text=str(held))
     except Refused as refusal:

@@ -117,6 +117,8 @@ def test_ranks_that_stand_still_are_ended_and_the_run_goes_on(alone, fresh, monk
 
     def show(message: Message) -> None:
         kinds.setdefault(message.run, []).append(message.kind)
+        if message.kind == "stopped":  # from now on a busy machine may pause as long as it likes
+            monkeypatch.setattr(workers, "STILL_SECONDS", 600.0)
         if message.kind == "step" and sum(map(len, kinds.values())) == 1:  # the first step of the first run
             psutil.Process(multiprocessing.active_children()[-1].pid).suspend()
 
@@ -136,7 +138,7 @@ def test_ranks_that_stand_still_again_at_the_same_place_fail_their_run(fresh, mo
         for process in multiprocessing.active_children() if message.kind == "step" else ():
             psutil.Process(process.pid).suspend()
 
-    with pytest.raises(Failed, match=r"left unfinished twice at one place.*stood still for 1 s"):
+    with pytest.raises(Failed, match=r"left unfinished twice.*stood still for 1 s"):
         run_plan(plan, store="runs/store", workers=1, execution=Execution(ranks=2), show=show)
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from curricle import workers
@@ -23,3 +27,15 @@ def test_ranks_that_would_share_a_gpu_are_refused(monkeypatch):
         refuse_few_gpus(2, Execution(ranks=4))
     monkeypatch.setattr(workers, "gpu_count", lambda: 0)
     refuse_few_gpus(2, Execution(ranks=4))
+
+
+def test_what_workers_are_forked_from_has_no_other_thread_and_leaves_signals_to_the_driver():
+    tell = """
+import os, signal, sys
+import curricle.warm
+ignored = {n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) is signal.SIG_IGN}
+print(len(os.listdir("/proc/self/task")), "pyarrow" in sys.modules, len(ignored))
+"""
+    alone = os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # a library's own threads survive forks
+    done = subprocess.run([sys.executable, "-c", tell], capture_output=True, text=True, env=alone)
+    assert done.stdout.split() == ["1", "False", "2"], done.stderr

@@ -36,7 +36,7 @@ class Ranks:
     size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     patient: Any = None
-    """The process group of flags, decisions and waiting, beside the default one, which steps and saves use."""
+    """The process group of decisions and waiting, beside the default one, which steps and saves use."""
 
     @property
     def first(self) -> bool:
@@ -76,7 +76,7 @@ class Ranks:
         if self.size == 1:
             return values
         together = torch.tensor(values, dtype=torch.float64)
-        dist.all_reduce(together, group=self.patient)
+        dist.all_reduce(together)
         return together.tolist()
 
     def decided(self, decide: Callable[[], Any]) -> Any:
@@ -89,7 +89,8 @@ class Ranks:
 
     def wait(self) -> None:
         """Until every rank is here."""
-        self.summed([0.0])
+        if self.size > 1:
+            dist.barrier(group=self.patient)
 
     def share(self, rows: int) -> slice:
         """Which of a batch's rows are this rank's: a contiguous part, equal for all."""
