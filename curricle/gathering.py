@@ -42,7 +42,11 @@ def gather(plan: Plan, prepared: Prepared, folder: Path) -> Results:
             f"{folder}: holds results, and {prepared.store.root} has none of this study's runs; name the --store that "
             f"they came from, analyse the folder as it is (curricle analyse {folder.parent}), or move it away"
         )
-    timed = [row for run, of_run in steps.items() for row in _timed_once(plan, prepared.store, run, of_run)]
+    timed = [
+        row | {"flops_per_token": plan.training_flops(plan.nodes[run]) / plan.nodes[run].tokens}
+        for run, of_run in steps.items()
+        for row in _timed_once(plan, prepared.store, run, of_run)
+    ]
     rows.write_rows(before, timed, rows.STEPS)
     files = [
         evaluation_file(prepared, prepared.store.run_folder(run), node.tokens_at(step), name)

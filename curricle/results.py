@@ -79,6 +79,7 @@ STEPS = pa.schema(
         ("data_seconds", pa.float64()),  # of the step's time: waiting for its batch
         ("save_seconds", pa.float64()),  # after the step, beside its time: in writing checkpoints
         ("evaluation_seconds", pa.float64()),  # after the step, beside its time: in scoring
+        ("flops_per_token", pa.float64()),  # of this run's training; also where no row of `runs` says it
     ]
 )
 MIXTURES = pa.schema(
@@ -107,7 +108,8 @@ SCORES = pa.schema(
         ("item_variance", pa.float64()),  # of the mean, over items, for these weights; null where nobody says
     ]
 )
-NOTED = ("mfu", "data_seconds", "save_seconds", "evaluation_seconds")  # columns of `steps` that a file may lack
+# Columns of `steps` that a file may lack:
+NOTED = ("mfu", "data_seconds", "save_seconds", "evaluation_seconds", "flops_per_token")
 PROXY = {"proxy_of_tokens": "BIGINT", "proxy_learning_rate": "DOUBLE"}  # columns of `runs` that a file may lack
 MADE = ("kind", "made_from", "take")  # columns of `mixtures` that a file may lack
 SCHEMAS = {"runs": RUNS, "evaluations": EVALUATIONS, "steps": STEPS}
@@ -203,26 +205,31 @@ class Results:
 
     def spent(self) -> dict[str, Any]:
         """What training took so far: runs that have begun, their FLOPs and seconds, each step counted once. Where steps
-        are noted they say it, and one that was taken over from another run is that run's; else the runs do."""
+        are noted they say it, and one that was taken over from another run is that run's; else the runs do. A run with
+        steps counts if no strategy stands on it, too: it is another arm of a sweep, or its sweep is not done. Where
+        neither its steps nor its row say a token's FLOPs, they are those of its stage."""
         return self.sql(
             """
             WITH taken AS (
-                SELECT run, tokens_per_second,
+                SELECT run, stage, tokens_per_second, flops_per_token,
                        tokens - lag(tokens, 1, 0) OVER (PARTITION BY run ORDER BY step) AS tokens
-                FROM steps WHERE run IN (SELECT run FROM runs)
+                FROM steps
             ),
             own AS (
-                SELECT run, coalesce(sum(tokens) FILTER (tokens_per_second IS NOT NULL), 0) AS tokens,
-                       sum(tokens / tokens_per_second) AS seconds
+                SELECT run, max(stage) AS stage, sum(tokens / tokens_per_second) AS seconds,
+                       coalesce(sum(tokens) FILTER (tokens_per_second IS NOT NULL), 0) AS tokens,
+                       max(flops_per_token) AS flops_per_token
                 FROM taken WHERE (SELECT count(tokens_per_second) FROM taken) > 0 GROUP BY run
             ),
             told AS (
                 SELECT run, max(training_flops) AS flops, max(training_flops / budget_tokens) AS flops_per_token,
                        max(wall_seconds) AS seconds
                 FROM runs GROUP BY run HAVING max(wall_seconds) IS DISTINCT FROM 0
-            )
-            SELECT count(*) AS runs, sum(coalesce(own.tokens * flops_per_token, flops)) AS training_flops,
-                   coalesce(sum(own.seconds), sum(told.seconds)) AS wall_seconds
-            FROM told LEFT JOIN own USING (run)
+            ),
+            stages AS (SELECT stage, max(training_flops / budget_tokens) AS flops_per_token FROM runs GROUP BY stage)
+            SELECT count(*) AS runs, coalesce(sum(own.seconds), sum(told.seconds)) AS wall_seconds,
+                   sum(coalesce(own.tokens * coalesce(own.flops_per_token, told.flops_per_token, of.flops_per_token),
+                                told.flops)) AS training_flops
+            FROM told FULL JOIN own USING (run) LEFT JOIN stages of ON of.stage = own.stage
             """
         )[0]

@@ -25,7 +25,7 @@ def step(number: int, **more: float) -> dict:
 
 def test_a_run_of_an_older_version_has_nulls():
     row = step_rows(lines(step(1)), **PLACE, peak_flops=1e9)[0]
-    assert set(row) == set(STEPS.names) and [row[name] for name in NOTED] == [None] * 4
+    assert set(row) == set(STEPS.names) and not any(row[name] for name in NOTED)
 
 
 def test_mfu_is_what_was_done_over_the_measured_peak():
@@ -89,6 +89,17 @@ def test_what_was_spent_counts_each_step_once_and_believes_runs_that_note_none(t
     assert spent == {"runs": 2, "training_flops": 1.5, "wall_seconds": 0.5}
     alone = written(tmp_path, [taken_over]).spent()
     assert alone["training_flops"] == 2.0, "where no step has a time, none says that it was taken over"
+
+
+def test_what_the_other_arms_of_a_sweep_took_is_spent_too(tmp_path):
+    """A strategy stands on the best arm alone, and on none before all of them are done."""
+    other = [{"run": "math/2", "stage": "math", "seed": 0, **step(number)} for number in (1, 2)]
+    spent = written(tmp_path, [{**PLACE, **step(1)}, *other]).spent()
+    assert spent == {"runs": 3, "training_flops": 1.0 + 0.5 + 1.0, "wall_seconds": 1.5}
+    said = [row | {"flops_per_token": 0.002} for row in other]
+    assert written(tmp_path, said).spent()["training_flops"] == 1.0 + 1.0 + 2.0
+    write_rows(tmp_path / "runs.parquet", [], RUNS)
+    assert Results(tmp_path).spent() == {"runs": 1, "training_flops": 2.0, "wall_seconds": 1.0}
 
 
 def test_a_run_that_has_not_begun_has_cost_nothing(tmp_path):

@@ -247,6 +247,22 @@ def test_an_arm_that_diverged_is_not_waited_for_and_never_the_best(tmp_path):
     assert "maths" not in gathering.best_arms(plan, table, {slow, quick, wild})
 
 
+def test_the_arms_of_a_sweep_are_spent_before_one_of_them_stands_for_its_strategy(tmp_path):
+    fields = tiny(strategies={"maths": ["math"]}, baseline="maths")
+    fields["stages"]["math"]["sweep"] = [1e-3, 4e-3, 1.0]
+    study, store = load_study(write_study(tmp_path, fields)), Store(tmp_path / "store")
+    plan, prepared = make_plan(study, store), prepare(study, store)
+    nodes = list(plan.nodes.values())
+    for node in nodes[:2]:
+        step = {"step": 1, "tokens": node.recipe.batch_tokens, "loss_nats": 2.0, "tokens_per_second": 100.0}
+        store.run_folder(node.run).mkdir(parents=True, exist_ok=True)
+        (store.run_folder(node.run) / "metrics.jsonl").write_text(json.dumps(step) + "\n")
+    results = gathering.gather(plan, prepared, tmp_path / "results")
+    assert results.sql("SELECT count(*) AS n FROM runs") == [{"n": 0}]
+    took = sum(plan.training_flops(node) * node.recipe.batch_tokens / node.tokens for node in nodes[:2])
+    assert results.spent()["runs"] == 2 and results.spent()["training_flops"] == pytest.approx(took)
+
+
 def test_results_are_not_overwritten_by_those_of_an_empty_store(trained, tmp_path):
     file, store, _, _ = trained
     plan = make_plan(load_study(file), store)
