@@ -41,8 +41,7 @@ class Choice:
     anchor_J: np.ndarray  # the natural mixture, or the nearest to it that keeps the limits
     kept: float  # how much of the way from the anchor to the optimum was gone
     optima_RJ: np.ndarray  # where each refit is least
-    regret: float  # expected, of the optimum
-    shortfall: float  # the same of the recommended mixture
+    regret: float  # expected, of the recommended mixture, as refits have it
     optimism: float  # by how much the gain of the recommended over the natural mixture is overstated, on average
     gap: float
     starts_agree: float  # largest total variation between optima from different starts
@@ -115,11 +114,11 @@ def _drawn_back(
     def expected(p: np.ndarray) -> float:
         return max(0.0, inflation * float(np.mean(predicted(refits, narrow, p[None])[:, 0] - least)))
 
-    regret = expected(best)
+    of_best = expected(best)
     gain = float(np.subtract(*predicted(whole, problem, np.stack([anchor, best]))[0]))
-    kept = max(0.0, 1 - regret / gain) if gain > 0 else 0.0
+    kept = max(0.0, 1 - of_best / gain) if gain > 0 else 0.0
     p = anchor + kept * (best - anchor)
-    return Choice(p, best, anchor, kept, optima, regret, expected(p), 2 * kept * regret, gap, agree)
+    return Choice(p, best, anchor, kept, optima, expected(p), 2 * kept * of_best, gap, agree)
 
 
 def choose_among(

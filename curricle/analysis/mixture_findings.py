@@ -167,7 +167,7 @@ class Answer:
         limits = self.level_limits(at)
         value = float(at[0]) + choice.optimism
         parts: dict[str, Part] = {
-            "method": self.fitted.method, "natural": self.origin, "regret": self.widening * choice.shortfall,
+            "method": self.fitted.method, "natural": self.origin, "regret": self.widening * choice.regret,
             "way_from_natural": choice.kept, "optimism": choice.optimism, "optimiser_gap": choice.gap,
             "optimiser_starts_agree": choice.starts_agree,
             "fit_starts_agree": self.whole.starts_agree if isinstance(self.whole, Law) else None,
