@@ -131,8 +131,9 @@ def cell(value: Part) -> str:
 
 
 def spaced(name: str) -> str:
-    """The name of a part or a column, as words."""
-    return name.replace("_", " ")
+    """The name of a part or a column, as words. What stands after a colon is a name of the user's and stays."""
+    ours, colon, theirs = name.partition(":")
+    return ours.replace("_", " ") + colon + theirs
 
 
 def short_names(names: Sequence[str]) -> dict[str, str]:

@@ -144,6 +144,7 @@ def test_quantities_as_a_person_reads_them():
     assert [words.flops(f) for f in (3.14e13, 2e22, 0)] == ["3.1e13", "2e22", "0"]
     assert [words.percent(s) for s in (1, 0.43, 0.00123, 0)] == ["100 %", "43 %", "0.12 %", "0 %"]
     assert [words.size(b) for b in (12, 900_000, 18_000_000)] == ["12 B", "900 kB", "18 MB"]
+    assert [words.spaced(n) for n in ("mean_low", "share_worth:arxiv_math")] == ["mean low", "share worth:arxiv_math"]
     assert words.plural(1, "strategy") == "1 strategy" and words.plural(4, "strategy") == "4 strategies"
 
 
