@@ -137,11 +137,16 @@ class Curves(NamedTuple):
     loss: np.ndarray
     stretch_NP: np.ndarray  # after how many stretches of each strategy's path; −1 where it is no point of that strategy
 
-    def without(self, strategy: str) -> Curves:
-        """What the other strategies have: a point that one of them shares with this one stays."""
-        rest_NP = self.stretch_NP.copy()
-        rest_NP[:, self.strategies.index(strategy)] = -1
-        keep = (rest_NP >= 0).any(axis=1)
+    def without(self, strategy: str, until: float) -> Curves:
+        """What the other strategies have. Of what they share with this one, points in its first `until` tokens stay;
+        later ones go, and with them what a strategy has that goes on from its end."""
+        i = self.strategies.index(strategy)
+        at, rest_NP = self.stretch_NP[:, i], self.stretch_NP.copy()
+        tokens = np.append(0.0, self.x_PTJ[i].sum(axis=1).cumsum())
+        rest_NP[:, i] = -1
+        ends_P = rest_NP[at == self.last[i]].max(axis=0, initial=-1)  # where strategies go on from
+        rest_NP[(rest_NP > ends_P) & (ends_P >= 0)] = -1
+        keep = (rest_NP >= 0).any(axis=1) & ((at < 0) | (tokens[at] <= until * (1 + 1e-9)))
         return _observed(self, rest_NP[keep], self.seed[keep], self.loss[keep])
 
 
@@ -293,7 +298,7 @@ def _covariance(
 
 def misfit(law: PhaseLaw, curves: Curves) -> float | None:
     """The p-value of an F test of the law: the distance of the seeds' means from it, against how far apart the seeds'
-    own curves lie. None without a point that two seeds share.
+    own curves lie. None without a point that two seeds share, or with too few of them; points of one seed do not count.
 
     A fit takes what it can out of the means, so it is taken out of the seeds' deviations in the same way: both are
     compared in the directions that the law leaves. Points of a run err together, which costs degrees of freedom (Box's
@@ -302,25 +307,31 @@ def misfit(law: PhaseLaw, curves: Curves) -> float | None:
 
     j = len(curves.sources)
     value, gradient = trajectories(law.vector, curves.x_PTJ / law.scale, j)
-    cells, of_cell, counts = np.unique(
-        np.stack([curves.path, curves.stretch]), axis=1, return_inverse=True, return_counts=True
-    )
+    places, of_place = np.unique(np.stack([curves.path, curves.stretch, curves.seed]), axis=1, return_inverse=True)
+    loss = np.bincount(of_place, curves.loss) / np.bincount(of_place)  # a seed that was scored twice at a point is one
+    cells, of_cell, counts = np.unique(places[:2], axis=1, return_inverse=True, return_counts=True)
     judged = counts > 1
     if not judged.any():
         return None
     weight, at = np.sqrt(counts), (cells[0], cells[1])
     free = np.concatenate([[law.floor > 1e-6], np.ones(2 + j, dtype=bool), law.vector[3 + j :] > 1e-7])
     jac = weight[:, None] * gradient[at][:, free]
-    u, sizes, _ = np.linalg.svd(jac / np.maximum(np.sqrt((jac**2).sum(axis=0)), 1e-12), full_matrices=False)
+    jac = jac / np.maximum(np.sqrt((jac**2).sum(axis=0)), 1e-12)
+    # A point of one seed has no deviation to set against its distance. It is taken out of both, as a fit with a number
+    # of its own for that point would.
+    u, sizes, _ = np.linalg.svd(np.concatenate([jac, np.eye(len(counts))[:, ~judged]], axis=1), full_matrices=False)
     u = u[:, sizes > 1e-9 * sizes[0]]
-    left = (np.eye(len(counts)) - u @ u.T)[judged]
-    means = np.bincount(of_cell, curves.loss) / counts
+    if u.shape[1] == len(counts):
+        return None  # nothing is left to judge by
+    left = (np.eye(len(counts)) - u @ u.T)[np.ix_(judged, judged)]
+    means = np.bincount(of_cell, loss) / counts
     apart_SC = np.zeros((int(curves.seed.max()) + 1, len(counts)))
-    apart_SC[curves.seed, of_cell] = (curves.loss - means[of_cell]) / np.sqrt(np.maximum(counts - 1, 1))[of_cell]
-    off, noise = left @ (weight * (means - value[at])), apart_SC @ left.T
+    apart_SC[places[2], of_cell] = (loss - means[of_cell]) / np.sqrt(np.maximum(counts - 1, 1))[of_cell]
+    apart_SC = apart_SC[:, judged]
+    off, noise = left @ (weight * (means - value[at]))[judged], apart_SC @ left.T
     if not (noise**2).sum() > 0:
         return None
-    spread = left @ _spread(apart_SC, cells[0]) @ left.T
+    spread = left @ _spread(apart_SC, cells[0][judged]) @ left.T
     df = float(np.trace(spread) ** 2 / (spread**2).sum())
     return float(fdtrc(df, df * float((counts[judged] - 1).mean()), float((off**2).sum() / (noise**2).sum())))
 

@@ -57,7 +57,12 @@ def phase_law(
     group = max(groups, key=len)
     whole = {s: curves.x_PTJ[i, : curves.last[i]] for i, s in enumerate(curves.strategies)}
     ranked = sorted(group, key=lambda s: law.loss(whole[s]))
-    left = {s: fit(curves.without(s), target, law.vector) for members in groups for s in members}
+    begun = sum(sum(phase.doses) for phase in made.before)
+    left = {
+        s: fit(curves.without(s, begun + sum(made.arms[s][0].doses)), target, law.vector)
+        for members in groups
+        for s in members
+    }
     lines: list[dict[str, Part]] = []
     for members in groups:
         for rank, s in enumerate(sorted(members, key=lambda s: law.loss(whole[s])), 1):

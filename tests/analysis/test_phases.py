@@ -20,7 +20,7 @@ from curricle.report.charts import phases as charts
 from curricle.study import Refused
 
 SIMULATION = runpy.run_path(str(Path(__file__).parents[2] / "scripts/simulations/phases.py"))
-study, LAW, NO_ORDER, TWO = (SIMULATION[name] for name in ("study", "LAW", "NO_ORDER", "TWO"))
+study, LAW, NO_ORDER, TWO, THREE = (SIMULATION[name] for name in ("study", "LAW", "NO_ORDER", "TWO", "THREE"))
 
 rates = st.floats(0.0, 0.02)
 lengths = st.floats(1.0, 500.0)
@@ -222,11 +222,58 @@ def test_what_an_order_shares_with_another_strategy_stays_when_it_is_left_out() 
     rows = study(np.random.default_rng(5), LAW.loss, TWO)
     backwards = sorted(rows, key=lambda row: row["strategy"], reverse=True)
     for order in ("code then math", "math then code"):
-        left = [curves_of(given).without(order) for given in (rows, backwards)]
+        until = sum(TWO[order.split()[0]])
+        left = [curves_of(given).without(order, until) for given in (rows, backwards)]
         assert sorted(left[0].loss) == pytest.approx(sorted(left[1].loss))
         assert f"only {order.split()[0]}" in {left[0].strategies[i] for i in left[0].path}
     there, back = ({r["order"]: r["predicted"] for r in phase_law(x, "algebra").table} for x in (rows, backwards))
     assert there == pytest.approx(back, abs=1e-4)
+
+
+def test_an_order_that_is_left_out_is_not_seen_in_an_arm_that_is_a_part_of_it_or_goes_on_from_it() -> None:
+    """With three phases code → math is run as well, and so are arms with a fourth phase."""
+    paths = {"a": "code math web", "b": "math code web", "part": "code math", "more": "code math web code",
+             "alone": "code", "other": "code web"}  # fmt: skip
+    rows = []
+    for strategy, path in paths.items():
+        read, tokens = np.zeros(3), 0.0
+        for position, name in enumerate(path.split()):
+            for i in range(0 if position == 0 else 1, 4):
+                here = read + np.array(THREE[name]) * i / 3
+                rows.append({
+                    "strategy": strategy, "seed": 0, "stage": name, "position": position, "tokens": here.sum(),
+                    "stage_tokens": here.sum() - tokens, "score": 1 / (1 + here.sum()),
+                    "run": " ".join(path.split()[: position + 1]), **dict(zip(("dose:c", "dose:m", "dose:w"), here)),
+                })  # fmt: skip
+            read, tokens = here, float(here.sum())
+    curves = curves_of(rows)
+    left = curves.without("a", sum(THREE["code"]))
+    has = [{curves.strategies[i] for i in np.flatnonzero(row >= 0)} for row in left.stretch_NP]
+    assert len(curves.loss) == 3 * (3 + 3 + 1 + 1) and len(left.loss) == 3 * (1 + 3 + 1), "code, b, and web of other"
+    assert all("alone" in each or not each & {"part", "more"} for each in has)
+    assert {"alone", "b", "other"} <= set().union(*has)
+
+
+def test_a_point_of_one_seed_does_not_count_and_a_seed_that_was_scored_twice_counts_once() -> None:
+    rows = study(np.random.default_rng(5), LAW.loss, TWO)
+    few = [r for r in rows if r["strategy"] == "mixed" and r["seed"] > 0]
+    curves = curves_of([r for r in rows if r not in few])
+    law = fit(curves, "algebra")
+    single = curves.path == curves.strategies.index("mixed")
+    moved = curves._replace(loss=np.where(single, curves.loss + 0.3, curves.loss))
+    assert misfit(law, moved) == pytest.approx(misfit(law, curves), rel=1e-6), "it has nothing to be judged by"
+    twice = curves_of([*rows, *({**r, "run": "again", "score": r["score"] + 1e-9} for r in rows if r["seed"] == 0)])
+    assert misfit(law, twice) == pytest.approx(misfit(law, curves_of(rows)), rel=1e-4)
+
+
+@pytest.mark.slow
+def test_the_test_of_the_law_has_its_level_where_arms_have_unequal_seeds() -> None:
+    """Points of one seed were once in its numerator and not in its denominator."""
+    random, kept, p = np.random.default_rng(6), {"mixed": 1, "only code": 2, "math then code": 2}, []
+    for _ in range(12):
+        curves = curves_of([r for r in study(random, NO_ORDER.loss, TWO) if r["seed"] < kept.get(r["strategy"], 3)])
+        p.append(misfit(fit(curves, "algebra"), curves))
+    assert 0.3 < np.median(p) < 0.7 and (np.array(p) < 0.05).sum() <= 3
 
 
 def test_the_test_of_the_law_has_the_level_that_it_says_and_sees_a_law_that_is_not_its_own() -> None:
