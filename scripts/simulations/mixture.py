@@ -7,7 +7,7 @@ targets together. Printed for each truth: how many fresh runs fall into their 90
 natural is overstated, with and without the correction for optimism; how often its interval holds the difference of two
 new runs, which it speaks about; how often the limits of the mean gain hold the true one, and how often either is above
 0; and the regret of the recommended mixture, of the natural and of the uniform one, beside the regret that was said.
-Standard errors over studies.
+Standard errors over studies; of counted shares the binomial one, at 0 and 1 that of half a study.
 """
 
 from __future__ import annotations
@@ -21,10 +21,12 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "analysis"))
 
 import swarms
+from laws import share_of
 
 from curricle.analysis.mixture import mixture, predictions
 
 RUNS, SOURCES, TARGETS, NOISE = 40, 5, 2, 0.03
+COUNTED = ("held", "claimed", "mean held", "mean claimed")  # yes or no in each study
 
 
 def study(truth: str, seed: int) -> dict[str, float]:
@@ -80,7 +82,10 @@ def main() -> None:
         cells = []
         for key in keys:
             x = np.array([m[key] for m in made])
-            cells.append(f"{x.mean():.4f} ± {x.std(ddof=1) / np.sqrt(len(x)):.4f}")
+            cells.append(
+                share_of(int(x.sum()), len(x)) if key in COUNTED else
+                f"{x.mean():.4f} ± {x.std(ddof=1) / np.sqrt(len(x)):.4f}"
+            )  # fmt: skip
         print(f"| {truth} | {' | '.join(cells)} |", flush=True)
     print(f"\n`scripts/simulations/mixture.py --studies {given.studies}`, seeds 0 to {given.studies - 1}.")
 

@@ -153,7 +153,8 @@ def left_out(studies: int, loss: Loss, parts: Mapping[str, Doses]) -> dict[str, 
 
 
 def error(share: float, n: int) -> str:
-    return f"{share:.3f} ± {math.sqrt(share * (1 - share) / n):.3f}"
+    """A share with its Monte-Carlo standard error; at 0 and 1 that of half a study."""
+    return f"{share:.3f} ± {math.sqrt(max(share * (1 - share), 1 / n / 4 if share in (0, 1) else 0) / n):.3f}"
 
 
 def main() -> None:
