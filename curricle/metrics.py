@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,25 @@ def lines(run: Path) -> list[str]:
 
 def reach(content: bytes) -> tuple[int, int]:
     """How far a metrics file goes: its last step, and how often it was scored. Of two sessions' files the one that
-    reaches further is a continuation of the other; saves do not count, which each session makes when it likes."""
-    found = [json.loads(line) for line in content.split(b"\n")[:-1] if line.startswith(b"{") and line.endswith(b"}")]
-    return max((line["step"] for line in found), default=0), sum("evaluation" in line for line in found)
+    reaches further is a continuation of the other; saves do not count, which each session makes when it likes. What
+    lies behind a damaged line does not count: training goes on before it."""
+    step, scored = 0, 0
+    for line in content.split(b"\n")[:-1]:
+        try:
+            found = json.loads(line)
+            step = max(step, found["step"])
+        except (ValueError, TypeError, KeyError):
+            break
+        scored += "evaluation" in found
+    return step, scored
+
+
+def says_diverged(content: bytes) -> bool:
+    """Whether the last whole line of a metrics file says that its run has diverged."""
+    last = content.rpartition(b"\n")[0].rpartition(b"\n")[2]
+    with suppress(ValueError):
+        return json.loads(last).get("diverged") is not None
+    return False
 
 
 def diverged(run: Path) -> str | None:

@@ -6,6 +6,8 @@ import json
 import math
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from curricle import metrics
 
@@ -46,3 +48,15 @@ def test_a_divergence_is_the_last_whole_line_and_forgotten_without_a_line_less(t
     metrics.forget_divergence(run)
     assert metrics.diverged(run) is None and json.loads(metrics.lines(run)[-1]) == {"step": 3, "loss_nats": None}
     assert len(metrics.lines(run)) == 3 and metrics.diverged(tmp_path / "none") is None
+
+
+@given(st.lists(st.tuples(st.integers(1, 99), st.booleans()), max_size=6), st.binary(max_size=12), st.data())
+def test_a_file_reaches_as_far_as_its_first_damaged_line(rows, damage, data):
+    whole = [json.dumps({"step": step, **({"evaluation": {}} if scored else {})}).encode() for step, scored in rows]
+    place = data.draw(st.integers(0, len(whole)))
+    damaged = [*whole[:place], b"{" + damage.replace(b"\n", b"") + b"\0}", *whole[place:]]
+    before = rows[:place]
+    assert metrics.reach(b"".join(line + b"\n" for line in damaged)) == (
+        max((step for step, _ in before), default=0),
+        sum(scored for _, scored in before),
+    )
