@@ -30,14 +30,22 @@ def reached(plan: Plan, prepared: Prepared) -> dict[str, int]:
 def gather(plan: Plan, prepared: Prepared, folder: Path) -> Results:
     """The rows of the plan's runs that the store has, as the study's results; runs that have not begun have none.
 
-    Raises `Refused` where nothing has begun there and `folder` holds rows: they came from another store, or from runs
-    that another study or version would train otherwise, and may be all that is left of them."""
+    Raises `Refused` where nothing has begun there and `folder` holds what was noted or scored: it came from another
+    store, or from runs that another study or version would train otherwise, and may be all that is left of them."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     steps = {run: _steps(prepared.store, node) for run, node in plan.nodes.items()}
-    before = folder / "steps.parquet"
-    if not any(steps.values()) and before.exists() and pq.read_metadata(before).num_rows:
+    files = [
+        evaluation_file(prepared, prepared.store.run_folder(run), node.tokens_at(step), name)
+        for run, node in plan.nodes.items()
+        for step in node.evaluate_at
+        for name in prepared.asked
+    ]
+    tables = [pq.read_table(file) for file in files if file.exists()]
+    # Runs and mixtures have rows before anything has begun.
+    before = [file for name in ("steps", "evaluations") if (file := folder / f"{name}.parquet").exists()]
+    if not any(steps.values()) and not tables and any(pq.read_metadata(file).num_rows for file in before):
         raise Refused(
             f"{folder}: holds results, and {prepared.store.root} has none of this study's runs; name the --store that "
             f"they came from, analyse the folder as it is (curricle analyse {folder.parent}), or move it away"
@@ -47,14 +55,7 @@ def gather(plan: Plan, prepared: Prepared, folder: Path) -> Results:
         for run, of_run in steps.items()
         for row in _timed_once(plan, prepared.store, run, of_run)
     ]
-    rows.write_rows(before, timed, rows.STEPS)
-    files = [
-        evaluation_file(prepared, prepared.store.run_folder(run), node.tokens_at(step), name)
-        for run, node in plan.nodes.items()
-        for step in node.evaluate_at
-        for name in prepared.asked
-    ]
-    tables = [pq.read_table(file) for file in files if file.exists()]
+    rows.write_rows(folder / "steps.parquet", timed, rows.STEPS)
     rows.write_table(
         folder / "evaluations.parquet", pa.concat_tables(tables) if tables else rows.EVALUATIONS.empty_table()
     )

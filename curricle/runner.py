@@ -41,7 +41,7 @@ class Interrupted(Exception):
 
 class Failed(RuntimeError):
     """Runs broke. The text names each and says what happened; whatever does not begin from them is done, and `results`
-    holds it where `run` raises this."""
+    holds it where `run` raises this, but for None where no run took a step and older results were kept."""
 
     def __init__(self, failures: Mapping[str, str], results: Results | None = None):
         super().__init__("\n".join(f"{run} failed: {text}" for run, text in failures.items()))
@@ -101,10 +101,21 @@ def run(
                         show(message)
             except Failed as failure:
                 failures = failure.failures
-    results = gather(plan, prepared, folder / "results")
+    results = gathered(plan, prepared, folder / "results", failures)
     if is_failure(plan, prepared, failures):
         raise Failed(failures, results)
     return results
+
+
+def gathered(plan: Plan, prepared: Prepared, folder: Path, failures: Mapping[str, str]) -> Results:
+    """The results after a session with these failures. They are raised as `Failed` where `gather` refuses: that no run
+    has begun is what they explain."""
+    try:
+        return gather(plan, prepared, folder)
+    except Refused:
+        if failures:
+            raise Failed(failures) from None
+        raise
 
 
 def is_failure(plan: Plan, prepared: Prepared, failures: Mapping[str, str]) -> bool:

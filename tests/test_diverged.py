@@ -117,6 +117,18 @@ def test_what_is_complete_is_reported_before_a_failure_is_told(folder, verb):
         page.unlink()
 
 
+def test_runs_that_break_before_their_first_step_say_why_and_older_results_stay(folder, verb, monkeypatch):
+    code, said, errors = verb("--set", "stages.math.sweep=[1e-3, 4e-3]")
+    assert code == 0, said + errors
+    files = [*(folder / "runs/tiny/results").iterdir(), folder / "runs/tiny/findings.json"]
+    before = [file.read_bytes() for file in files]
+    monkeypatch.setattr(loop, "learning_rate", lambda *_: 1 / 0)
+    code, said, errors = verb("--set", "seeds=[7]")
+    assert code == 1 and "failed: " in errors and "division by zero" in errors, said + errors
+    assert "holds results" not in said + errors
+    assert [file.read_bytes() for file in files] == before
+
+
 def test_status_names_what_has_diverged_its_step_and_the_command_that_trains_it_on(folder, verb):
     sweep = ("--set", "stages.math.sweep=[0.5, 1.0]")
     verb(*sweep)

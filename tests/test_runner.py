@@ -263,16 +263,24 @@ def test_the_arms_of_a_sweep_are_spent_before_one_of_them_stands_for_its_strateg
     assert results.spent()["runs"] == 2 and results.spent()["training_flops"] == pytest.approx(took)
 
 
-def test_results_are_not_overwritten_by_those_of_an_empty_store(trained, tmp_path):
-    file, store, _, _ = trained
-    plan = make_plan(load_study(file), store)
-    gathering.gather(plan, prepare(plan.study, Store(store)), tmp_path / "results")
-    before = {f.name: f.read_bytes() for f in (tmp_path / "results").iterdir()}
-    other = prepare(plan.study, Store(tmp_path / "other"))
-    with pytest.raises(Refused, match=r"results: holds results, and .*other has none of this study's runs"):
-        gathering.gather(plan, other, tmp_path / "results")
-    assert {f.name: f.read_bytes() for f in (tmp_path / "results").iterdir()} == before
-    assert gathering.gather(plan, other, tmp_path / "new").sql("SELECT count(*) AS n FROM steps") == [{"n": 0}]
+@pytest.mark.parametrize("table", ["steps", "evaluations"])
+def test_results_are_not_overwritten_by_those_of_an_empty_store(tmp_path, table):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    study = load_study(write_study(tmp_path, tiny()))
+    plan, prepared = make_plan(study, tmp_path / "store"), prepare(study, Store(tmp_path / "store"))
+    results, file = tmp_path / "results", tmp_path / "results" / f"{table}.parquet"
+    for _ in range(2):  # what was gathered of a store without runs is not in its own way
+        assert gathering.gather(plan, prepared, results).sql("SELECT count(*) AS n FROM steps") == [{"n": 0}]
+    pq.write_table(pa.table({"run": ["of another study"]}), file)
+    before = {f.name: f.read_bytes() for f in results.iterdir()}
+    with pytest.raises(Refused, match=r"results: holds results, and .*store has none of this study's runs"):
+        gathering.gather(plan, prepared, results)
+    with pytest.raises(runner.Failed, match="math/1 failed: no such file") as failure:
+        runner.gathered(plan, prepared, results, {"math/1": "no such file"})
+    assert failure.value.results is None
+    assert {f.name: f.read_bytes() for f in results.iterdir()} == before
 
 
 def test_a_line_of_metrics_that_is_being_written_is_not_read_yet(trained, tmp_path):

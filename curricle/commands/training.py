@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from curricle.execution import Execution
     from curricle.planning import Plan
     from curricle.preparation import Prepared
+    from curricle.results import Results
     from curricle.store import Store
     from curricle.study import Study
 
@@ -184,6 +185,7 @@ def run_with_workers(
         tracker = Tracker(track, plan, say) if track is not None else None
         with training.shown(), tracker or nullcontext():
             failed: runner.Failed | None = None
+            results: Results | None
             try:
                 results = runner.run(
                     plan,
@@ -198,9 +200,9 @@ def run_with_workers(
                     prepared=prepared,
                 )
             except runner.Failed as failure:
-                assert failure.results is not None
                 failed, results = failure, failure.results
-    write_report(console, plan, prepared, results, folder, command, failed.failures if failed else None)
+    if results is not None:
+        write_report(console, plan, prepared, results, folder, command, failed.failures if failed else None)
     if failed is not None:
         raise failed
 
@@ -232,12 +234,12 @@ def run_as_rank(
 ) -> None:
     """One of the processes that torchrun started. All train every run together; the first one speaks, writes and
     tracks."""
-    from contextlib import nullcontext
+    from contextlib import nullcontext, suppress
     from dataclasses import replace
 
     import torch
 
-    from curricle import gathering, runner, upkeep
+    from curricle import runner, upkeep
     from curricle.preparation import stock
     from curricle.progress import Reading, Training
     from curricle.stopping import asked_to_stop
@@ -285,8 +287,9 @@ def run_as_rank(
             raise
         raise typer.Exit(2 if isinstance(error, Refused) else 130) from None
     if ranks.first:
-        results = gathering.gather(plan, prepared, folder / "results")
-        write_report(console, plan, prepared, results, folder, command, failed.failures)
+        with suppress(runner.Failed):  # said below, together with the other ranks
+            results = runner.gathered(plan, prepared, folder / "results", failed.failures)
+            write_report(console, plan, prepared, results, folder, command, failed.failures)
     broken = ranks.decided(lambda: runner.is_failure(plan, prepared, failed.failures))
     ranks.leave()  # together and after the report: torchrun ends all ranks when one leaves with a failure
     if broken:
