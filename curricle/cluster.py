@@ -255,11 +255,13 @@ class RayCrew:
 
 def needs(execution: Execution, on_gpus: bool = False) -> dict[str, float]:
     """What a run asks for, by Ray's names, of a cluster that has GPUs or none. Raises `Refused` where its ranks would
-    have less than a GPU each."""
+    have less than a GPU each, or Ray would not take the amount. Needs no Ray."""
     ranks = execution.ranks
     asked = {"CPU": ranks, **({"GPU": ranks} if on_gpus else {}), **execution.resources}
     if ranks > 1 and 0 < asked.get("GPU", 0) < ranks:  # two ranks on one GPU would wait for each other for ever
         raise Refused(f"--resource GPU={asked['GPU']:g}: {ranks} ranks take {ranks}, or 0 to train on CPUs")
+    if (gpus := asked.get("GPU", 0)) > 1 and gpus != int(gpus):
+        raise Refused(f"--resource GPU={gpus:g}: Ray shares out one GPU in parts, and several only whole")
     return asked
 
 

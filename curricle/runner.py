@@ -79,6 +79,8 @@ def run(
     refuse_declared(plan)
     how = execution or Execution()
     refuse_uneven(plan, how)
+    if on is not None:
+        cluster.needs(how)  # for what it refuses
     with cluster.reached(on, workers) if on is not None else nullcontext():
         prepared = prepared or prepare(plan.study, place, *([watch] if watch else []))
         refuse_small_disk(plan, place, done(plan, prepared), how.keep)

@@ -115,6 +115,9 @@ def test_a_run_asks_for_what_it_is_told_to_and_uses_its_threads(monkeypatch):
     assert cluster.needs(Execution(resources={"GPU": 0.5}), on_gpus=True)["GPU"] == 0.5
     with pytest.raises(Refused, match="--resource GPU=1: 2 ranks take 2, or 0"):
         cluster.needs(Execution(ranks=2, resources={"GPU": 1}))
+    assert cluster.needs(Execution(resources={"GPU": 2.0}))["GPU"] == 2
+    with pytest.raises(Refused, match=r"--resource GPU=1\.5: Ray shares out one GPU in parts"):
+        cluster.needs(Execution(resources={"GPU": 1.5}))
     threads: list[int] = []
     monkeypatch.setattr("torch.set_num_threads", threads.append)
     monkeypatch.setattr(cluster, "told", lambda *_: iter(()))

@@ -167,6 +167,8 @@ def test_what_is_refused_is_refused_once_with_the_exit_code_of_it(fresh):
         (("--nproc-per-node", "2", "--replicas", "3"), "not a divisor of the 2 ranks"),
         (("--on", "nowhere"), "use ray://HOST:PORT, ray:auto, or local"),
         (("--remote", "memory://x"), "goes with --on"),
+        (("--on", "local", "--resource", "GPU=1.5"), "and several only whole"),
+        (("--on", "local", "--nproc-per-node", "2", "--resource", "GPU=1"), "2 ranks take 2"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(tmp_path, options, said):
@@ -174,3 +176,5 @@ def test_options_that_do_not_fit_are_refused(tmp_path, options, said):
     done = curricle("run", "tiny.yaml", *options, cwd=tmp_path)
     assert done.returncode == 2 and said in done.stderr, done.stderr
     assert not list(tmp_path.glob("runs/store/runs/*"))
+    if "--resource" in options:
+        assert not (tmp_path / "runs").exists(), "nothing was prepared"

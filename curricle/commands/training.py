@@ -170,6 +170,8 @@ def run_with_workers(
     through = runner.remote_store(remote, on)  # refused before anything is prepared
     if on is None:
         crews.refuse_few_gpus(workers or crews.usual_workers(execution), execution)
+    else:
+        cluster.needs(execution)
     with cluster.reached(on, workers) if on else nullcontext(), obeyed_at_once():  # Ray has a SIGTERM of its own
         plan, prepared = planned(study, store, console)
         runner.refuse_declared(plan)
