@@ -317,14 +317,14 @@ def push_run(remote: Remote, prepared: Prepared, node: Node) -> None:
     and what is missing is lost; evaluations go last, since they make the run count as done."""
     store, run = prepared.store, f"runs/{node.run}"
     folder = store.run_folder(node.run)
-    there, ours = _reached(remote, store, node.run)
+    there, here = _metrics(remote, store, node.run)
     for name in RECORDS:
-        if name != metrics.FILE or ours >= there:  # else another driver is ahead of us
+        if name != metrics.FILE or _counts(here, there):
             remote.push_file(store, f"{run}/{name}")
-    here = [f for part in WHOLE_IN_A_RUN for f in sorted((folder / part).glob("[!.]*")) if is_complete(f)]
-    for place in [*here, folder / "model"]:
+    whole = [f for part in WHOLE_IN_A_RUN for f in sorted((folder / part).glob("[!.]*")) if is_complete(f)]
+    for place in [*whole, folder / "model"]:
         remote.push(store, _relative(store, place))
-    for place in (f for f in here if f.parent == folder / STATES):
+    for place in (f for f in whole if f.parent == folder / STATES):
         _push_name(remote, store, _relative(store, place))
     for fingerprint in node.states.values():
         remote.push_file(store, f"states/{fingerprint}.json")
@@ -336,20 +336,27 @@ def push_run(remote: Remote, prepared: Prepared, node: Node) -> None:
 
 def _drop_old(remote: Remote, prepared: Prepared, node: Node) -> None:
     """What the run needs no longer. Another driver may be ahead of us: only what our own work is past goes, and
-    milestones stay, as they do here; those of steps that were taken again have become the run's own."""
+    milestones stay, as they do here; those of steps that were taken again have become the run's own, and `again/` goes
+    as a whole when they all were."""
     store, run = prepared.store, f"runs/{node.run}"
 
     def gone(part: str) -> list[str]:
         return [old for old in remote.children(f"{run}/{part}") if not is_complete(store.root / old)]
 
-    ended = is_done(prepared, node)
-    for old in [*gone("average"), *gone(STATES_AGAIN)] if ended else ():
-        remote.drop(old)
-    for part in (STATES, STATES_AGAIN):
+    def past(old: str, part: str) -> bool:
         reached = max((f.name for f in (store.root / run / part).glob("step-*") if is_complete(f)), default="")
-        for old in gone(part):
-            if (ended or old.rsplit("/", 1)[1] < reached) and _nameless(remote, old):
-                remote.drop(old)
+        return old.rsplit("/", 1)[1] < reached
+
+    ended = is_done(prepared, node)
+    settled = not (store.root / run / STATES_AGAIN).parent.exists()
+    for old in gone("average") if ended else ():
+        remote.drop(old)
+    for old in gone(STATES_AGAIN):
+        if ended or (settled and past(old, STATES)) or (past(old, STATES_AGAIN) and _nameless(remote, old)):
+            remote.drop(old)
+    for old in gone(STATES):
+        if (ended or past(old, STATES)) and _nameless(remote, old):
+            remote.drop(old)
 
 
 def _push_name(remote: Remote, store: Store, state: str) -> None:
@@ -376,12 +383,12 @@ def pull_run(remote: Remote, prepared: Prepared, node: Node) -> None:
         remote.pull_file(store, state)
         if (store.root / state).exists() and (donor := read_json(store.root / state)["run"]) != node.run:
             with suppress(Held), locked(store.run_folder(donor), donor):  # held: it is being made on this machine
-                _pull_run(remote, store, donor)
+                _pull_run(remote, store, donor, [part for part in WHOLE_IN_A_RUN if part != STATES_AGAIN])
 
 
-def _pull_run(remote: Remote, store: Store, run: str) -> None:
+def _pull_run(remote: Remote, store: Store, run: str, parts: Iterable[str] = WHOLE_IN_A_RUN) -> None:
     place = f"runs/{run}"
-    for part in WHOLE_IN_A_RUN:
+    for part in parts:
         for folder in remote.children(f"{place}/{part}"):
             remote.pull(store, folder)
     remote.pull(store, f"{place}/model")
@@ -427,19 +434,25 @@ def _pull_evaluations(remote: Remote, store: Store, run: str) -> None:
 
 def _pull_records(remote: Remote, store: Store, run: str) -> None:
     """Only call it while holding the run's lock."""
-    there, ours = _reached(remote, store, run)
+    there, here = _metrics(remote, store, run)
     for name in RECORDS:
-        if name != metrics.FILE or there >= ours:
+        if name != metrics.FILE or _counts(there, here):
             remote.pull_file(store, f"runs/{run}/{name}")
 
 
-def _reached(remote: Remote, store: Store, run: str) -> tuple[tuple[int, int], tuple[int, int]]:
-    """How far a run's metrics go there, and here."""
+def _counts(one: bytes, other: bytes) -> bool:
+    """Whether of two sessions' metrics of a run the one takes the place of the other: where it reaches as far, or ended
+    by diverging, which a run that is tried again may do earlier than before."""
+    return metrics.says_diverged(one) or metrics.reach(one) >= metrics.reach(other)
+
+
+def _metrics(remote: Remote, store: Store, run: str) -> tuple[bytes, bytes]:
+    """A run's metrics there, and here."""
     relative = f"runs/{run}/{metrics.FILE}"
-    there, here = b"", store.root / relative
+    there, file = b"", store.root / relative
     with suppress(FileNotFoundError):
         there = remote.read(relative)
-    return metrics.reach(there), metrics.reach(here.read_bytes() if here.exists() else b"")
+    return there, file.read_bytes() if file.exists() else b""
 
 
 def scratch(remote_url: str) -> Path:

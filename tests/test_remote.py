@@ -259,8 +259,36 @@ def test_a_driver_that_lags_overwrites_no_metrics_that_reach_further(remote, sto
     assert push(there, last) == last, "of two that reach as far the later one counts"
 
 
+def test_a_run_that_is_tried_again_and_diverges_earlier_says_so_elsewhere(remote, stores, monkeypatch):
+    """Else whoever reads the longer metrics of the first trial would train it once more, every time."""
+    from types import SimpleNamespace
+
+    from curricle import metrics
+    from curricle import remote as afar
+
+    here, there = stores
+    monkeypatch.setattr(afar, "is_done", lambda *_: False)
+    one, two, _, three = (json.dumps({"step": at, **more}) + "\n" for at, more in STEPS)
+    node = SimpleNamespace(run="math/1", states={})
+    for store, content in (
+        (there, one + two + three),
+        (here, one + json.dumps({"step": 2, "diverged": "at 2"}) + "\n"),
+    ):
+        store.run_folder("math/1").mkdir(parents=True)
+        (store.run_folder("math/1") / metrics.FILE).write_text(content)
+        afar.push_run(remote, SimpleNamespace(store=store), node)
+    afar.pull_rows(remote, SimpleNamespace(store=there), "math/1")
+    assert metrics.diverged(there.run_folder("math/1")) == "at 2"
+    # Forgotten, it counts by its length again, and whoever goes on takes its place.
+    metrics.forget_divergence(there.run_folder("math/1"))
+    remote.push_file(there, f"runs/math/1/{metrics.FILE}")
+    afar.pull_run(remote, SimpleNamespace(store=here), node)
+    assert metrics.diverged(here.run_folder("math/1")) is None
+
+
+@pytest.mark.parametrize("over", [True, False])
 def test_steps_that_are_taken_again_go_on_elsewhere_and_are_dropped_when_they_are_not_needed(
-    remote, stores, monkeypatch
+    remote, stores, monkeypatch, over
 ):
     from types import SimpleNamespace
 
@@ -286,8 +314,17 @@ def test_steps_that_are_taken_again_go_on_elsewhere_and_are_dropped_when_they_ar
     further = state(there, "again/checkpoints", 4, None)
     afar.push_run(remote, SimpleNamespace(store=there), node)
     assert remote.children("runs/math/1/again/checkpoints") == [named, further]
+    # A run that only takes over its first steps fetches none of them, nor drops them.
+    new = Store(there.root.parent / "new")
+    remote._write("states/abc.json", json.dumps({"run": "math/1", "step": 3}).encode())
+    follower = SimpleNamespace(run="math/2", states={3: "abc"})
+    afar.pull_run(remote, SimpleNamespace(store=new), follower)
+    afar.push_run(remote, SimpleNamespace(store=new), follower)
+    assert is_complete(new.root / newest) and not (new.root / "runs/math/1/again").exists()
+    assert remote.children("runs/math/1/again/checkpoints") == [named, further]
+    # All of them taken, which it says by dropping the folder, or the run being over.
     shutil.rmtree(there.root / "runs/math/1/again")
-    ended = True
+    ended = over
     afar.push_run(remote, SimpleNamespace(store=there), node)
     assert remote.children("runs/math/1/again/checkpoints") == []
     assert remote.children("runs/math/1/checkpoints") == [newest]
