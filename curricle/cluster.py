@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from curricle import remote as afar
+from curricle import transfer
 from curricle.execution import Execution
 from curricle.node import Node
 from curricle.preparation import Prepared
@@ -298,7 +298,7 @@ def work(
     if remote is None:
         said = _told(prepared, node, execution, asked_to_stop)
     else:
-        said = _through(Remote(remote), prepared.moved(afar.scratch(remote)), node, execution, asked_to_stop)
+        said = _through(Remote(remote), prepared.moved(transfer.scratch(remote)), node, execution, asked_to_stop)
     for message in said:
         if message.kind not in SAYS_MORE:
             return message
@@ -334,8 +334,8 @@ def _through(
     """The same with what the run reads fetched before, and what it made sent off: after every evaluation, now and
     then between them, and at the end, when it leaves this machine."""
     try:
-        afar.pull_inputs(remote, prepared, node)
-        afar.pull_run(remote, prepared, node)
+        transfer.pull_inputs(remote, prepared, node)
+        transfer.pull_run(remote, prepared, node)
     except Held as held:
         yield Message("held", node.run, text=str(held))
         return
@@ -344,7 +344,7 @@ def _through(
         if message.kind != "held" and (
             evaluated or message.kind not in SAYS_MORE or time.monotonic() - pushed > PUSH_SECONDS
         ):
-            afar.push_run(remote, prepared, node)
+            transfer.push_run(remote, prepared, node)
             pushed = time.monotonic()
         evaluated = message.kind == "evaluating"
         if message.kind == "done":

@@ -12,8 +12,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from curricle import cluster, metrics
-from curricle import remote as afar
+from curricle import cluster, metrics, transfer
 from curricle.execution import Execution
 from curricle.gathering import ancestor, arms_left, gather, settled
 from curricle.node import Node
@@ -147,7 +146,7 @@ def try_again(plan: Plan, prepared: Prepared, names: Sequence[str], remote: Remo
     shortened, that is none of theirs, and `Held`."""
     if remote is not None and names:
         for run in plan.nodes:
-            afar.pull_rows(remote, prepared, run)
+            transfer.pull_rows(remote, prepared, run)
     diverged = settled(plan, prepared)
     for name in names:
         runs = [run for run in diverged if run.startswith(name)]
@@ -178,12 +177,12 @@ def _execute_afar(
     show: Show,
 ) -> None:
     """The same where workers do not see this machine's store: inputs go to the remote one, rows come from it."""
-    afar.refuse_outside(prepared)
-    afar.push_inputs(remote, prepared, plan)
-    finished = frozenset(run for run, node in plan.nodes.items() if afar.done(remote, prepared, node))
+    transfer.refuse_outside(prepared)
+    transfer.push_inputs(remote, prepared, plan)
+    finished = frozenset(run for run, node in plan.nodes.items() if transfer.done(remote, prepared, node))
     try:
         for run in plan.nodes.keys() - finished:
-            afar.pull_rows(remote, prepared, run)  # whether it has diverged
+            transfer.pull_rows(remote, prepared, run)  # whether it has diverged
         broken = settled(plan, prepared)
         if left_to_do(plan, finished, broken):
             crew = cluster.RayCrew(prepared, how, workers=workers, remote=remote.url)
@@ -193,7 +192,7 @@ def _execute_afar(
             raise Failed(broken)
     finally:
         for run in plan.nodes:
-            afar.pull_rows(remote, prepared, run)
+            transfer.pull_rows(remote, prepared, run)
 
 
 def done(plan: Plan, prepared: Prepared) -> frozenset[str]:

@@ -15,7 +15,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from curricle import remote as afar
+from curricle import transfer
 from curricle.planning import Plan
 from curricle.preparation import Prepared
 from curricle.recall import noted
@@ -117,11 +117,11 @@ def _refuse_no_checkpoint(store: Store, name: str) -> None:
 def _fetch(remote: Remote, store: Store, name: str) -> None:
     """The weights of the run that a name means in a remote store, and what a card says of it. Nothing where they are
     here already."""
-    runs = afar.runs_named(remote, name)
+    runs = transfer.runs_named(remote, name)
     if len(runs) != 1:
         several = f"several runs begin so: {', '.join(runs[:5])}" if runs else "no such run there"
         raise Refused(f"--remote {remote.url}: {name}: {several}")
-    if not afar.pull_model(remote, store, runs[0]):
+    if not transfer.pull_model(remote, store, runs[0]):
         raise Refused(f"--remote {remote.url}: {runs[0]}: not complete there; run its study to go on")
 
 

@@ -11,10 +11,10 @@ from safetensors.torch import load_file
 from test_planning import catalogue
 from tiny_study import tiny, write_study
 
-from curricle import card, gathering, runner, upkeep
-from curricle import remote as afar
+from curricle import card, gathering, runner, transfer, upkeep
 from curricle.planning import compile_plan
 from curricle.preparation import make_plan, prepare, stock
+from curricle.remote import Remote
 from curricle.report.terminal import moving_prefixes
 from curricle.results import Results
 from curricle.store import Store, read_json
@@ -348,16 +348,16 @@ def test_steps_that_are_taken_again_go_on_on_another_machine(tmp_path):
     until(prepared, nodes["long"], 2048)
     prepared, nodes = compiled(tmp_path, tmp_path / "store", {"b": ["long"]}, long=long | {"evaluate_at": [1536]})
     assert until(prepared, nodes["long"], 1024) == [1024], "left in the gap"
-    there = afar.Remote(f"file://{tmp_path}/remote")
-    afar.push_inputs(there, prepared, compile_plan(prepared.study, prepared.catalogue))
-    afar.push_run(there, prepared, nodes["long"])
+    there = Remote(f"file://{tmp_path}/remote")
+    transfer.push_inputs(there, prepared, compile_plan(prepared.study, prepared.catalogue))
+    transfer.push_run(there, prepared, nodes["long"])
     other = prepared.moved(tmp_path / "other")
-    afar.pull_inputs(there, other, nodes["long"])
-    afar.pull_run(there, other, nodes["long"])
+    transfer.pull_inputs(there, other, nodes["long"])
+    transfer.pull_run(there, other, nodes["long"])
     assert [t for kind, t in worked(other, nodes["long"]) if kind == "step"] == [1536, 2560]
-    afar.push_run(there, other, nodes["long"])
+    transfer.push_run(there, other, nodes["long"])
     run = f"runs/{nodes['long'].run}"
-    assert afar.done(there, prepared, nodes["long"]) and not there.children(f"{run}/again/checkpoints")
+    assert transfer.done(there, prepared, nodes["long"]) and not there.children(f"{run}/again/checkpoints")
 
 
 def test_who_was_killed_before_the_last_cleaning_leaves_a_run_that_is_entered_again(tmp_path, monkeypatch):

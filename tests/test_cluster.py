@@ -64,7 +64,7 @@ def test_a_remote_store_without_a_cluster_is_refused(study, tmp_path):
 def test_paths_of_this_machine_are_refused_where_only_an_object_store_is_shared(study, tmp_path):
     from dataclasses import replace
 
-    from curricle.remote import refuse_outside
+    from curricle.transfer import refuse_outside
 
     prepared = prepare(study, Store(tmp_path / "store"))
     refuse_outside(prepared)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from curricle import transfer
 from curricle.remote import Remote
 from curricle.store import COMPLETE, Store, is_complete, whole_file, whole_folder
 from curricle.study import Refused
@@ -76,8 +77,6 @@ def test_what_was_half_pushed_is_not_there_and_pushing_again_repairs_it(remote, 
 def test_what_killed_pushes_left_is_swept_when_it_is_old_and_nothing_else(remote, stores, monkeypatch):
     from datetime import timedelta
 
-    from curricle import remote as afar
-
     here, there = stores
     for place in ("runs/math/1/points/1", "runs/math/1/model", "tokens/a"):
         filled(here, place)
@@ -89,7 +88,7 @@ def test_what_killed_pushes_left_is_swept_when_it_is_old_and_nothing_else(remote
     before = parts(remote, "runs/math/1/model")
     remote.sweep("runs/math/1")
     assert parts(remote, "runs/math/1/model") == before and parts(remote, "runs/math/1/points/1"), "of today"
-    monkeypatch.setattr(afar, "SWEPT_AFTER", timedelta(0))
+    monkeypatch.setattr("curricle.remote.SWEPT_AFTER", timedelta(0))
     remote.sweep("runs/math/1")
     remote.sweep("tokens/a")
     assert len(before) == 3 and len(parts(remote, "runs/math/1/model")) == 2
@@ -141,12 +140,10 @@ def test_a_file_that_is_replaced_while_it_is_pushed_arrives_with_its_own_size(re
 def test_a_folder_that_changes_while_it_is_pulled_is_whole_or_not_there(remote, stores, monkeypatch, then):
     from datetime import timedelta
 
-    from curricle import remote as afar
-
     here, there = stores
     folder, fetch = filled(here, "tokens/a"), Remote._fetch
     remote.push(here, "tokens/a")
-    monkeypatch.setattr(afar, "SWEPT_AFTER", timedelta(0))
+    monkeypatch.setattr("curricle.remote.SWEPT_AFTER", timedelta(0))
 
     def late(self, *held):
         monkeypatch.setattr(Remote, "_fetch", fetch)
@@ -214,7 +211,6 @@ def test_a_drop_leaves_alone_what_another_is_pushing(remote, stores, monkeypatch
 def test_metrics_that_reach_further_stay_and_those_of_a_run_that_is_held_too(remote, stores):
     from types import SimpleNamespace
 
-    from curricle.remote import pull_rows
     from curricle.store import locked
 
     _, there = stores
@@ -222,13 +218,13 @@ def test_metrics_that_reach_further_stay_and_those_of_a_run_that_is_held_too(rem
     one, two, scored, three = (json.dumps({"step": at, **more}) + "\n" for at, more in STEPS)
     remote._write("runs/math/1/metrics.jsonl", (one + two).encode())
     with locked(there.run_folder("math/1"), "math/1"):
-        pull_rows(remote, prepared, "math/1")
+        transfer.pull_rows(remote, prepared, "math/1")
     assert not file.exists()
-    pull_rows(remote, prepared, "math/1")
+    transfer.pull_rows(remote, prepared, "math/1")
     assert file.read_text() == one + two
     for further in (one + two + scored, one + two + scored + three):
         file.write_text(further)
-        pull_rows(remote, prepared, "math/1")
+        transfer.pull_rows(remote, prepared, "math/1")
         assert file.read_text() == further
 
 
@@ -236,10 +232,8 @@ def test_a_driver_that_lags_overwrites_no_metrics_that_reach_further(remote, sto
     """However many saves it has noted on its way."""
     from types import SimpleNamespace
 
-    from curricle import remote as afar
-
     here, there = stores
-    monkeypatch.setattr(afar, "is_done", lambda *_: False)
+    monkeypatch.setattr(transfer, "is_done", lambda *_: False)
     one, two, scored, three = (json.dumps({"step": at, **more}) + "\n" for at, more in STEPS)
     saves = 9 * (json.dumps({"step": 2, "save_seconds": 0.5}) + "\n")
     node, last = SimpleNamespace(run="math/1", states={}), ""
@@ -248,7 +242,7 @@ def test_a_driver_that_lags_overwrites_no_metrics_that_reach_further(remote, sto
         place = store.run_folder("math/1")
         place.mkdir(parents=True, exist_ok=True)
         (place / "metrics.jsonl").write_text(content)
-        afar.push_run(remote, SimpleNamespace(store=store), node)
+        transfer.push_run(remote, SimpleNamespace(store=store), node)
         return remote.read("runs/math/1/metrics.jsonl").decode()
 
     for lags, ahead in (("", one), (one, one + two), (one + saves + two, one + two + scored + three)):
@@ -264,10 +258,9 @@ def test_a_run_that_is_tried_again_and_diverges_earlier_says_so_elsewhere(remote
     from types import SimpleNamespace
 
     from curricle import metrics
-    from curricle import remote as afar
 
     here, there = stores
-    monkeypatch.setattr(afar, "is_done", lambda *_: False)
+    monkeypatch.setattr(transfer, "is_done", lambda *_: False)
     one, two, _, three = (json.dumps({"step": at, **more}) + "\n" for at, more in STEPS)
     node = SimpleNamespace(run="math/1", states={})
     for store, content in (
@@ -276,13 +269,13 @@ def test_a_run_that_is_tried_again_and_diverges_earlier_says_so_elsewhere(remote
     ):
         store.run_folder("math/1").mkdir(parents=True)
         (store.run_folder("math/1") / metrics.FILE).write_text(content)
-        afar.push_run(remote, SimpleNamespace(store=store), node)
-    afar.pull_rows(remote, SimpleNamespace(store=there), "math/1")
+        transfer.push_run(remote, SimpleNamespace(store=store), node)
+    transfer.pull_rows(remote, SimpleNamespace(store=there), "math/1")
     assert metrics.diverged(there.run_folder("math/1")) == "at 2"
     # Forgotten, it counts by its length again, and whoever goes on takes its place.
     metrics.forget_divergence(there.run_folder("math/1"))
     remote.push_file(there, f"runs/math/1/{metrics.FILE}")
-    afar.pull_run(remote, SimpleNamespace(store=here), node)
+    transfer.pull_run(remote, SimpleNamespace(store=here), node)
     assert metrics.diverged(here.run_folder("math/1")) is None
 
 
@@ -292,7 +285,6 @@ def test_steps_that_are_taken_again_go_on_elsewhere_and_are_dropped_when_they_ar
 ):
     from types import SimpleNamespace
 
-    from curricle import remote as afar
     from curricle.store import write_json
 
     here, there = stores
@@ -303,29 +295,29 @@ def test_steps_that_are_taken_again_go_on_elsewhere_and_are_dropped_when_they_ar
         return f"runs/math/1/{part}/step-{number:08d}"
 
     node, ended = SimpleNamespace(run="math/1", states={}), False
-    monkeypatch.setattr(afar, "is_done", lambda *_: ended)
+    monkeypatch.setattr(transfer, "is_done", lambda *_: ended)
     newest = state(here, "checkpoints", 9, None)
     first, named = state(here, "again/checkpoints", 2, None), state(here, "again/checkpoints", 3, "abc")
-    afar.push_run(remote, SimpleNamespace(store=here), node)
-    afar.pull_run(remote, SimpleNamespace(store=there), node)
+    transfer.push_run(remote, SimpleNamespace(store=here), node)
+    transfer.pull_run(remote, SimpleNamespace(store=there), node)
     assert all(is_complete(there.root / place) for place in (newest, first, named))
     # There it goes on: what that is past goes, as in its own folder.
     shutil.rmtree(there.root / first)
     further = state(there, "again/checkpoints", 4, None)
-    afar.push_run(remote, SimpleNamespace(store=there), node)
+    transfer.push_run(remote, SimpleNamespace(store=there), node)
     assert remote.children("runs/math/1/again/checkpoints") == [named, further]
     # A run that only takes over its first steps fetches none of them, nor drops them.
     new = Store(there.root.parent / "new")
     remote._write("states/abc.json", json.dumps({"run": "math/1", "step": 3}).encode())
     follower = SimpleNamespace(run="math/2", states={3: "abc"})
-    afar.pull_run(remote, SimpleNamespace(store=new), follower)
-    afar.push_run(remote, SimpleNamespace(store=new), follower)
+    transfer.pull_run(remote, SimpleNamespace(store=new), follower)
+    transfer.push_run(remote, SimpleNamespace(store=new), follower)
     assert is_complete(new.root / newest) and not (new.root / "runs/math/1/again").exists()
     assert remote.children("runs/math/1/again/checkpoints") == [named, further]
     # All of them taken, which it says by dropping the folder, or the run being over.
     shutil.rmtree(there.root / "runs/math/1/again")
     ended = over
-    afar.push_run(remote, SimpleNamespace(store=there), node)
+    transfer.push_run(remote, SimpleNamespace(store=there), node)
     assert remote.children("runs/math/1/again/checkpoints") == []
     assert remote.children("runs/math/1/checkpoints") == [newest]
 
@@ -336,26 +328,24 @@ def test_an_address_that_no_library_knows_is_refused():
 
 
 def test_a_scratch_folder_that_others_may_write_to_is_refused(tmp_path, monkeypatch):
-    from curricle.remote import scratch
 
     monkeypatch.delenv("CURRICLE_SCRATCH", raising=False)
     monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
-    place = scratch("s3://x")
-    assert place.stat().st_mode & 0o777 == 0o700 and scratch("s3://x") == place
+    place = transfer.scratch("s3://x")
+    assert place.stat().st_mode & 0o777 == 0o700 and transfer.scratch("s3://x") == place
     place.chmod(0o777)
     with pytest.raises(Refused, match="not a folder of this user alone"):
-        scratch("s3://x")
+        transfer.scratch("s3://x")
     place.rmdir()
     (tmp_path / "theirs").mkdir()
     place.symlink_to(tmp_path / "theirs")
     with pytest.raises(Refused, match="not a folder of this user alone"):
-        scratch("s3://x")
+        transfer.scratch("s3://x")
 
 
 def test_a_driver_that_lags_drops_nothing_of_one_that_is_ahead(remote, stores, monkeypatch):
     from types import SimpleNamespace
 
-    from curricle import remote as afar
     from curricle.store import write_json
 
     here, there = stores
@@ -371,12 +361,12 @@ def test_a_driver_that_lags_drops_nothing_of_one_that_is_ahead(remote, stores, m
     for place in (old, milestone, ahead, mean):
         remote.push(here, place)
     node, prepared = SimpleNamespace(run="math/1", states={}), SimpleNamespace(store=there)
-    monkeypatch.setattr(afar, "is_done", lambda *_: False)
-    afar.push_run(remote, prepared, node)
+    monkeypatch.setattr(transfer, "is_done", lambda *_: False)
+    transfer.push_run(remote, prepared, node)
     assert remote.children("runs/math/1/checkpoints") == [milestone, mine, ahead]
     assert remote.children("runs/math/1/average") == [mean]
-    monkeypatch.setattr(afar, "is_done", lambda *_: True)
-    afar.push_run(remote, prepared, node)
+    monkeypatch.setattr(transfer, "is_done", lambda *_: True)
+    transfer.push_run(remote, prepared, node)
     assert remote.children("runs/math/1/checkpoints") == [milestone, mine]
     assert remote.children("runs/math/1/average") == []
 
@@ -384,22 +374,21 @@ def test_a_driver_that_lags_drops_nothing_of_one_that_is_ahead(remote, stores, m
 def test_a_name_that_a_pushed_state_gets_later_arrives_and_keeps_it(remote, stores, monkeypatch):
     from types import SimpleNamespace
 
-    from curricle import remote as afar
     from curricle.store import read_json, write_json
 
     here, there = stores
     state = "runs/math/1/checkpoints/step-00000001"
     with whole_folder(here.root / state) as folder:
         write_json(folder / "state.json", {"state": None})
-    monkeypatch.setattr(afar, "is_done", lambda *_: False)
+    monkeypatch.setattr(transfer, "is_done", lambda *_: False)
     node = SimpleNamespace(run="math/1", states={})
-    afar.push_run(remote, SimpleNamespace(store=here), node)
+    transfer.push_run(remote, SimpleNamespace(store=here), node)
     assert remote.pull(there, state)
     write_json(here.root / state / "state.json", {"state": "abc"})
-    afar.push_run(remote, SimpleNamespace(store=here), node)
+    transfer.push_run(remote, SimpleNamespace(store=here), node)
     # One who has the state without its name neither takes the name away nor drops the state.
-    monkeypatch.setattr(afar, "is_done", lambda *_: True)
-    afar.push_run(remote, SimpleNamespace(store=there), node)
+    monkeypatch.setattr(transfer, "is_done", lambda *_: True)
+    transfer.push_run(remote, SimpleNamespace(store=there), node)
     new = Store(there.root.parent / "new")
     assert remote.pull(new, state) and read_json(new.root / state / "state.json") == {"state": "abc"}
 
@@ -407,9 +396,7 @@ def test_a_name_that_a_pushed_state_gets_later_arrives_and_keeps_it(remote, stor
 def test_a_parent_that_is_not_there_is_said(remote, stores):
     from types import SimpleNamespace
 
-    from curricle.remote import pull_inputs
-
     prepared = SimpleNamespace(store=stores[1], shards={}, tokenizer="org/name", corpora={})
     node = SimpleNamespace(run="b/2", sources={}, seed=0, parent="a/1", branch_step=None, init_from="weights")
     with pytest.raises(OSError, match=r"lacks runs/a/1/model, which b/2 begins from"):
-        pull_inputs(remote, prepared, node)
+        transfer.pull_inputs(remote, prepared, node)
