@@ -106,6 +106,7 @@ def test_a_learning_rate_that_diverges_is_settled_and_its_sweep_goes_on(folder, 
     assert code == 0 and "diverged: 1 of the last" in said and sessions(metrics) == 2, said + errors
 
 
+@pytest.mark.slow
 def test_what_is_complete_is_reported_before_a_failure_is_told(folder, verb):
     page = folder / "runs" / "tiny" / "report.html"
     for _ in range(2):  # the second trains nothing
@@ -117,6 +118,7 @@ def test_what_is_complete_is_reported_before_a_failure_is_told(folder, verb):
         page.unlink()
 
 
+@pytest.mark.slow
 def test_runs_that_break_before_their_first_step_say_why_and_older_results_stay(folder, verb, monkeypatch):
     code, said, errors = verb("--set", "stages.math.sweep=[1e-3, 4e-3]")
     assert code == 0, said + errors

@@ -29,6 +29,7 @@ def test_ranks_that_would_share_a_gpu_are_refused(monkeypatch):
     refuse_few_gpus(2, Execution(ranks=4))
 
 
+@pytest.mark.slow
 def test_what_workers_are_forked_from_has_no_other_thread_and_leaves_signals_to_the_driver():
     tell = """
 import os, signal, sys

@@ -50,6 +50,7 @@ def test_what_a_design_promises_is_what_transfer_finds() -> None:
     assert f.parts["smallest_gamma"] / f.parts["seed_sd"] == pytest.approx(design.smallest_gamma_sd)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("filler", [None, "prose"])
 def test_the_smallest_gamma_is_found_in_about_eight_of_ten_studies(filler) -> None:
     if filler:

@@ -201,6 +201,7 @@ def test_a_relative_gain_is_never_claimed_where_the_difference_is_not(seed: int,
         assert ratio.interval.contains(0) or not difference.contains(0)
 
 
+@pytest.mark.slow
 def test_fieller_holds_the_true_ratio_at_3_seeds() -> None:
     held, repeats = 0, 400
     for k in range(repeats):

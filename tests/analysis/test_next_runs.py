@@ -49,6 +49,7 @@ def test_more_seeds_are_never_worth_less_and_none_are_worth_anything_without_noi
     assert value_of_seeds(y, 0.0, 3, 4) == pytest.approx(0.0, abs=1e-12)
 
 
+@pytest.mark.slow
 def test_strategies_that_are_close_are_worth_more_seeds_and_a_clear_winner_is_not(rows: Callable, write: Callable):
     close = next_runs(write(rows(seed_sd=0.5)), tokens=1e6)
     priced = [p for p in close.proposals if p.regret_saved is not None]
@@ -57,6 +58,7 @@ def test_strategies_that_are_close_are_worth_more_seeds_and_a_clear_winner_is_no
     assert not [p for p in next_runs(write(rows(arms=clear)), tokens=1e6).proposals if p.regret_saved is not None]
 
 
+@pytest.mark.slow
 def test_what_is_bought_fits_the_budget_and_all_is_plain_json(study: Results):
     design = next_runs(study, tokens=2_000.0)
     for flops in (1e-3, design.flops, 10 * design.flops, 1e12):

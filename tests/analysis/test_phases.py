@@ -276,6 +276,7 @@ def test_the_test_of_the_law_has_its_level_where_arms_have_unequal_seeds() -> No
     assert 0.3 < np.median(p) < 0.7 and (np.array(p) < 0.05).sum() <= 3
 
 
+@pytest.mark.slow
 def test_the_test_of_the_law_has_the_level_that_it_says_and_sees_a_law_that_is_not_its_own() -> None:
     """It once had p above .6 in every study of its own law, and so let one of four studies of synergy through."""
 

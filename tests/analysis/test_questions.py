@@ -115,6 +115,7 @@ def test_where_some_groups_refuse_the_others_are_answered(study):
         each(never)(Asked(study))
 
 
+@pytest.mark.slow
 def test_analyse_leaves_out_what_a_later_question_refuses(study, monkeypatch):
     before = analysis.analyse(study)
 
@@ -130,6 +131,7 @@ def test_analyse_leaves_out_what_a_later_question_refuses(study, monkeypatch):
     assert estimates[1] == pytest.approx(estimates[0], rel=1e-6, abs=1e-9, nan_ok=True)
 
 
+@pytest.mark.slow
 def test_a_question_that_joins_is_asked_printed_and_drawn(joined, study, tmp_path):
     assert any(f.question == "luck" for f in analysis.analyse(study))
     runner = CliRunner()
@@ -154,6 +156,7 @@ def test_json_is_one_object_with_refusals_and_round_trips(study):
     assert all(Finding.from_json(f).to_json() == f for f in made["findings"])
 
 
+@pytest.mark.slow
 def test_figures_of_scores_and_curves_are_written(study, tmp_path):
     shown = CliRunner().invoke(
         app, ["analyse", str(study.folder), "--figures", str(tmp_path), "--benchmark", "algebra"]

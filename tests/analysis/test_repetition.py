@@ -101,6 +101,7 @@ def runs(star: float, random: np.random.Generator, pools: tuple[float, ...] = (2
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_r_star_is_found_where_pools_differ() -> None:
     random, held = np.random.default_rng(0), 0
     for _ in range(4):
@@ -111,6 +112,7 @@ def test_r_star_is_found_where_pools_differ() -> None:
     assert chart(f).to_dict()["layer"]
 
 
+@pytest.mark.slow
 def test_fresh_tokens_are_said_to_fade_at_the_nominal_rate() -> None:
     random, claims, studies = np.random.default_rng(1), 0, 4
     for _ in range(studies):

@@ -43,6 +43,7 @@ def test_past_d_sat_a_doubling_gains_less_than_delta(fall: float, alpha: float, 
         assert float(after(3 * late) - after(6 * late)) < delta
 
 
+@pytest.mark.slow
 def test_an_end_within_the_range_is_found_with_its_interval() -> None:
     delta, held, studies = 0.03, 0, 25
     truth = doubling_worth(LAW, delta)
@@ -61,6 +62,7 @@ def test_the_dose_of_a_source_is_its_own_axis() -> None:
         saturation(rows(), source="arxv", delta=0.03)
 
 
+@pytest.mark.slow
 def test_where_nothing_saturates_no_end_is_invented() -> None:
     claims = 0
     for k in range(12):

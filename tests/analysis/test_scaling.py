@@ -58,6 +58,7 @@ def test_marins_ladder_is_predicted_as_published_and_the_interval_holds_what_cam
     assert chart(found[0]).to_dict()["layer"]
 
 
+@pytest.mark.slow
 def test_predictions_hold_at_their_rate() -> None:
     law, held, studies = PowerLaw(0.6, 0.8, 0.15, 1e18), 0, 25
     for k in range(studies):
@@ -65,6 +66,7 @@ def test_predictions_hold_at_their_rate() -> None:
     assert held / studies >= 0.95 - 3 * math.sqrt(0.05 * 0.95 / studies)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "law",
     [lambda x: 1.4 - 0.05 * np.log(x / 1e18),

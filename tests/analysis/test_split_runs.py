@@ -34,6 +34,7 @@ def study(random: np.random.Generator, worth: Mapping[str, float] = WORTH, arms:
     return made
 
 
+@pytest.mark.slow
 def test_shares_and_the_gain_lie_in_their_intervals_as_often_as_they_say() -> None:
     truth, held, studies = split(WORTH, R, TOTAL), np.zeros(3), 20
     for seed in range(studies):

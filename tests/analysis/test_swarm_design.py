@@ -14,6 +14,7 @@ from curricle.study import Refused
 SIZES = st.lists(st.floats(1e-3, 1e6), min_size=2, max_size=9)
 
 
+@pytest.mark.slow
 @given(SIZES, st.integers(16, 60), st.integers(0, 2**31))
 @settings(max_examples=60)
 def test_every_mixture_is_whole_and_no_two_are_alike(sizes: list[float], runs: int, seed: int) -> None:

@@ -398,6 +398,7 @@ def test_cells_gather_runs_of_all_seeds() -> None:
 # ---- coverage ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scenario", sim.GAMMAS, ids=lambda s: s.name)
 def test_the_interval_of_gamma_holds_the_truth_as_often_as_it_says(scenario) -> None:
     g = sim.gammas(scenario, 300, seed=11)

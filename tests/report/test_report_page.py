@@ -212,6 +212,7 @@ def asked(hostile: str = "one source") -> list[Finding]:
     return [made, replace(made, estimate=None, undefined=f"too little: {hostile}")]
 
 
+@pytest.mark.slow
 def test_a_question_with_a_figure_has_a_section_with_its_sentence_and_its_table(small, written, tmp_path, monkeypatch):
     monkeypatch.setattr(page, "MOST_DRAWN", 2)
     monkeypatch.setitem(charts.CHARTS, "luck", charts.Chart("How much is luck", f"{__name__}:luck"))
@@ -253,6 +254,7 @@ def test_a_legend_lists_what_its_charts_draw_and_nothing_else(small):
     assert "code and math mixed" not in legend
 
 
+@pytest.mark.slow
 def test_a_question_with_many_findings_draws_the_first_and_says_how_many_more(small, written, tmp_path, monkeypatch):
     monkeypatch.setitem(charts.CHARTS, "luck", charts.Chart("How much is luck", f"{__name__}:luck"))
     many = [replace(asked()[0], subject=f"luck {i}") for i in range(page.MOST_DRAWN + 3)]
@@ -262,6 +264,7 @@ def test_a_question_with_many_findings_draws_the_first_and_says_how_many_more(sm
     assert all(f"luck {i}" in text for i in range(len(many)))
 
 
+@pytest.mark.slow
 def test_what_has_no_figure_is_counted_and_said_once(small, written, tmp_path, monkeypatch):
     monkeypatch.setitem(charts.CHARTS, "luck", charts.Chart("How much is luck", f"{__name__}:luck"))
     first, _ = asked()
@@ -272,6 +275,7 @@ def test_what_has_no_figure_is_counted_and_said_once(small, written, tmp_path, m
     assert "6 more findings of this question without a figure" in section and "more figure" not in section
 
 
+@pytest.mark.slow
 def test_a_swarm_s_thousands_of_pairs_are_counted_and_not_all_written_out(small, written, tmp_path):
     pair = next(f for f in small.findings if f.question == "contrast")
     many = [replace(pair, subject=f"mix {i} over mix {i + 1}") for i in range(page.MOST_NUMBERS + 40)]

@@ -112,6 +112,7 @@ for number in range(100000):
 """
 
 
+@pytest.mark.slow
 def test_kill_9_while_a_shard_is_written_leaves_only_whole_shards(tmp_path, tokenizer):
     save(tokenizer, tmp_path / "tokenizer")
     with subprocess.Popen(

@@ -93,6 +93,7 @@ finish(Path(sys.argv[2]), steps=60, save_seconds=0.0)
 """
 
 
+@pytest.mark.slow
 def test_kill_9_during_training_and_saving_ends_in_the_same_weights(tmp_path):
     """Saving after every step, so that most kills hit a save."""
     whole = finish(tmp_path / "whole", steps=60)
