@@ -145,9 +145,9 @@ class Worker:
         try:
             message = connection.recv()
         except (EOFError, ConnectionResetError):
-            message = Message("failed", self.node.run, text="its worker was killed (out of memory?); run it again")
-            if self._stop.is_set():
-                message = Message("stopped", self.node.run)
+            how = "its worker was killed (out of memory?); run the study again to go on"
+            asked = self._stop.is_set()
+            message = Message("stopped", self.node.run) if asked else Message("failed", self.node.run, text=how)
         if self._last == message.kind == "step":
             self._quietest = max(self._quietest, self._quiet)
         self._quiet, self._last = 0.0, message.kind
