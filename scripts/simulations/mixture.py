@@ -1,6 +1,6 @@
 """What `mixture` says about swarms whose truth is known: the law's own data, another law's, and no effect at all.
 
-    .venv/bin/python scripts/simulations/mixture.py --studies 200 > docs/results/simulations-mixture.md
+    .venv/bin/python scripts/simulations/mixture.py --studies 200        (prints a Markdown table)
 
 Each study draws a truth, 40 runs over five sources with two targets and noise of .03, and asks for the mixture of both
 targets together. Printed for each truth: how many fresh runs fall into their 90 % interval; by how much the gain over
