@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from curricle import metrics
 from curricle.corpus import catalogue as corpora
 from curricle.corpus import problems
 from curricle.corpus.documents import Document
@@ -95,9 +96,9 @@ def explain(store: Store, name: str, step: int) -> Explained:
         for row, (source, tokens_S, loss_S, touched, opens_S) in enumerate(read)
         for place, tokens, loss in _cut(tokens_S, loss_S, touched, opens_S)
     ]
-    metrics, guard = _said(store.run_folder(run) / "metrics.jsonl", step)
+    line, guard = _said(store.run_folder(run), step)
     return Explained(
-        run, node.stage, node.seed, step, node.steps, rows, node.context, metrics, guard, tuple(passages)
+        run, node.stage, node.seed, step, node.steps, rows, node.context, line, guard, tuple(passages)
     )  # fmt: skip
 
 
@@ -181,15 +182,11 @@ def _where(document: Document) -> str:
     return "" if place in document.id else place
 
 
-def _said(file: Path, step: int) -> tuple[dict[str, Any] | None, str | None]:
+def _said(folder: Path, step: int) -> tuple[dict[str, Any] | None, str | None]:
     """The step's own line, and what any of its lines says under `guard`."""
-    metrics, guard = None, None
-    if not file.exists():
-        return metrics, guard
-    with open(file, encoding="utf-8") as lines:
-        for line in lines:
-            found = json.loads(line) if line.endswith("\n") else {}  # the last one may be half written
-            if found.get("step") == step:
-                guard = found.get("guard") or guard
-                metrics = found if "loss_nats" in found else metrics
-    return metrics, None if guard is None else guard if isinstance(guard, str) else json.dumps(guard)
+    own, guard = None, None
+    for line in map(json.loads, metrics.lines(folder)):
+        if line.get("step") == step:
+            guard = line.get("guard") or guard
+            own = line if "loss_nats" in line else own
+    return own, None if guard is None else guard if isinstance(guard, str) else json.dumps(guard)

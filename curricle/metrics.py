@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from contextlib import suppress
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,18 @@ FILE = "metrics.jsonl"
 
 
 def lines(run: Path) -> list[str]:
-    """The file's whole lines. The last may be cut off, where a run was killed or the disk was full."""
+    """The file's lines, up to the first that a kill, a full disk or a power cut left damaged: what lies behind that one
+    does not count, since training that goes on cuts the file there."""
     if not (run / FILE).exists():
         return []
-    with open(run / FILE, encoding="utf-8") as found:
-        return [line for line in found if line.startswith("{") and line.endswith("}\n")]
+    with open(run / FILE, encoding="utf-8", errors="replace") as found:
+        return list(takewhile(_whole, found))
+
+
+def _whole(line: str) -> bool:
+    with suppress(ValueError):
+        return line.endswith("\n") and isinstance(json.loads(line), dict)
+    return False
 
 
 def reach(content: bytes) -> tuple[int, int]:
@@ -36,19 +44,17 @@ def reach(content: bytes) -> tuple[int, int]:
     return step, scored
 
 
-def says_diverged(content: bytes) -> bool:
-    """Whether the last whole line of a metrics file says that its run has diverged."""
+def divergence(content: bytes) -> str | None:
+    """What the last whole line of a metrics file says of a run that stopped because it learnt no more; None for any
+    other. A run that goes on after it writes that line again."""
     last = content.rpartition(b"\n")[0].rpartition(b"\n")[2]
-    with suppress(ValueError):
-        return json.loads(last).get("diverged") is not None
-    return False
+    with suppress(ValueError, AttributeError):
+        return json.loads(last).get("diverged")
+    return None
 
 
 def diverged(run: Path) -> str | None:
-    """What a run said that stopped because it learnt no more; None for any other. The last line says it: a run that
-    goes on after it writes that line again."""
-    last = lines(run)[-1:]
-    return json.loads(last[0]).get("diverged") if last else None
+    return divergence((run / FILE).read_bytes()) if (run / FILE).exists() else None
 
 
 def forget_divergence(run: Path) -> None:
@@ -71,7 +77,10 @@ def held_out(
     """Bits per byte of each source's held-out text by the last line of scores, and by how much they changed since the
     run began: since its parent's end or the step it branched at, or else since its own first scores. A source whose
     text is another now, or was not scored then, has no change."""
-    *own, now = evaluations(run)
+    scores = evaluations(run)
+    if not scores:  # the file is damaged before them
+        return {}, {}
+    *own, now = scores
     before = {m["step"]: m for m in own if m["step"] < now["step"]}  # of two for one step the later counts
     began = before[min(before)] if before else None
     if parent is not None:

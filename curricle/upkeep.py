@@ -15,7 +15,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from curricle import transfer
+from curricle import metrics, transfer
 from curricle.planning import Plan
 from curricle.preparation import Prepared
 from curricle.recall import noted
@@ -136,9 +136,8 @@ def _where_its_weights_are(store: Store, run: str) -> str:
 
 def _tokens(store: Store, run: str) -> tuple[int, int]:
     """How far a run that has begun has come, and its budget."""
-    metrics = store.run_folder(run) / "metrics.jsonl"
-    lines = metrics.read_bytes().splitlines(keepends=True) if metrics.exists() else []
-    reached = max((json.loads(line).get("tokens", 0) for line in lines if line.endswith(b"\n")), default=0)
+    lines = map(json.loads, metrics.lines(store.run_folder(run)))
+    reached = max((line.get("tokens", 0) for line in lines), default=0)
     return reached, read_json(store.run_folder(run) / "run.json")["identity"]["budget_tokens"]
 
 

@@ -50,6 +50,18 @@ def test_a_divergence_is_the_last_whole_line_and_forgotten_without_a_line_less(t
     assert len(metrics.lines(run)) == 3 and metrics.diverged(tmp_path / "none") is None
 
 
+@pytest.mark.parametrize("damage", [b"{...}\n", b"\0\0\0\n", b"\xff{}\n", b"[1]\n", b"7\n"])
+def test_what_lies_behind_a_damaged_line_does_not_count(tmp_path, damage):
+    rows = line(2, code=(2.0, 50)), line(4, code=(1.0, 50)), line(6, code=(0.5, 50))
+    run = written(tmp_path / "run", *rows)
+    first, second, third = (run / metrics.FILE).read_bytes().splitlines(keepends=True)
+    (run / metrics.FILE).write_bytes(first + second + damage + third)
+    assert [m["step"] for m in map(json.loads, metrics.lines(run))] == [2, 4]
+    assert metrics.held_out(run)[0] == pytest.approx({"code": 1.0})
+    (run / metrics.FILE).write_bytes(damage)
+    assert metrics.diverged(run) is None and metrics.held_out(run) == ({}, {})
+
+
 @given(st.lists(st.tuples(st.integers(1, 99), st.booleans()), max_size=6), st.binary(max_size=12), st.data())
 def test_a_file_reaches_as_far_as_its_first_damaged_line(rows, damage, data):
     whole = [json.dumps({"step": step, **({"evaluation": {}} if scored else {})}).encode() for step, scored in rows]
