@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -78,12 +79,13 @@ def synergy(
     first = profile(data)
     spare = len(used) - free - 1
     variance, df = cells.pooled, float(cells.df)
-    lack_p = None
-    if spare:
+    lack_p, misfit = None, False
+    if spare:  # with as many cells as parameters nothing is left to test the law by
         least = float(first.losses.min())
         lack_p = float(fdtrc(spare, cells.df, least / spare / cells.pooled))
-        if lack_p < 0.05:
-            variance, df = max(variance, least / spare), float(spare)
+        misfit = lack_p < 0.05
+    if misfit:
+        variance, df = max(variance, least / spare), float(spare)
     limit = float(student(df, level)) ** 2 * variance
     kappas, losses, thetas = refined(first, data, limit)
     best = int(losses.argmin())
@@ -103,7 +105,7 @@ def synergy(
         "Complementarity is claimed."
         if parts["complementary"]
         else "Complementarity is not claimed: 0 is not excluded.",
-        f"The law does not fit (p = {lack_p:.2g}), so the interval rests on the misfit." * (df == spare),
+        f"The law does not fit (p = {lack_p:.2g}), so the interval rests on the misfit." if misfit else "",
         "Unbounded above." * (high is None),
     ]
     interval = Interval(LEAST if low is None else low, high, THESE_PROBLEMS, level)
@@ -111,8 +113,6 @@ def synergy(
 
 
 def _undefined(about: Finding, why: str) -> Finding:
-    from dataclasses import replace
-
     return replace(about, undefined=why, parts={"complementary": False})
 
 
@@ -124,8 +124,6 @@ def _with(
     table: tuple[dict[str, Part], ...],
     note: str,
 ) -> Finding:
-    from dataclasses import replace
-
     return replace(about, estimate=value, undefined=None, intervals=(interval,), parts=parts, table=table, note=note)
 
 

@@ -89,6 +89,23 @@ def test_where_the_law_does_not_fit_the_interval_rests_on_the_misfit() -> None:
     assert f.parts["lack_of_fit_p"] < 0.05 and "rests on the misfit" in f.note and not f.parts["complementary"]
 
 
+@pytest.mark.parametrize("filler", [False, True])
+def test_as_many_cells_as_parameters_have_an_interval_and_no_test_of_the_law(filler: bool) -> None:
+    made = scenario(0.0, filler=filler)
+    kept = [tuple(cell) for cell in made.cells[: 8 if filler else 7, :2]]
+    rows = [r for r in made.rows(np.random.default_rng(0)) if (r["dose:code"], r["dose:math"]) in kept]
+    f = synergy(rows, filler="prose" if filler else None)
+    assert f.parts["lack_of_fit_p"] is None and "does not fit" not in f.note
+    assert f.estimate is not None and f.interval().contains(0.0)
+
+
+def test_a_law_that_fits_is_not_said_to_fail_where_the_degrees_of_freedom_are_as_many() -> None:
+    rows = scenario(0.0).rows(np.random.default_rng(1))
+    again = [(0.0, 4e6), (4e6, 0.0)]  # two cells with a second run: 2 degrees of freedom, as 9 cells leave of 7
+    f = synergy([r for r in rows if r["seed"] == 0 or (r["seed"] == 1 and (r["dose:code"], r["dose:math"]) in again)])
+    assert f.parts["df"] == 2 and f.parts["lack_of_fit_p"] > 0.05 and "does not fit" not in f.note
+
+
 def test_what_cannot_tell_kappa_says_so_and_claims_nothing() -> None:
     rows = scenario(3.0).rows(np.random.default_rng(0))
     four = [r for r in rows if r["dose:code"] in (0, 4e6) and r["dose:math"] in (0, 4e6)]
