@@ -145,8 +145,8 @@ def transferred(
         # distances add in quadrature on each side, on the log scale (Zou and Donner 2008).
         _, low_a, high_a = reached[k]
         low_b, high_b = float(base.law.reach(loss_high)), float(base.law.reach(loss_low))
-        down = _further(need, low_a, low_b)
-        up = None if high_a is None or math.isinf(high_b) else _further(need, high_a, high_b)
+        down = further(need, low_a, low_b)
+        up = None if high_a is None or math.isinf(high_b) else further(need, high_a, high_b)
         if beyond:  # measured is only that the scratch curve has not come so far
             down, up = top if down is None else min(down, top), None
         finite = math.isfinite(need)
@@ -197,7 +197,7 @@ def transferred(
     return made
 
 
-def _further(value: float, *limits: float | None) -> float | None:
+def further(value: float, *limits: float | None) -> float | None:
     """Distances of limits from a value, added in quadrature on the log scale; on the side on which they lie."""
     if any(limit is None or limit <= 0 for limit in limits) or not math.isfinite(value):
         return None

@@ -1,10 +1,11 @@
 """Saturation: the budget past which doubling a source's tokens gains less than can be seen, and why the fall ends.
 
 `saturation` gives D_sat, where L(D) − L(2D) falls to δ: (A(1 − 2^−α)/δ)^{1/α} for L = E + A·D^−α. δ is stated, or the
-noise of a difference of two strategies, σ√(2/s), σ from runs at equal budgets. It answers within the measured range and
-gives a limit past it. Tokens read again are no new ones: where a pool was read past its end the law is one of D'.
-`floors` asks whether two sources end at different floors, and refuses where the Cramér–Rao bound says that the runs
-cannot tell. `why_saturated` names the kind of an early end: slow, a mismatch of floors, or repetition (section 8).
+noise of a difference of two strategies, σ√(2/s), with limits of its own, σ from runs at equal budgets. It answers
+within the measured range and gives a limit past it. Tokens read again are no new ones: where a pool was read past its
+end the law is one of D'. `floors` asks whether two sources end at different floors, and refuses where the Cramér–Rao
+bound says that the runs cannot tell. `why_saturated` names the kind of an early end: slow, a mismatch of floors, or
+repetition (section 8).
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from curricle.analysis.columns import Row, chosen, items, known, numbers, the_one, typed
-from curricle.analysis.efficiency import TOKENS, UNITS, both_ways, curve_of, points_of
+from curricle.analysis.efficiency import TOKENS, UNITS, Pair, both_ways, curve_of, further, points_of
 from curricle.analysis.finding import THESE_PROBLEMS, Finding, Interval, Part, join, short
 from curricle.analysis.outcomes import DOSE
 from curricle.analysis.pools import Pools, one_pool
 from curricle.analysis.powerlaw import Fit, PowerLaw, first_below, floor_error
 from curricle.analysis.repetition import R_STAR, repetition
-from curricle.analysis.spread import within
+from curricle.analysis.spread import of_runs
 from curricle.study import Refused
 
 REACH = 1e6  # a limit of D_sat is sought up to so many times the largest budget
@@ -38,8 +39,9 @@ def doubling_worth(law: PowerLaw, delta: float) -> float:
         if held[-1] < len(x) - 1:
             return float(first_below(x[held[-1] :], gain[held[-1] :], delta) or x[-1])
         # so far out that the checkpoint's own tokens no longer count
-    worth = law.amplitude * (1 - 2**-law.exponent) / delta
-    return law.scale * worth ** (1 / law.exponent) if worth > 0 else 0.0
+    worth = np.float64(law.amplitude * (1 - 2**-law.exponent) / delta)
+    with np.errstate(over="ignore"):  # ∞ where hardly anything falls, and that for ever
+        return float(law.scale * worth ** (1 / law.exponent)) if worth > 0 else 0.0
 
 
 def saturation(
@@ -51,10 +53,11 @@ def saturation(
 
     `delta` is what a doubling must gain to be worth it, in the score's unit; without it, the noise of a difference
     between strategies of `seeds` runs each (by default as many as there are), σ√(2/s), with σ the spread of runs at
-    equal budgets. Scatter about the law is no such spread, so one run without a `delta` is not answered. The estimate
+    equal budgets. Scatter about the law is no such spread, so one run without a `delta` is not answered. Such a δ is an
+    estimate, and its own limits (`parts.delta_low`, `delta_high`) are in the interval and in the verdict. The estimate
     is given where it lies within the measured range; past it the finding is undefined, its interval gives the limits,
     and `parts.extrapolated` is what the curve says. `parts.verdict`: "saturated" (the last measured doubling gains less
-    less than δ, its whole interval), "not yet" (more, its whole interval), or "open".
+    than δ, its whole interval), "not yet" (more, its whole interval), or "open".
 
     `unique_tokens` is the pool that is read, or each row's pools. Where it was read past its end, the law is fitted in
     D' (pools.py), and the estimate, `largest` and the table count new tokens; `parts.repeated` is where doubling the
@@ -73,7 +76,7 @@ def saturation(
     pair = both_ways(rows, column, checkpoint)
     curve = pair.bounded
     runs = seeds if seeds is not None else max(1, len({row.get("seed") for row in rows}))
-    noise, replicates = noise_of_runs(rows, column)
+    noise = noise_of_runs(rows, column, level)
     about = (
         "saturation", f"{source or rows[0].get('strategy', column)} on {rows[0].get('benchmark', 'the target')}",
         str(rows[0].get("measure", "loss")), str(rows[0].get("benchmark", "")),
@@ -82,21 +85,23 @@ def saturation(
     if delta is None and not noise:
         unknown = "no two runs at one budget, so the noise of a difference is not known; state delta"
         return Finding(*about, None, TOKENS, n=items(rows), seeds=runs, undefined=unknown, table=drawn)
-    asked = delta if delta is not None else (noise or 0.0) * math.sqrt(2 / runs)
+    asked, asked_low, asked_high = (
+        [delta] * 3 if delta is not None else [sd * math.sqrt(2 / runs) for sd in noise or ()]
+    )
     if not asked > 0 or not math.isfinite(asked):
         raise Refused(f"delta: {asked:g}; what a doubling must gain is above 0")
     top = float(curve.x.max())
     at = doubling_worth(curve.law, asked)
-    ends = [limits(f, asked, level) for f in pair]
-    low = min(end[0] for end in ends)
-    high = None if any(end[1] is None for end in ends) else max(float(end[1] or 0) for end in ends)
+    low, high = limits(pair, asked, asked_low, asked_high, level)
     doubled = [[float(v[0]) for v in f.doubling(top / 2, level)] for f in pair]
     value, least, most = doubled[0][0], min(d[1] for d in doubled), max(d[2] for d in doubled)
-    verdict = "open" if pair.hopeless else "saturated" if most < asked else "not yet" if least > asked else "open"
+    more = difference_of([(value, least, most), (asked, asked_low, asked_high)])
+    verdict = "open" if pair.hopeless else "saturated" if more[2] < 0 else "not yet" if more[1] > 0 else "open"
     reason = (
         "stated"
         if delta is not None
-        else f"the noise of a difference, {runs} runs each, σ on {replicates} degrees of freedom"
+        else f"the noise of a difference, {runs} runs each; their spread is itself an estimate, so δ may be "
+        f"{asked_low:.2g} to {asked_high:.2g}, which the limits allow for"
     )
     notes = [*curve.notes, f"δ = {asked:.3g}: {reason}."]
     why = None
@@ -108,7 +113,8 @@ def saturation(
     elif 2 * at > top:
         notes.append("The doubling at the estimate ends past what was measured.")
     parts: dict[str, Part] = {
-        "delta": asked, "noise": noise, "verdict": verdict, "last_doubling": value, "last_doubling_low": least,
+        "delta": asked, "delta_low": asked_low, "delta_high": asked_high, "noise": noise[0] if noise else None,
+        "verdict": verdict, "last_doubling": value, "last_doubling_low": least,
         "last_doubling_high": most, "largest": top, "extrapolated": at if math.isfinite(at) else None,
         "floor": curve.law.floor, "exponent": curve.law.exponent, "amplitude": curve.law.raw_amplitude,
         "floor_error": curve.floor_error, "lack_of_fit_p": curve.wrong, "epochs": epochs, "in_new_tokens": again,
@@ -126,22 +132,44 @@ def saturation(
     )  # fmt: skip
 
 
-def noise_of_runs(rows: Sequence[Row], x: str) -> tuple[float | None, int]:
-    """The spread of a run about the mean of the runs at its budget, pooled over budgets, and its degrees of freedom;
-    None without two runs at one budget. What a law leaves of their means is no part of it."""
+def noise_of_runs(rows: Sequence[Row], x: str, level: float) -> tuple[float, float, float] | None:
+    """The spread of a run about the mean of the runs at its budget, pooled over budgets, with its limits; None without
+    two runs at one budget, or without any spread. What a law leaves of their means is no part of it."""
     x_N, y_N = numbers(rows, x), numbers(rows, "score")
-    places = [y_N[x_N == at] for at in np.unique(x_N[x_N > 0])]
-    variance, df = within(places)
-    return math.sqrt(variance) if df else None, df
+    seeds = [row.get("seed") for row in rows]
+    run_N = np.arange(len(rows)) if seeds.count(None) == len(seeds) else np.array([str(seed) for seed in seeds])
+    found = of_runs(y_N[x_N > 0], x_N[x_N > 0], run_N[x_N > 0], level)
+    if not found or not found[0]:
+        return None
+    sd, low, high = (math.sqrt(variance) for variance in found)
+    return sd, low, high
 
 
-def limits(curve: Fit, delta: float, level: float) -> tuple[float, float | None]:
-    """Limits of D_sat: the last x at which a doubling worth δ is certain, and at which it is not ruled out (None: no
-    end within a million times the largest budget)."""
-    positive = curve.x[curve.x > 0]
-    x = np.geomspace(positive.min() / 100, positive.max() * REACH, 250)
-    _, low, high = curve.doubling(x, level)
-    return _last(x, low, delta) or 0.0, _last(x, high, delta, open_end=True)
+def limits(
+    pair: Pair, delta: float, delta_low: float, delta_high: float, level: float
+) -> tuple[float, float | None]:  # fmt: skip
+    """Limits of D_sat (above: None where there is no end within a million times the largest budget): those of the
+    curve at δ and, where δ is an estimate, what δ's own limits make of D_sat, in quadrature on the log scale."""
+    low, high = hull(pair, delta, level)
+    if delta_low == delta_high:
+        return low, high
+    law, furthest = pair.bounded.law, REACH * float(pair.bounded.x.max())
+    at, near, far = (doubling_worth(law, d) for d in (delta, delta_high, delta_low))
+    if not 0 < at < furthest:  # no distance from it can be told: each limit at that limit of δ
+        return hull(pair, delta_high, level)[0], hull(pair, delta_low, level)[1]
+    return further(at, low, near) or 0.0, further(at, high, far) if far < furthest else None
+
+
+def hull(pair: Pair, delta: float, level: float) -> tuple[float, float | None]:
+    """The last x at which a doubling worth δ is certain, and at which it is not ruled out by either fit."""
+    ends = []
+    for curve in pair:
+        positive = curve.x[curve.x > 0]
+        x = np.geomspace(positive.min() / 100, positive.max() * REACH, 250)
+        _, low, high = curve.doubling(x, level)
+        ends.append((_last(x, low, delta) or 0.0, _last(x, high, delta, open_end=True)))
+    tops = [end[1] for end in ends if end[1] is not None]
+    return min(end[0] for end in ends), max(tops) if len(tops) == len(ends) else None
 
 
 def _last(x: np.ndarray, gain: np.ndarray, delta: float, open_end: bool = False) -> float | None:

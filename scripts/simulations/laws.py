@@ -138,7 +138,7 @@ def saturations(studies: int) -> Iterator[tuple[str, Tally]]:
                 truth = None
             for _ in range(studies):
                 f = saturation(rows_of(law, random), delta=delta)
-                tally.finding(f, truth if delta else None)
+                tally.finding(f, truth)
                 for verdict in ("saturated", "open", "not yet"):
                     tally.count(verdict, f.parts["verdict"] == verdict)
                 tally.count("refused", f.estimate is None)

@@ -86,6 +86,28 @@ def test_without_a_stated_delta_it_is_the_noise_of_a_difference() -> None:
         saturation(rows(), delta=-1.0)
 
 
+def test_what_is_not_known_of_delta_is_in_the_interval() -> None:
+    """Runs that differ by their luck as much as points do: the truth is D_sat at the true noise of a difference."""
+    truth, held = doubling_worth(LAW, 0.004 * math.sqrt(2) * math.sqrt(2 / 3)), 0
+    for k in range(10):
+        luck = np.random.default_rng(100 + k).normal(0, 0.004, 3)
+        f = saturation([{**row, "score": row["score"] + luck[row["seed"]]} for row in rows(seed=k)])
+        held += f.interval().contains(truth)
+    assert held >= 8  # 3 of them where δ is taken as known
+    stated = saturation(rows(seed=9), delta=float(saturation(rows(seed=9)).parts["delta"] or 0))
+    assert "which the limits allow for" in f.note and "stated" in stated.note
+    i, known = saturation(rows(seed=9)).interval(), stated.interval()
+    assert i.low < known.low and (i.high is None or i.high > known.high)
+
+
+def test_a_verdict_waits_for_a_delta_that_is_known() -> None:
+    """Luck alone sets these two runs apart, so δ rests on one degree of freedom."""
+    two = [{**row, "score": row["score"] + 0.002 * row["seed"]} for row in rows(seeds=2, sd=1e-5)]
+    f = saturation(two)
+    assert f.parts["delta_high"] > 20 * f.parts["delta"] and f.parts["verdict"] == "open"
+    assert saturation(two, delta=float(f.parts["delta"] or 0)).parts["verdict"] == "not yet"
+
+
 def test_one_run_without_a_stated_delta_is_not_answered() -> None:
     one = saturation(rows(seeds=1))
     assert one.estimate is None and not one.intervals and "state delta" in (one.undefined or "")

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import spearmanr, t
+from scipy.stats import chi2, spearmanr, t
 
 from curricle.analysis.intervals import rank_correlation, ranked
-from curricle.analysis.spread import reach, two_way, within
+from curricle.analysis.spread import of_runs, reach, two_way, within
 
 NUMBERS = st.integers(-5, 5).map(float)
 
@@ -29,6 +29,32 @@ def test_both_spreads_estimate_the_variance_of_a_run() -> None:
     assert np.mean([two_way(y)[0] for y in tables]) == pytest.approx(4, rel=0.05)
     assert np.mean([within([y[0], y[1, :2], y[2, :1]])[0] for y in tables]) == pytest.approx(4, rel=0.05)
     assert within([np.ones(1), np.ones(1)]) == (0.0, 0) and two_way(np.ones((1, 3))) == (0.0, 0)
+
+
+@pytest.mark.parametrize("shared", [0.0, 0.5, 0.9])
+def test_the_limits_of_a_spread_hold_where_points_of_a_run_share_its_luck(shared: float) -> None:
+    random, studies = np.random.default_rng(2), 600
+    cell, run = (a.ravel() for a in np.meshgrid(np.arange(8), np.arange(3)))
+    kept = ~((cell == 7) & (run == 2))  # and where one run lacks a cell
+    held = 0
+    for _ in range(studies):
+        luck = np.sqrt(shared) * random.normal(size=3)
+        y = cell + luck[run] + np.sqrt(1 - shared) * random.normal(size=24)
+        variance, low, high = of_runs(y[kept], cell[kept], run[kept])
+        held += low <= 1 <= high
+        assert variance == pytest.approx(within([y[kept & (cell == c)] for c in range(8)])[0])
+    assert held / studies >= 0.95 - 3 * np.sqrt(0.05 * 0.95 / studies)
+
+
+def test_runs_with_a_point_each_have_the_limits_of_one_chi_square() -> None:
+    y, cell = np.array([1.0, 2.0, 4.0, 7.0, 6.0]), np.array([0, 0, 0, 1, 1])
+    assert of_runs(y, cell, np.arange(5)) == pytest.approx((within([y[:3], y[3:]])[0], *_by_chi_square(y, 3)))
+    assert of_runs(y, np.arange(5), np.zeros(5)) is None
+
+
+def _by_chi_square(y: np.ndarray, df: int) -> tuple[float, float]:
+    squares = within([y[:3], y[3:]])[0] * df
+    return squares / chi2.ppf(0.975, df), squares / chi2.ppf(0.025, df)
 
 
 @pytest.mark.parametrize(("df", "level", "power"), [(4, 0.95, 0.8), (18, 0.99, 0.9)])
