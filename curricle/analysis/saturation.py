@@ -276,32 +276,41 @@ def why_saturated(
     worse than `b` at the largest budget that both have, or its exponent not told from that of `b`.
 
     Repetition is looked for first, where the rows of `a` have a column `unique` and read some pool more than twice:
-    it is claimed when R* = ∞ (repeats as good as new) is ruled out. The estimate is the difference of floors.
+    it is claimed when R* = ∞ (repeats as good as new) is ruled out. Where a pool was read past its end floors and
+    exponents are those of new tokens; past two readings a higher floor is not told from repeats that fade, so that
+    there is no mismatch. The estimate is the difference of floors, where `floors` gives one.
     """
     rows = typed(rows, x, unique)
-    again = None
-    of_a = chosen(rows, **{by: a})
-    if all(row.get(unique) not in (None, "") for row in of_a):
-        epochs = numbers(of_a, x) / numbers(of_a, unique, above=0.0)
-        if epochs.max() > 2:
-            again = repetition(of_a, tokens=x, unique=unique, level=level)
+    of_a, of_b = chosen(rows, **{by: a}), chosen(rows, **{by: b})
+    read = [curve_of(of_it, x) for of_it in (of_a, of_b)]
+    top = min(float(f.x.max()) for f in read)
+    at_top = difference_of([tuple(float(v[0]) for v in f.predict(top, level)) for f in read])
+    most, again, fits = most_epochs(rows, x, unique), None, read
+    if all(row.get(unique) not in (None, "") for row in of_a) and most_epochs(of_a, x, unique) > 2:
+        again = repetition(of_a, tokens=x, unique=unique, level=level)
+    if most > 1:
+        rows, detect = in_new_tokens(rows, x, unique), abs(at_top[0]) if detect is None else detect
+        fits = [curve_of(chosen(rows, **{by: name}), x) for name in (a, b)]
     found = floors(rows, a, b, detect, by, x, level)
-    fits = [curve_of(of_it, x) for of_it in (of_a, chosen(rows, **{by: b}))]
-    top = float(found.parts["largest"] or 0)
-    at_top = difference_of([tuple(float(v[0]) for v in f.predict(top, level)) for f in fits])
     slower = difference_of([f.exponent(level) for f in fits])
     interval = found.interval()
     apart = interval is not None and interval.low is not None and interval.low > 0
     detected = float(found.parts["detect"] or 0)
     kind, reason = None, found.undefined
-    if again is not None and again.parts["repeats_fade"]:
-        kind, reason = "repetition", None
+    if at_top[1] <= 0:
+        alike = f"alike: at {short(top)} tokens {a} is not told to be worse than {b}, so there is nothing to explain"
+        reason = f"{alike}; of the floors {reason}" if reason else alike
+    elif again is not None and again.parts["repeats_fade"]:
+        kind, reason = "repetition", reason and f"repetition ended it, and of the floors {reason}"
+    elif reason is None and apart and most > 2:
+        reason = (
+            f"text was read up to {most:.3g} times, and a floor that looks higher may be repeats that fade: repeats as "
+            "good as new are not ruled out, nor is what else they are worth known"
+        )
     elif reason is None and apart:
         kind = "mismatch"
     elif reason is None and interval is not None and max(abs(interval.low or 0), abs(interval.high or 0)) >= detected:
         reason = "the interval of the difference of floors holds both 0 and what matters"
-    elif reason is None and at_top[1] <= 0:
-        reason = f"alike: at {short(top)} tokens {a} is not told to be worse than {b}, so there is nothing to explain"
     elif reason is None and slower[2] >= 0:
         reason = (
             f"the same floor within {detected:.2g}, and the exponent of {a} is not told to be the smaller one "
@@ -309,19 +318,34 @@ def why_saturated(
         )
     elif reason is None:
         kind = "slow"
-    estimate = found.parts["fitted_difference"] if kind else None
+    new = f"Text was read up to {most:.3g} times: floors are those of new tokens, by R* = {R_STAR}." if most > 1 else ""
     return Finding(
         "why-saturated", f"{a} against {b}", found.measure, found.benchmark,
-        None if estimate is None else float(estimate), found.unit, found.intervals, n=items(rows), seeds=found.seeds,
-        undefined=None if kind else reason,
-        note=join([found.note, again.note if again else "", f"{a}: {kind}." if kind else ""]),
+        None if reason else found.estimate, found.unit, found.intervals, n=items(rows), seeds=found.seeds,
+        undefined=reason,
+        note=join([found.note, new, again.note if again else "", f"{a}: {kind}." if kind else ""]),
         parts={
-            **found.parts, "kind": kind, "r_star": again.estimate if again else None,
-            "repetition_p": again.p_value if again else None, "gap_low": at_top[1], "gap_high": at_top[2],
+            **found.parts, "largest": top, "in_new_tokens": most > 1, "kind": kind,
+            "r_star": again.estimate if again else None, "repetition_p": again.p_value if again else None,
+            "gap_low": at_top[1], "gap_high": at_top[2],
             "exponents_apart": slower[0], "exponents_low": slower[1], "exponents_high": slower[2],
         },
         table=found.table,
     )  # fmt: skip
+
+
+def most_epochs(rows: Sequence[Row], x: str, unique: str) -> float:
+    """How often a pool was read at most; 0 where no row says how large its own is."""
+    known = [row for row in rows if row.get(unique) not in (None, "")]
+    return float((numbers(known, x) / numbers(known, unique, above=0.0)).max()) if known else 0.0
+
+
+def in_new_tokens(rows: Sequence[Row], x: str, unique: str) -> list[Row]:
+    """Rows with what their tokens are worth in new ones, where they say how large their pool is."""
+    return [
+        row if row.get(unique) in (None, "") else {**row, x: float(one_pool(float(row[unique])).new(float(row[x])))}
+        for row in rows
+    ]
 
 
 def difference_of(pair: Sequence[tuple[float, ...]]) -> tuple[float, float, float]:

@@ -168,6 +168,30 @@ def test_the_three_kinds_are_told_apart() -> None:
     assert blind.parts["kind"] is None and "cannot tell" in (blind.undefined or "")
 
 
+def test_a_pool_read_again_explains_nothing_where_the_source_is_not_worse() -> None:
+    law = PowerLaw(0.8, 0.6, 0.3, 1e6)
+    again = [
+        *rows(lambda x: law(effective_tokens(2e6, x, 5.0)), 1, "a", unique_tokens=2e6),
+        *rows(lambda x: law(effective_tokens(1.6e7, x, 5.0)), 3, "a", unique_tokens=1.6e7),
+    ]
+    worse = why_saturated([*again, *rows(PowerLaw(1.3, 0.6, 0.3, 1e6), 2, "b")], "a", "b", 0.1)
+    assert worse.parts["kind"] is None and "alike" in (worse.undefined or "")
+    blind = why_saturated([*again, *rows(law, 2, "b")], "a", "b", 0.001)
+    assert blind.parts["kind"] == "repetition" and "repetition ended it" in (blind.undefined or "")
+    assert blind.estimate is None and "cannot tell" in (blind.undefined or "")
+
+
+def test_a_higher_floor_is_no_mismatch_where_text_was_read_many_times() -> None:
+    higher, b = PowerLaw(1.0, 0.4, 0.6, 1e6), rows(LAW, 2, "b")
+    many = why_saturated([*rows(higher, 1, "a", unique_tokens=1.6e7), *b], "a", "b", 0.1)
+    assert many.parts["kind"] is None and "read up to 8 times" in (many.undefined or "")
+    once = why_saturated([*rows(higher, 1, "a", unique_tokens=1e9), *b], "a", "b", 0.1)
+    twice = why_saturated([*rows(higher, 1, "a", unique_tokens=1e8), *b], "a", "b", 0.1)
+    assert once.parts["kind"] == twice.parts["kind"] == "mismatch"
+    assert not once.parts["in_new_tokens"] and twice.parts["in_new_tokens"]
+    assert max(float(row["x"] or 0) for row in twice.table if row["series"] == "a") < X[-1]
+
+
 def test_the_same_source_twice_has_no_kind() -> None:
     named = []
     for k in range(6):
