@@ -135,11 +135,13 @@ def head_start_bound(
     )
     short = "The scratch curve reaches the other's losses on a part of the stage only." if not seen.all() else ""
     return Finding(
-        *about, bound, BITS_PER_TOKEN, _limits(base, floor, min(low, bound), max(high, bound), level),
+        *about, bound, BITS_PER_TOKEN,
+        _limits(base, floor, min(low, bound), max(high, bound), level) if start else (),
         seeds=len(base.seeds), parts=parts, table=tuple(table),
         note=join([
             f"Assumes that code is worth at most {start:,.0f} tokens of {stage} at every point, which is held fixed.",
             said, short, _one_seed(base, floor),
+            "" if start else f"{code} is nowhere ahead: no head start was seen, and a sum over none has no interval.",
         ]),
     )  # fmt: skip
 

@@ -52,7 +52,8 @@ def last_loss_bound(
 
     E is `floor_bits` (in the measure's unit) where it is known, with `floor_range`; else the floor of the scratch curve
     over its own points of the last stage, fitted. With fewer than six points there is no such fit: the floor is then
-    taken as 0, which is certain, and said. In `table` both arms' curves."""
+    taken as 0, which is certain, and said. The interval is the floor's and, with two seeds or more, that of L_scratch(D)
+    over seeds, in quadrature on each side; none with one seed and a known floor. In `table` both arms' curves."""
     found = scored(rows, benchmark, measure)
     at_end = {key: row for key, row in ends(found).items() if key[0] in (code, scratch)}
     for name in (code, scratch):
@@ -79,9 +80,11 @@ def last_loss_bound(
         )
     last = float(means[scratch])
     bound, measured = last - floor, last - float(means[code])
-    half = None
+    half, half_last = None, 0.0
     if spread:
         counts = table.counts
+        runs = float(counts[table.strategies.index(scratch)])
+        half_last = float(student(spread.df, level)) * math.sqrt(float(spread.covariance[0, 0]) / runs)
         half = float(student(spread.own_df, level)) * math.sqrt(float(spread.own[0, 0]) * float((1 / counts).sum()))
     parts: dict[str, Part] = {
         "strategy": code, "against": scratch, "measured": measured,
@@ -95,9 +98,13 @@ def last_loss_bound(
         for at, value in zip(*_curve(found, at_end, name)):
             lines.append({"strategy": name, "tokens": float(at), "score": float(value), "floor": floor})
     fails = "The gain passes the bound: the floor is too high." if parts["violated"] else ""
+    down, up = math.hypot(high - floor, half_last), math.hypot(floor - low, half_last)
+    sides = (Interval(max(0.0, bound - down), bound + up, THESE_PROBLEMS, level),) if down or up else ()
+    if not half_last:
+        fails = join([fails, "One seed: what another run would end at is not in the limit."])
     return Finding(
         "bound-last-loss", f"{code} over {scratch}", measure, benchmark, bound, UNITS.get(measure, measure),
-        (Interval(max(0.0, last - high), last - low, THESE_PROBLEMS, level),), n=items_of(at_end),
+        sides, n=items_of(at_end),
         seeds=int(table.counts.min()), runs=runs_of(at_end), note=join([note, fails]), parts=parts, table=tuple(lines),
     )  # fmt: skip
 

@@ -206,6 +206,29 @@ def test_the_last_loss_cannot_gain_more_than_what_lies_above_the_floor() -> None
     assert high.parts["violated"] and "too high" in high.note
 
 
+def test_a_known_floor_leaves_the_spread_of_the_last_loss() -> None:
+    """The scratch arm ends at .6 + 20·8000^−.4 on average; of one run less of that is known, and it is not said."""
+    truth, studies = 20 * 8000**-0.4, 40
+    found = [
+        last_loss_bound(scores(0.0, random_seed=k), "code", "scratch", "algebra", floor_bits=0.6)
+        for k in range(studies)
+    ]
+    assert np.mean([f.interval().contains(truth) for f in found]) >= 0.95 - 3 * math.sqrt(0.05 * 0.95 / studies)
+    ranged = last_loss_bound(scores(0.0), "code", "scratch", "algebra", floor_bits=0.6, floor_range=(0.5, 0.65))
+    assert ranged.interval().high > ranged.estimate + 0.1 and ranged.interval().low < ranged.estimate - 0.05
+    one = last_loss_bound(scores(0.0, seeds=1), "code", "scratch", "algebra", floor_bits=0.6)
+    assert not one.intervals and "One seed" in one.note
+
+
+def test_no_head_start_has_no_interval() -> None:
+    falling = [4.0 - 0.02 * t for t in range(100)]
+    found = head_start_bound(
+        steps({"scratch": falling, "code": [x + 0.5 for x in falling]}), "code", "scratch", "math", floor_nats=1.0
+    )
+    assert found.parts["head_start_tokens"] == 0.0 == found.estimate
+    assert not found.intervals and "nowhere ahead" in found.note
+
+
 def test_where_loss_decides_accuracy_its_floor_caps_it_and_elsewhere_nothing_is_said() -> None:
     found = accuracy_from_loss(scores(0.0), "code", "scratch", "algebra", floor_bits=0.6)
     assert found.estimate == pytest.approx(100 / (1 + math.exp(-(3 - 1.8))), abs=3)
