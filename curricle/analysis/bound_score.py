@@ -52,8 +52,9 @@ def last_loss_bound(
 
     E is `floor_bits` (in the measure's unit) where it is known, with `floor_range`; else the floor of the scratch curve
     over its own points of the last stage, fitted. With fewer than six points there is no such fit: the floor is then
-    taken as 0, which is certain, and said. The interval is the floor's and, with two seeds or more, that of L_scratch(D)
-    over seeds, in quadrature on each side; none with one seed and a known floor. In `table` both arms' curves."""
+    taken as 0, which is certain, and said. The interval is the floor's and, with two seeds or more, that of
+    L_scratch(D) over seeds, in quadrature on each side; none with one seed and a known floor. In `table` both arms'
+    curves."""
     found = scored(rows, benchmark, measure)
     at_end = {key: row for key, row in ends(found).items() if key[0] in (code, scratch)}
     for name in (code, scratch):
