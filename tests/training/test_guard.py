@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from test_training import RECIPE, finish, make, repeating, same
 
 from curricle.study import Recipe
+from curricle.tokens.sampler import Sampler
 from curricle.training.guard import SETTLED, WINDOW, Guard
 from curricle.training.loop import Diverged, train
 
@@ -93,6 +94,43 @@ def test_a_bad_batch_moves_no_weight_and_is_named_in_the_metrics(tmp_path):
     assert same(weights[bad + 1], weights[bad]) and not same(weights[bad + 2], weights[bad + 1])
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [(line["step"], line["guard"]) for line in lines if "guard" in line] == [(bad + 1, skipped[bad + 1])]
+
+
+EAGER = RECIPE.model_copy(update={"skip_sigma": 3.0})  # so that few steps are enough to know a jump
+
+
+def test_a_run_resumed_in_the_middle_of_the_guard_s_window_skips_the_spike_that_an_uninterrupted_one_skips(tmp_path):
+    """The session that meets it has taken fewer steps of its own than the guard asks for."""
+    cut, bad, ends = 50, 60, {}
+    assert SETTLED < cut < WINDOW and bad - cut < SETTLED
+    for name, sessions in (("whole", [None]), ("cut", [cut, None])):
+        skipped = {}
+        for until in sessions:
+            (model, _), sampler = make(), Spiking(repeating(280), bad, 4)
+            steps = train(model, sampler, EAGER, steps=bad + 4, evaluate_at=frozenset(), folder=tmp_path / name)
+            for now in steps:
+                skipped[now.step] = now.skipped
+                if now.step == until:
+                    break
+            steps.close()
+        ends[name] = skipped, {n: p.detach().clone() for n, p in model.named_parameters()}
+    (whole, weights), (cut_up, others) = ends["whole"], ends["cut"]
+    assert [step for step, why in whole.items() if why] == [bad + 1]
+    assert cut_up == whole and same(weights, others)
+
+
+def test_the_first_steps_of_a_phase_are_learnt_from_though_their_loss_jumps(tmp_path):
+    """From text that is known by heart to text that is not: what would be a spike within a mixture."""
+    edge, known, other = 60, repeating(1).supplies[0], make()[1].supplies[0]
+    phases = [(4 * edge, {"known": 1.0}), (4 * edge + 16, {"other": 1.0})]
+    sampler, (model, _) = Sampler({"known": known, "other": other}, phases, row_tokens=32, seed=0), make()
+    guard, seen = Guard(EAGER.skip_sigma), []
+    for now in train(model, sampler, EAGER, steps=edge + 4, evaluate_at=frozenset(), folder=tmp_path):
+        if now.step == edge + 1:
+            assert "sigma above" in guard.objection(now.loss_nats, now.grad_norm), "this is a jump"
+        guard.see(now.loss_nats, now.grad_norm, skipped=False)
+        seen.append(now.skipped)
+    assert seen == [None] * (edge + 4)
 
 
 def test_a_run_that_keeps_spiking_stops_and_says_so(tmp_path):

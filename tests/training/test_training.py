@@ -35,13 +35,17 @@ SHAPE = Shape(layers=2, hidden=32, feed_forward=64, heads=2, kv_heads=2)
 RECIPE = Recipe(batch_tokens=128, learning_rate=1e-2)
 
 
-def make(seed: int = 0, recipe: Recipe = RECIPE, samples: int = 200):
+def make(seed: int = 0, recipe: Recipe = RECIPE, samples: int = 200, answers: bool = False):
+    """With `answers`, only some tokens carry loss: from none in a row to more than ten."""
     torch.set_num_threads(1)
     generator = np.random.default_rng(0)
     tokens = generator.integers(0, 64, 9000).astype(np.uint16)
     tokens[::37] = 0
-    supply = Supply([Shard(tokens, np.arange(90, 9001, 90).astype(np.uint64), None)])
-    sampler = Sampler({"s": supply}, [(samples, {"s": 1.0})], row_tokens=32, seed=seed)
+    loss = None
+    if answers:  # stretches with none, with a few and with many of them
+        loss = generator.random(len(tokens)) < np.repeat(generator.choice([0.0, 0.1, 0.5], 300), 30)
+    supply = Supply([Shard(tokens, np.arange(90, 9001, 90).astype(np.uint64), loss)])
+    sampler = Sampler({"s": supply}, [(samples, {"s": 1.0})], row_tokens=32, seed=seed, answers_only=answers)
     return build(SHAPE, vocabulary=64, context=32, delimiter=0, seed=seed), sampler
 
 
