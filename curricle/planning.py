@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from curricle.node import Node, state_after
+from curricle.schedule import warmup_fault
 from curricle.shapes import Shape
 from curricle.store import canonical, fingerprint
 from curricle.study import Recipe, Refused, Study
@@ -266,6 +267,8 @@ def _node(
     if any(a >= b for (a, _), (b, _) in zip(((0, {}), *mixtures), mixtures)):
         faults.append(f"stages.{name}.phases: one of them is shorter than a step of {recipe.batch_tokens:,} tokens")
         mixtures = mixtures[-1:]
+    if (fault := warmup_fault(recipe, steps)) is not None:
+        faults.append(f"stages.{name}.recipe.warmup_tokens: {fault}")
     branch = _step(stage.branch_at, parent.recipe, parent.steps) if parent and stage.branch_at is not None else None
     skip = _read_before(parent, parent.steps if branch is None else branch) if parent else {}
     turns = PhasedTurns([(end * rows_per_step, weights) for end, weights in mixtures])

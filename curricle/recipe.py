@@ -24,13 +24,14 @@ class Average(Frozen):
 
 # Published recipes (arXiv 2402.03300). Weight decay and betas of the second are those of the first: none are stated.
 RECIPES: dict[str, dict[str, Any]] = {
-    # Section 2.3: 10M tokens a batch, written in whole rows of 4096; 2,000 steps of 50,000 are the warm-up.
+    # Section 2.3: 10M tokens a batch, here the 2,432 rows of 4096 nearest below that 8, 16, 32, 64 or 128 ranks can
+    # share; 2,000 steps of 50,000 are the warm-up.
     "deepseekmath-pretrain": {
         "optimizer": "adamw",
         "learning_rate": 4.2e-4,
         "schedule": "multistep",
         "warmup_share": 0.04,
-        "batch_tokens": 10_002_432,
+        "batch_tokens": 2432 * 4096,
         "weight_decay": 0.1,
         "betas": (0.9, 0.95),
         "precision": "bf16",

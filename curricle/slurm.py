@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from curricle.planning import ACCELERATORS, Plan
 from curricle.study import Refused, nearest
 
-SAVE_SECONDS = 120  # between the signal and the end of the time
+SAVE_SECONDS = 120  # between the signal and the end of the time, and for each byte of the state
+SAVE_RATE = 0.5e9  # bytes a second, of a file system that others use too
 SLACK = 1.25  # time that is asked for, over the estimate
 TIME = re.compile(r"(\d+-)?\d{1,3}:\d{2}:\d{2}")
 
@@ -50,15 +51,20 @@ def job_script(plan: Plan, job: Job, command: list[str]) -> str:
     if job.accelerator not in ACCELERATORS:
         raise Refused(f"--accelerator {job.accelerator}: {nearest(job.accelerator, ACCELERATORS)}")
     if job.array is None:
-        body = _TOGETHER.format(ranks=job.ranks_per_node, run=run, save=SAVE_SECONDS - 10)
+        body = _TOGETHER.format(ranks=job.ranks_per_node, run=run, save=_save_seconds(plan) - 10)
     else:
         body = _APART.format(ranks=job.ranks_per_node, run=run)
     return "\n".join(_header(plan, job)) + "\n" + body + _ENDING
 
 
+def _save_seconds(plan: Plan) -> int:
+    """Weights and two moments in fp32 have to be written in them."""
+    return SAVE_SECONDS + math.ceil(12 * plan.parameters / SAVE_RATE)
+
+
 def _header(plan: Plan, job: Job) -> list[str]:
     name = re.sub(r"[^\w.-]+", "-", plan.study.name)
-    jobs = job.array or 1
+    jobs, save = job.array or 1, _save_seconds(plan)
     log = f"{name}-%A_%a" if job.array else f"{name}-%j"
     ranks = job.ranks_per_node
     asked = [f"--job-name={name}", f"--nodes={job.nodes}", "--ntasks-per-node=1"]  # torchrun starts the ranks
@@ -81,8 +87,8 @@ def _header(plan: Plan, job: Job) -> list[str]:
         *(f"#SBATCH {option}" for option in asked),
         f"# The time: {reason}.",
         f"#SBATCH --time={time}",
-        f"# {SAVE_SECONDS} s before its end this script (B:) gets SIGTERM, so that it can save and queue itself again.",
-        f"#SBATCH --signal=B:TERM@{SAVE_SECONDS}",
+        f"# {save} s before its end this script (B:) gets SIGTERM, so that it can save and queue itself again.",
+        f"#SBATCH --signal=B:TERM@{save}",
         "#SBATCH --requeue",
         "set -u",
         "# Of an array, this job alone: the plain number of one of its jobs is also that of the whole array.",
@@ -132,6 +138,8 @@ while true; do
   wait "$STEP"; CODE=$?
   kill -0 "$STEP" 2>/dev/null || break  # a signal ends the first wait, not the step
 done
+# Where the step ended between the signal and that look, its code is still to be had.
+[ "$CODE" -gt 128 ] && { wait "$STEP"; AGAIN=$?; [ "$AGAIN" -eq 127 ] || CODE=$AGAIN; }
 
 # Asked to stop, or 130, which means interrupted and saved: there is more to do. Any other failure stays one.
 if [ "$CODE" -ne 0 ] && { [ "$ASKED" -eq 1 ] || [ "$CODE" -eq 130 ]; }; then

@@ -189,9 +189,12 @@ class Study(Frozen):
         return copy
 
     def recipe_of(self, stage: str) -> Recipe:
-        """The study's recipe with what the stage says otherwise; a proxy's at its reduced rate."""
+        """The study's recipe with what the stage says otherwise; a branch's without the study's warm-up, a proxy's at
+        its reduced rate."""
         own = self.stages[stage].recipe
         said = {k: getattr(own, k) for k in own.model_fields_set} if own is not None else {}
+        if self.stages[stage].branch_at is not None and not said.keys() & {"warmup_share", "warmup_tokens"}:
+            said |= {"warmup_share": 0.0, "warmup_tokens": None}  # it goes on, optimizer and all, and is warm
         if self.proxy is not None and self.proxy.learning_rate is not None:
             peak = said.get("learning_rate", self.recipe.learning_rate) * self.proxy.learning_rate
             said["learning_rate"] = float(f"{peak:.12g}")  # the run in which the reduced rate was written is this one

@@ -298,9 +298,9 @@ def _begin(prepared: Prepared, node: Node, folder: Path, ranks: Ranks, before: i
 
 
 def _register(prepared: Prepared, node: Node, step: int) -> None:
-    """Note where a state lies, for runs whose first steps are the same."""
+    """Note where a state lies, for runs whose first steps are the same; the run that was noted may be gone."""
     file = prepared.store.root / "states" / f"{node.states[step]}.json"
-    if not file.exists():
+    if not file.exists() or not is_complete(state_folder(prepared.store.run_folder(read_json(file)["run"]), step)):
         write_json(file, {"run": node.run, "step": step})
 
 

@@ -124,7 +124,11 @@ class Worker:
             arguments = (theirs, self._stop, prepared, threads, execution, rank, meeting, self._gpus, dict(os.environ))
             process = context.Process(target=_serve, args=arguments, daemon=True)
             with _main_hidden():
-                process.start()
+                try:
+                    process.start()
+                except (EOFError, OSError):  # the server was killed meanwhile; a new one is made
+                    _context()
+                    process.start()
             theirs.close()
             self.connections.append(ours)
             self.processes.append(process)
@@ -166,6 +170,9 @@ class Worker:
         self._quiet += seconds
         allowed = max(STILL_SECONDS, STILL_STEPS * self._quietest)
         if self.node is None or len(self.processes) == 1 or self._last != "step" or self._quiet < allowed:
+            return None
+        if any(self._given[0].store.run_folder(self.node.run).rglob(".step-*.tmp")):
+            self._quiet = 0.0  # a save takes what it takes; one that hangs ends by its process group's own patience
             return None
         run, self.node = self.node.run, None
         self.kill()

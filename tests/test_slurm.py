@@ -73,6 +73,13 @@ def test_one_torchrun_a_node_with_the_first_node_as_meeting_point(plan, slurm):
     assert "requeue" not in (folder / "scontrol.log").read_text()
 
 
+def test_a_large_model_is_given_the_time_that_its_state_takes_to_write(plan, monkeypatch):
+    assert "TERM@121" in job_script(plan, Job(time="1:00:00"), ["run"])
+    monkeypatch.setattr(type(plan), "parameters", 7_000_000_000)
+    script = job_script(plan, Job(time="1:00:00"), ["run"])
+    assert "TERM@288" in script and "TORCH_ELASTIC_SHUTDOWN_TIMEOUT=278" in script
+
+
 @pytest.mark.parametrize("leaves", [1, 130])
 def test_a_job_whose_time_is_up_is_told_to_save_and_queued_again(plan, slurm, leaves):
     """torchrun has an exit code of its own where it is told to stop."""

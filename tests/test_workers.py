@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 
@@ -27,6 +29,19 @@ def test_ranks_that_would_share_a_gpu_are_refused(monkeypatch):
         refuse_few_gpus(2, Execution(ranks=4))
     monkeypatch.setattr(workers, "gpu_count", lambda: 0)
     refuse_few_gpus(2, Execution(ranks=4))
+
+
+def test_ranks_that_are_in_a_save_do_not_stand_still(tmp_path):
+    place = tmp_path / "checkpoints" / ".step-00000004.abc.tmp"
+    place.mkdir(parents=True)
+    worker = object.__new__(workers.Worker)
+    worker.node, worker.processes, worker.connections = SimpleNamespace(run="math/1"), [Mock(), Mock()], []
+    worker._given = (SimpleNamespace(store=SimpleNamespace(run_folder=lambda run: tmp_path)), 1, Execution(ranks=2))
+    worker._last, worker._quiet, worker._quietest = "step", 0.0, 0.0
+    assert worker.waited(workers.STILL_SECONDS + 1) is None and worker.node is not None
+    place.rmdir()
+    assert worker.waited(workers.STILL_SECONDS + 1).kind == "stopped"
+    assert worker.node is None and all(process.kill.called for process in worker.processes)
 
 
 @pytest.mark.slow

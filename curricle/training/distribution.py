@@ -51,7 +51,12 @@ class Ranks:
         """Meet the other ranks at `rendezvous` (`env://` under torchrun, `file://…` between local processes)."""
         device = torch.device("cpu")
         if torch.cuda.is_available():
-            device = torch.device("cuda", local_rank % torch.cuda.device_count())
+            if local_rank >= torch.cuda.device_count():
+                raise Refused(
+                    f"--nproc-per-node: {local_rank + 1} or more ranks on {torch.cuda.device_count()} GPUs; two on one "
+                    f"would wait for each other for ever"
+                )
+            device = torch.device("cuda", local_rank)
             torch.cuda.set_device(device)
         # gloo beside nccl: flags and objects travel without waiting for the GPU.
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"

@@ -133,6 +133,8 @@ def train(
     def save() -> None:
         nonlocal saved, saved_at, save_every
         began = time.monotonic()
+        if metrics is not None:
+            os.fsync(metrics.fileno())  # a state that outlives a power cut must find the lines that led to it
         saver.save(model, optimizers, Saved(step, updates, milestones.get(step), guard.memory()))
         saved, saved_at = step, time.monotonic()
         # Saving may take a twentieth of the time; one slow save (a busy disk) says nothing about the ones after it.
@@ -155,7 +157,8 @@ def train(
             began = time.perf_counter()
             batch = sampler.batch(step * rows + mine.start, step * rows + mine.stop).to(ranks.device)
             waited = time.perf_counter() - began
-            due = ranks.first and time.monotonic() - saved_at > save_every
+            # A save that began before the last was written would wait for it.
+            due = ranks.first and not saver.busy and time.monotonic() - saved_at > save_every
             targets, stop, late, written = ranks.summed([batch.targets, asked_to_stop(), due, saver.written()])
             aside = saving(saver.finish) if written == ranks.size else 0.0
             if stop:

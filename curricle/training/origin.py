@@ -172,6 +172,7 @@ def _config(name: str, fault: str, **settings: Any) -> PretrainedConfig:
     except (OSError, ValueError, KeyError, TypeError, ImportError, RecursionError) as error:
         raise Refused(f"{fault}: {_first_line(error)}") from None
     _refuse_without_positions(config)
+    _refuse_experts(config)
     return config
 
 
@@ -194,6 +195,17 @@ def _refuse_without_positions(config: PretrainedConfig) -> None:
             f"{FIELD}: a model of the family {config.model_type!r} takes no positions, so that documents packed into "
             f"one row would read each other; begin from another family (Llama, Qwen, GPT-2, Gemma, OLMo, GPT-NeoX …)"
         )
+
+
+def _refuse_experts(config: PretrainedConfig) -> None:
+    """What a token costs, what is decayed and what a save takes are reckoned for dense layers; of experts all three
+    would be wrong without a word."""
+    for field in ("num_experts", "num_local_experts", "n_routed_experts"):
+        if (getattr(config.get_text_config(), field, None) or 0) > 1:
+            raise Refused(
+                f"{FIELD}: a model of the family {config.model_type!r} is a mixture of experts ({field} = "
+                f"{getattr(config.get_text_config(), field)}), which cannot be trained on yet; begin from a dense one"
+            )
 
 
 def shape_of(config: PretrainedConfig) -> Shape:

@@ -48,6 +48,25 @@ def test_pickled_weights_are_not_read(llama, tokenizer, tmp_path):
         load(tmp_path)
 
 
+def test_weights_that_lack_a_tensor_are_refused_and_not_drawn_at_random(llama, tokenizer, tmp_path):
+    weights = llama.state_dict()
+    down = "model.layers.1.mlp.down_proj.weight"
+    for lacking, kept in {"lm_head.weight": weights.keys() - {"lm_head.weight"}, down: weights.keys() - {down}}.items():
+        folder = tmp_path / lacking
+        llama.save_pretrained(folder, state_dict={name: weights[name] for name in kept})
+        tokenizer.save_pretrained(folder)
+        with pytest.raises(Refused, match=f"not a whole causal language model: its weights lack {lacking}"):
+            load(folder)
+
+
+def test_a_mixture_of_experts_is_refused_before_anything_is_reckoned_for_it(tokenizer, tmp_path):
+    config = transformers.Qwen3MoeConfig(**SHAPE, moe_intermediate_size=16, num_experts=4, num_experts_per_tok=2)
+    config.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(Refused, match=r"model\.checkpoint: .* 'qwen3_moe' is a mixture of experts \(num_experts = 4\)"):
+        origin._config(str(tmp_path), "here")
+
+
 def test_weights_that_were_cut_off_are_refused(llama, tokenizer, tmp_path):
     llama.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)

@@ -147,6 +147,28 @@ def test_after_one_slow_save_those_that_follow_are_as_frequent_as_before(tmp_pat
     assert between[0] > 40 and len(between) > 2 and set(between[1:]) == {6}
 
 
+def test_a_save_does_not_begin_before_the_last_is_written(tmp_path, monkeypatch):
+    """On a clock of our own: a write takes ten steps, and a save is due after each step."""
+    clock, begun, waits = [0.0], [0], []
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: clock[0], perf_counter=time.perf_counter))
+
+    class Slow(checkpoint.Saver):
+        def save(self, model, optimizers, saved):
+            waits.append(self.busy)
+            begun[0] = clock[0]
+            super().save(model, optimizers, saved)
+
+        def written(self):
+            return self.busy and clock[0] - begun[0] >= 10 and super().written() is not None
+
+    monkeypatch.setattr(loop, "Saver", Slow)
+    model, sampler = make(samples=320)
+    how = Execution(save_seconds=0.5, save_ahead=True)
+    for _ in train(model, sampler, RECIPE, steps=40, evaluate_at=frozenset(), folder=tmp_path, execution=how):
+        clock[0] += 1
+    assert len(waits) >= 4 and not any(waits[:-1]), "the last save, at the end, takes what it must"
+
+
 @pytest.mark.parametrize("ahead", [False, True])
 def test_each_second_of_training_is_noted_once(tmp_path, monkeypatch, ahead):
     """On a clock of our own, which every part of the loop moves by so much. The last save is among them."""
