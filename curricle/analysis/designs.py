@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from curricle.analysis.arms import ends, last_stage_shares
 from curricle.analysis.budgets import lines, noted
 from curricle.analysis.cells import SAME_DOSE, ordered, orders_of, read_factorial, snapped
+from curricle.analysis.compare import holm_adjusted
 from curricle.analysis.critical import critical_share
 from curricle.analysis.finding import ACCURACY, BITS_PER_BYTE, Finding, short
 from curricle.analysis.front import front
@@ -119,10 +120,11 @@ def transfer_of_crossed(asked: Asked) -> list[Finding]:
     if whys and not of:
         raise whys[0]
     found = transfers(of, sources=sources, filler=filler)  # κ is among its parts
+    through: list[Finding] = []
     for benchmark, measure in dict.fromkeys((f.benchmark, f.measure) for f in found):
         with contextlib.suppress(Refused):  # the skills were not scored, or are the outcome
-            found.append(mediation(asked.every, sources=sources, benchmark=benchmark, measure=measure))
-    return found
+            through.append(mediation(asked.every, sources=sources, benchmark=benchmark, measure=measure))
+    return [*found, *holm_adjusted(through, lambda f: f.measure)]  # one γ a benchmark: they are the family
 
 
 def answered(attempts: Iterator[Any]) -> list[Finding]:

@@ -9,15 +9,16 @@ such strategies.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from curricle.analysis.budgets import Line, lines, noted
+from curricle.analysis.compare import holm_adjusted, one_benchmark
 from curricle.analysis.designs import answered, losses
-from curricle.analysis.finding import Finding
+from curricle.analysis.finding import Finding, join
 from curricle.analysis.outcomes import DOSE
 from curricle.analysis.pools import Pools, pools_of
 from curricle.analysis.repetition import R_STAR, repetition
@@ -51,7 +52,8 @@ def saturations(asked: Asked) -> list[Finding]:
 
 
 def repetitions(asked: Asked) -> list[Finding]:
-    """R* of each source that one model read from its pool again and again, from scratch and with nothing else."""
+    """R* of each source that one model read from its pool again and again, from scratch and with nothing else; p-values
+    are Holm-adjusted over the sources on one benchmark in one measure."""
 
     def attempts() -> Iterator[Any]:
         for group in losses(asked):
@@ -70,6 +72,17 @@ def repetitions(asked: Asked) -> list[Finding]:
             "no strategy whose first stage reads one source alone, with its available_tokens known; repeats are seen "
             "where such a source is read more than twice"
         )
+    return corrected(made)
+
+
+def corrected(found: Sequence[Finding]) -> list[Finding]:
+    """Sources on one benchmark are a family (Holm): whether repeats fade is claimed by the adjusted p-value."""
+    made = []
+    for before, f in zip(found, holm_adjusted(found, one_benchmark, id)):
+        fades = f.p_value is not None and f.p_value <= 0.05
+        taken_back = bool(before.parts["repeats_fade"]) and not fades
+        note = "Corrected for the sources asked about, repeats as good as new tokens are not ruled out." * taken_back
+        made.append(replace(f, parts={**f.parts, "repeats_fade": fades}, note=join([f.note, note])))
     return made
 
 

@@ -16,6 +16,7 @@ from written import Point, Stage, study
 
 from curricle.analysis import Asked, ask, designs
 from curricle.analysis.budgets import lines
+from curricle.analysis.finding import Finding
 from curricle.analysis.next_runs import NOT_HERE, OPEN, next_runs
 from curricle.analysis.pools import Pools, one_pool
 from curricle.analysis.repetition import effective_tokens
@@ -59,6 +60,22 @@ def factorial(measure: str, benchmark: str, levels: Sequence[float] = (0, 2e5, 4
          "dose:a": a, "dose:b": b, "tokens": a + b, "score": 3 - a / 1e6 - b / 1e6 + random.normal(0, 0.01)}
         for a, b, seed in product(levels, levels, range(2))
     ]  # fmt: skip
+
+
+def test_skills_that_carry_a_transfer_are_one_family_over_benchmarks():
+    rows = [*factorial("bits per byte", "text"), *factorial("bits per byte", "more")]
+    for name in ("a", "b"):  # the skills: what a dose does to its own text
+        rows += [{**row, "benchmark": name, "score": 2 - (row[f"dose:{name}"] / 1e6) ** 0.5}
+                 for row in factorial("bits per byte", name)]  # fmt: skip
+    groups = [[row for row in rows if row["benchmark"] == name] for name in ("text", "more")]
+
+    def through(groups: list[list[dict]]) -> list[Finding]:
+        asked = SimpleNamespace(rows=rows, every=rows, groups=groups, benchmark=None, target=None)
+        return [f for f in designs.transfer_of_crossed(asked) if f.question == "transfer-mediated"]
+
+    (alone,), both = through(groups[:1]), through(groups)
+    assert "Holm" not in alone.test and all(f.test.endswith("Holm over 2") for f in both)
+    assert both[0].p_value == pytest.approx(min(1.0, 2 * alone.p_value))
 
 
 def test_a_benchmark_that_is_no_factorial_does_not_take_the_answer_from_others():

@@ -12,6 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from curricle.analysis.exhaustion import corrected
+from curricle.analysis.finding import Finding
 from curricle.analysis.powerlaw import PowerLaw
 from curricle.analysis.repetition import (
     R_STAR,
@@ -126,3 +128,16 @@ def test_a_pool_that_is_hardly_repeated_says_nothing() -> None:
     rows = [row for row in runs(15.0, np.random.default_rng(2)) if row["unique_tokens"] == 1e9]
     with pytest.raises(Refused, match="no pool is read more than"):
         repetition(rows)
+
+
+def test_whether_repeats_fade_is_claimed_by_a_test_corrected_for_the_sources() -> None:
+    def found(source: str, p: float) -> Finding:
+        return Finding("repetition", source, "bits per byte", "text", 9.0, "repeats", p_value=p, test="F",
+                       parts={"repeats_fade": p <= 0.05})  # fmt: skip
+
+    sure, taken_back, no = corrected([found("a", 0.001), found("b", 0.03), found("c", 0.5)])
+    assert sure.p_value == pytest.approx(0.003) and sure.parts["repeats_fade"] and "Holm over 3" in sure.test
+    assert taken_back.p_value == pytest.approx(0.06) and not taken_back.parts["repeats_fade"]
+    assert "Corrected for the sources" in taken_back.note and not no.parts["repeats_fade"] and not no.note
+    (alone,) = corrected([found("b", 0.03)])
+    assert alone.parts["repeats_fade"] and alone.p_value == 0.03
