@@ -119,14 +119,15 @@ __all__ = [
 ]
 
 
-def analyse(results: Results, *, target: str | None = None) -> list[Finding]:
+def analyse(results: Results, *, target: str | None = None, max_epochs: float = 4.0) -> list[Finding]:
     """All that the rows can say: every question of `questions.QUESTIONS`, in their order.
 
     What is missing is left out: one strategy gives no gain, one evaluation point no curve, no factorial no transfer.
-    With a `target` (a benchmark or a source) its findings come first within each question. Raises `Refused` for a
+    With a `target` (a benchmark or a source) its findings come first within each question. `max_epochs` is how often a
+    source may be read, as the study has it. Raises `Refused` for a
     target that has no rows, and where runs were scored on different items.
     """
-    asked = Asked(results, target=target)
+    asked = Asked(results, target=target, max_epochs=max_epochs)
     refuse_unknown(asked)
     made: list[Finding] = []
     for name, question in QUESTIONS.items():

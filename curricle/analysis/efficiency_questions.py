@@ -17,13 +17,12 @@ from curricle.study import Refused
 if TYPE_CHECKING:
     from curricle.analysis.questions import Asked
 
-MOST_EPOCHS = 4.0  # of a source, as a study's own limit is unless it says otherwise
-
 
 def splits(asked: Asked) -> list[Finding]:
-    """The equal-marginal split of the budgets asked for, or of the longest strategy's, by each loss."""
+    """The equal-marginal split of the budgets asked for, or of the longest strategy's, by each loss, no source read
+    more often than the study allows."""
     there = asked.results.sql("SELECT source, max(available_tokens) AS tokens FROM mixtures GROUP BY source")
-    most = {row["source"]: MOST_EPOCHS * row["tokens"] for row in there if row["tokens"]}
+    most = {row["source"]: asked.max_epochs * row["tokens"] for row in there if row["tokens"]}
     return answered(
         lambda g=group, b=budget: split_of_runs(g, b, most) for group in losses(asked) for budget in asked.at or (None,)
     )

@@ -123,7 +123,7 @@ def next_runs(
     half-width of more than this share of it is open. Raises `Refused` where no budget or several are given, where hours
     cannot be turned into FLOPs, and where nothing has been scored.
     """
-    asked = Asked(results, target=target)
+    asked = Asked(results, target=target, max_epochs=study.max_epochs if study else Asked.max_epochs)
     ends = [row for row in asked.rows if row["final"]]
     if not ends:
         raise Refused(f"{results.folder}: no strategy has been scored at its end; curricle run trains what is missing")

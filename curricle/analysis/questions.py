@@ -41,6 +41,7 @@ class Asked:
     target: str | None = None  # the study's: what an answer is about where no benchmark was named
     parameters: float | None = None  # of the model, where they are known: what its weights can carry
     at: tuple[float, ...] = ()  # budgets in tokens at which a loss is predicted; twice the largest where none
+    max_epochs: float = 4.0  # of a source in a split; the study's own, where it is known
 
     @cached_property
     def every(self) -> list[Row]:

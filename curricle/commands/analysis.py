@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from curricle.results import Results
+    from curricle.study import Study
 
 Of = Annotated[str, typer.Argument(metavar="STUDY|FOLDER", help="A study, or a folder of result rows.")]
 
@@ -57,8 +58,10 @@ def analyse(
         raise Refused(f"--at goes with --question prediction, not with {', '.join(question)}")
     console = make_console(quiet=as_json)
     stated = None if parameters is None else float(tokens(parameters, "--parameters"))
-    results, target, own = found(of, store, set or [], console, benchmark=benchmark, measure=measure)
-    asked = analysis.Asked(results, benchmark, measure, None if benchmark else target, stated or own, budgets)
+    results, study, own = found(of, store, set or [], console, benchmark=benchmark, measure=measure)
+    target = study.answer_target if study and not benchmark else None
+    epochs = study.max_epochs if study else analysis.Asked.max_epochs
+    asked = analysis.Asked(results, benchmark, measure, target, stated or own, budgets, epochs)
     answers = analysis.ask(asked, question)
     findings = [finding for answer in answers for finding in answer.findings]
     drawn: list[str] = []
@@ -88,9 +91,9 @@ def analyse(
 
 def found(
     of: str, store: Path, overrides: list[str], console: Console, **named: str | None
-) -> tuple[Results, str | None, float | None]:
-    """The rows that are meant, and of a study the target and the model's parameters. `named` are the benchmark, measure
-    or target asked for: one that the study cannot have is refused before a corpus is read."""
+) -> tuple[Results, Study | None, float | None]:
+    """The rows that are meant, and the study with the model's parameters, where it is one. `named` are the benchmark,
+    measure or target asked for: one that the study cannot have is refused before a corpus is read."""
     from curricle.analysis.questions import refuse_unscored
     from curricle.study import Refused
     from curricle.studyfile import load_study
@@ -106,7 +109,7 @@ def found(
     plan, prepared = planned(study, store, console)
     runner.refuse_declared(plan)
     rows = gathering.gather(plan, prepared, Path("runs") / study.name / "results")
-    return rows, study.answer_target, float(plan.parameters)
+    return rows, study, float(plan.parameters)
 
 
 def rows_in(folder: Path) -> Results:

@@ -65,16 +65,16 @@ def study(
     from curricle.analysis.next_runs import next_runs, the_budget
     from curricle.commands.analysis import found
     from curricle.report.proposals import next_runs_view
-    from curricle.studyfile import load_study
 
     tokens = _count("--budget-tokens", budget_tokens)
     the_budget(tokens, budget_flops, budget_hours)  # refused before a corpus is read
     refuse_no_folder(figures)
     console = make_console(quiet=as_json)
-    results, own, _ = found(of, store, set or [], console, target=target)
+    results, study, _ = found(of, store, set or [], console, target=target)
+    own = study.answer_target if study else None
     design = next_runs(
         results, target=target or own, tokens=tokens, flops=budget_flops, hours=budget_hours, precision=precision,
-        study=None if Path(of).is_dir() else load_study(of, set or []), words=[of, *_typed("--set", set)],
+        study=study, words=[of, *_typed("--set", set)],
         place=[] if store == STORE else ["--store", str(store)],
     )  # fmt: skip
     if figures is not None and design.front is not None:

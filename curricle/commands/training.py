@@ -335,7 +335,7 @@ def write_report(
     from curricle.upkeep import receipts
 
     missing = gathering.missing(plan, prepared, failures)
-    findings = analysis.analyse(results, target=plan.study.answer_target)
+    findings = analysis.analyse(results, target=plan.study.answer_target, max_epochs=plan.study.max_epochs)
     write_json(folder / "findings.json", {"study": plan.study.name, "findings": [f.to_json() for f in findings]})
     page.write(
         folder / "report.html",

@@ -141,6 +141,8 @@ def test_a_budget_is_split_where_doses_vary_within_what_the_sources_hold(tmp_pat
     (found,) = answer.findings
     assert found.parts["budget"] == 600 and found.interval() is not None
     assert {row["source"]: row["tokens"] for row in found.table} == pytest.approx({"a": 400, "b": 200})
+    (once,) = ask(Asked(made, at=(600.0,), max_epochs=1.0), ["split"])[0].findings
+    assert {row["source"]: row["tokens"] for row in once.table} == pytest.approx({"a": 100, "b": 500})
     few = study(tmp_path / "few", {name: arms[name] for name in list(arms)[:4]}, score)
     (refused,) = ask(Asked(few), ["split"])
     assert "a law of 2 sources takes 7" in str(refused.refused)
