@@ -2,8 +2,9 @@
 
 The questions about fronts, phases and bounds read the same rows (`outcomes.py` says which keys an outcome has) and need
 the same noise: how far a strategy's mean over seeds may lie from what other seeds would give. That variance is pooled
-over strategies, since three seeds alone hardly know it. Promises: a missing column, a score that is no number and a
-name without rows are refused with the field, the value and what is allowed.
+over strategies, since three seeds alone hardly know it; where strategies may differ in it, the wider of the pooled and
+of their own stands. Promises: a missing column, a score that is no number and a name without rows are refused with the
+field, the value and what is allowed.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import numpy as np
 
 from curricle.analysis.columns import typed
 from curricle.analysis.finding import BITS_PER_BYTE
+from curricle.analysis.intervals import student
+from curricle.analysis.spread import Spread, spread_crossed, spread_within
 from curricle.study import Refused, nearest
 
 Row = Mapping[str, Any]
@@ -42,13 +45,29 @@ class Noise(NamedTuple):
     """The covariance (measures × measures) of one run about its strategy's mean, and its degrees of freedom.
 
     `covariance` holds what a seed shares with all strategies; `own` leaves that out, where every strategy has the same
-    seeds: it is what contrasts of strategies vary by."""
+    seeds: it is what contrasts of strategies vary by. `spreads` are those of each measure, strategy by strategy."""
 
     covariance: np.ndarray
     df: float
     own: np.ndarray
     own_df: float
     paired: bool
+    spreads: tuple[Spread, ...] = ()  # empty where no seeds vary, and items alone do
+
+    @property
+    def uneven(self) -> Spread | None:
+        """The first of the spreads, if any, in which strategies may differ."""
+        return next((spread for spread in self.spreads if spread.uneven), None)
+
+    def means_error(self, table: Table, level: float) -> np.ndarray:
+        """Half the width of each strategy's interval, strategies × measures; where strategies may scatter unlike, a
+        noisy one's is its own where that is wider."""
+        n = table.counts
+        half = student(self.df, level) * np.sqrt(np.diag(self.covariance)[None] / n[:, None])
+        spare = np.maximum(n - 1, 1)
+        alone = np.nanstd(table.y_ASM, axis=1) * (student(spare, level) / np.sqrt(spare))[:, None]
+        uneven_M = np.array([spread.uneven for spread in self.spreads] or False)
+        return np.where(uneven_M, np.maximum(half, alone), half)  # of one run there is no spread: 0
 
 
 def checked(rows: Iterable[Row], columns: Sequence[str], numbers: Sequence[str] = ()) -> list[Row]:
@@ -110,9 +129,10 @@ def noise(table: Table) -> Noise | None:
     """The seeds' variation, pooled over strategies; None where no strategy has two seeds, or nothing varies.
 
     With the same seeds everywhere the two-way mean products MP_S and MP_E stand for it: one run varies by
-    (MP_S + (A − 1)·MP_E)/A, Satterthwaite's degrees of freedom; a contrast by MP_E, (A − 1)(S − 1)."""
+    (MP_S + (A − 1)·MP_E)/A, Satterthwaite's degrees of freedom; a contrast by MP_E, (A − 1)(S − 1), or by its own
+    strategies (`Spread.of`)."""
     y, n = table.y_ASM, table.counts
-    a, s, _ = y.shape
+    a, s, m_ = y.shape
     if (n < 2).all():
         return None
     off_ASM = np.where(np.isfinite(y), y - table.means[:, None], 0.0)
@@ -127,10 +147,11 @@ def noise(table: Table) -> Noise | None:
         parts = [(np.trace(shared) / a, s - 1), (np.trace(own) * (a - 1) / a, own_df)]
         below = sum(v**2 / df for v, df in parts)
         df = float(np.trace(total) ** 2 / below) if below > 0 else 1.0
-        made = Noise(total, max(df, 1.0), own, float(own_df), True)
+        made = Noise(total, max(df, 1.0), own, float(own_df), True, tuple(spread_crossed(y[..., m]) for m in range(m_)))
     else:
         df = float((n - 1).clip(0).sum())
-        made = Noise(within / df, df, within / df, df, False)
+        each = [spread_within([row[np.isfinite(row)] for row in y[..., m]]) for m in range(m_)]
+        made = Noise(within / df, df, within / df, df, False, tuple(each))
     scale = float(np.nanmax(np.abs(y))) or 1.0
     return made if np.sqrt(np.diag(made.covariance)).max() > 1e-12 * scale else None
 

@@ -30,7 +30,7 @@ from curricle.analysis.finding import (
     join,
 )
 from curricle.analysis.intervals import holm, student
-from curricle.analysis.spread import two_way
+from curricle.analysis.spread import spread_crossed
 from curricle.study import Refused
 
 UNITS = {ACCURACY: POINTS, BITS_PER_BYTE: BITS}
@@ -232,15 +232,15 @@ def _shared(
         raise Refused("no seed has every subset of the stages")
     y_CS = np.array([[cells[s][seed] for seed in seeds] for s in subsets])
     # Each cell's scatter about its own mean and the seed's: a seed that is lucky everywhere drops out of a difference.
-    variance, df = two_way(y_CS)
-    noise = math.sqrt(variance)
+    spread = spread_crossed(y_CS)
     n = len(players)
 
     def said(weight_C: np.ndarray) -> tuple[float, Interval | None, float | None]:
         from scipy.special import stdtr
 
         value = float(weight_C @ y_CS.mean(1))
-        error = noise * math.sqrt(float(weight_C @ weight_C) / len(seeds))
+        variance, df = spread.of(weight_C)
+        error = math.sqrt(variance)
         if error <= 1e-12 * float(np.abs(y_CS).max()):
             return value, None, None
         half = float(student(df, level)) * error
@@ -280,7 +280,8 @@ def _shared(
         made.append((player, value, interval, p_value, parts))
     *adjusted, rest_adjusted = holm([*(p_value for _, _, _, p_value, _ in made), rest_p])
     test = f"t, pooled over subsets; Holm over {n + 1}"
-    note = join([SEEDS_ONLY if noise else ONE_SEED, "The seeds' variance is pooled over all subsets." if df else ""])
+    pooled = "The seeds' variance is pooled over all subsets." if spread.df else ""
+    note = join([SEEDS_ONLY if spread.pooled else ONE_SEED, spread.note("subsets") or pooled])
     return [
         Finding(
             "shapley", f"{player} among {', '.join(players)}", measure, benchmark, value, UNITS.get(measure, measure),

@@ -33,7 +33,6 @@ from curricle.analysis.arms import (
 )
 from curricle.analysis.columns import typed
 from curricle.analysis.finding import ACCURACY, BITS_PER_BYTE, THESE_PROBLEMS, Finding, Interval, Part, join
-from curricle.analysis.intervals import student
 from curricle.study import Refused, nearest
 
 SHARE = "% of the tokens"
@@ -93,9 +92,7 @@ def _critical(
     x, y, n = x[order], table.means[order, 0], table.counts[order]
     table = Table([table.strategies[i] for i in order], table.seeds, table.y_ASM[order])
     found = noise(table._replace(y_ASM=table.y_ASM[:, :, :1]))
-    variance = float(found.covariance[0, 0]) if found else 0.0
-    t = float(student(found.df, level)) if found else 0.0
-    half = t * np.sqrt(variance / n)
+    half = found.means_error(table._replace(y_ASM=table.y_ASM[:, :, :1]), level)[:, 0] if found else np.zeros(len(x))
     rows: tuple[dict[str, Part], ...] = tuple(
         {"domain": name, "strategy": table.strategies[i], "share": float(100 * x[i]), "general": float(y[i]),
          "low": float(y[i] - half[i]) if found else None, "high": float(y[i] + half[i]) if found else None,
@@ -109,7 +106,7 @@ def _critical(
     subject = f"largest share of {share} that keeps {name} within {bound:.4g}"
     about = ("critical-share", subject, measure, name)
     over = np.flatnonzero(y > bound)
-    low, high = _accepted(x, y, n, bound, variance, t)
+    low, high = _accepted(x, y, half, bound)
     intervals: tuple[Interval, ...] = ()
     if found:
         intervals = (Interval(100 * low, None if high is None else 100 * high, THESE_PROBLEMS, level),)
@@ -135,24 +132,22 @@ def _critical(
     return Finding(*about, float(100 * at), SHARE, intervals, note=note, **common)
 
 
-def _accepted(
-    x: np.ndarray, y: np.ndarray, n: np.ndarray, bound: float, variance: float, t: float
-) -> tuple[float, float | None]:
+def _accepted(x: np.ndarray, y: np.ndarray, half: np.ndarray, bound: float) -> tuple[float, float | None]:
     """The hull of the shares at which the loss is not told from the bound; None above where the last share is one.
 
     At each share the loss is bracketed: by the chord, and by the extensions of the neighbouring segments, between which
     a curve that bends one way lies. A share is left out where the whole bracket, widened by its noise, misses the
-    bound. The seeds' variance is pooled; weights of an extension are larger than 1, and count."""
+    bound. Means have intervals of ± `half`; weights of an extension are larger than 1, and count."""
     grid = np.unique(np.concatenate([np.linspace(x[0], x[-1], 2001), x]))
     i = np.clip(np.searchsorted(x, grid, side="right") - 1, 0, len(x) - 2)
 
     def line(a: np.ndarray, there: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The line through points a and a + 1 at the grid, and its standard error; NaN where there is no such pair."""
+        """The line through points a and a + 1 at the grid, NaN where there are none; and how far seeds may move it."""
         a0 = np.clip(a, 0, len(x) - 2)
         w = (grid - x[a0]) / (x[a0 + 1] - x[a0])
         value = (1 - w) * y[a0] + w * y[a0 + 1]
-        squares = (1 - w) ** 2 / n[a0] + w**2 / n[a0 + 1]
-        error = np.sqrt(variance * np.maximum(squares, 1 / np.maximum(n[a0], n[a0 + 1])))
+        squares = (half[a0] * (1 - w)) ** 2 + (half[a0 + 1] * w) ** 2
+        error = np.sqrt(np.maximum(squares, np.minimum(half[a0], half[a0 + 1]) ** 2))
         return np.where(there, value, np.nan), error
 
     chord, e_chord = line(i, np.ones_like(i, dtype=bool))
@@ -165,10 +160,10 @@ def _accepted(
         e_high = np.where(np.nan_to_num(left, nan=np.inf) <= np.nan_to_num(right, nan=np.inf), e_left, e_right)
         none = np.isnan(sides).all(axis=0)
         convex, concave = ~none & (lowest < chord), ~none & (highest > chord)
-    lower = np.where(convex, np.fmin(lowest - t * e_low, chord - t * e_chord), chord - t * e_chord)
-    upper = np.where(concave, np.fmax(highest + t * e_high, chord + t * e_chord), chord + t * e_chord)
+    lower = np.where(convex, np.fmin(lowest - e_low, chord - e_chord), chord - e_chord)
+    upper = np.where(concave, np.fmax(highest + e_high, chord + e_chord), chord + e_chord)
     at_points = np.isin(grid, x)
-    lower, upper = np.where(at_points, chord - t * e_chord, lower), np.where(at_points, chord + t * e_chord, upper)
+    lower, upper = np.where(at_points, chord - e_chord, lower), np.where(at_points, chord + e_chord, upper)
     accepted = np.flatnonzero((lower <= bound) & (bound <= upper))
     if not len(accepted):  # every share is told from the bound, on the grid: it lies between two of its points
         inside = np.flatnonzero(chord <= bound)

@@ -8,7 +8,6 @@ measured point, never by an interpolated one; each point says how often it would
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -41,7 +40,6 @@ from curricle.analysis.finding import (
     Part,
     join,
 )
-from curricle.analysis.intervals import student
 from curricle.study import Refused
 
 OF_BOX = "% of the box"  # between the best of each objective and the reference point
@@ -162,7 +160,7 @@ def front(
         knees = [knee(d) for d in drawn[:500]]
         p_knee = float(np.mean([k == bend for k in knees])) if bend is not None else None
     shares = last_stage_shares(rows, share) if share else {}
-    half = student(found.df, level) * np.sqrt(np.diag(found.covariance)) if found else None
+    half = found.means_error(table, level) if found else None
     names = ["target", "general", *([cost] if cost else [])]
     made = []
     for i, strategy in enumerate(table.strategies):
@@ -170,7 +168,7 @@ def front(
         for m, name in enumerate(names):
             factor = sign if m == 0 else 1.0
             row[name] = float(factor * means[i, m])
-            off = None if half is None else float(half[m] / math.sqrt(table.counts[i]))
+            off = None if half is None else float(half[i, m])
             row[f"{name}_low"] = None if off is None else float(factor * means[i, m] - off)
             row[f"{name}_high"] = None if off is None else float(factor * means[i, m] + off)
         mine = [value for (name, _), value in shares.items() if name == strategy]
@@ -229,6 +227,8 @@ def _noise_or_items(
     found = noise(table)
     if found is not None:
         said = "" if found.paired else "Strategies have different seeds, so what a seed shares is not taken out."
+        if found.uneven:
+            said = join([said, found.uneven.note("strategies"), "Draws of the front pool it."])
         return found, THESE_PROBLEMS, said
     if table.y_ASM.shape[1] > 1 or table.y_ASM.shape[2] > 2:
         return None, THESE_PROBLEMS, "No variation among seeds, so no probability of being on the front."

@@ -4,8 +4,9 @@
 
 Rows are outcomes; what a phase is, is read from what was trained on: tokens of each source between a stage's beginning
 and its end. Strategies that pass through the same phases in another order are set against each other, and against the
-same tokens mixed, each phase alone, and none. Promises: the seeds' variance is pooled over all arms, p-values are
-Holm-adjusted over all contrasts, and a design without two orders of the same phases is not answered.
+same tokens mixed, each phase alone, and none. Promises: the seeds' variance is pooled over all arms, or of a contrast's
+own arms where arms may differ in it and theirs is wider; p-values are Holm-adjusted over all contrasts; and a design
+without two orders of the same phases is not answered.
 """
 
 from __future__ import annotations
@@ -262,13 +263,14 @@ def phases(rows: Iterable[Row], target: str, measure: str = BITS_PER_BYTE, level
 
 
 def _contrast(table: Table, found: Noise | None, weights: Mapping[str, float]) -> Estimate:
-    """Σ w·mean, with the variance of what strategies do not share (weights sum to 0, so a seed's part drops out)."""
+    """Σ w·mean, with the variance of what strategies do not share (weights sum to 0, so a seed's part drops out). The
+    model as it came stands last in the table, if at all, and not in the noise."""
     w = np.array([weights.get(s, 0.0) for s in table.strategies])
     value = float(w @ table.means[:, 0])
     if found is None:
         return Estimate(value, None, 1.0, THESE_PROBLEMS)
-    variance = float(found.own[0, 0] * (w**2 / table.counts).sum())
-    return Estimate(value, variance if variance > 0 else None, found.own_df, THESE_PROBLEMS)
+    variance, df = found.spreads[0].of(w, table.counts)
+    return Estimate(value, variance if variance > 0 else None, df, THESE_PROBLEMS)
 
 
 def _order(
@@ -284,13 +286,15 @@ def _order(
     e = _contrast(table, found, {a: 1.0, b: -1.0})
     interval, p_value, test = e.interval(level), corrected[frozenset((a, b))], ""
     if found is not None and e.variance is not None:
-        test = f"t, variance pooled over {len(table.strategies)} arms, {found.own_df:.3g} degrees of freedom"
+        pooled = e.df == found.own_df
+        of = f"pooled over {len(table.strategies)} arms" if pooled else "of these two arms"
+        test = f"t, variance {of}, {e.df:.3g} degrees of freedom"
         test += f"; Holm over {lines[0]['over']}"
         if len(group) > 2:  # every pair is in the family, so that its p-value allows for the choice as well
             from scipy.stats import studentized_range
 
             error = math.sqrt(e.variance / 2)
-            q = float(studentized_range.ppf(level, len(group), found.own_df))
+            q = float(studentized_range.ppf(level, len(group), e.df))
             interval = Interval(e.value - q * error, e.value + q * error, THESE_PROBLEMS, level)
     counts = [int(table.counts[table.strategies.index(s)]) for s in group]
     lower = "" if measure == ACCURACY else "Lower is better."
@@ -305,6 +309,7 @@ def _order(
     }  # fmt: skip
     note = join([
         lower, several, "" if found else "No two seeds of one strategy, or no variation: no interval can be had.",
+        found.spreads[0].note("arms") if found else "",
         f"Missing, so not asked: {gap}." if (gap := _missing(made, group)) else "",
     ])  # fmt: skip
     return Finding(

@@ -15,12 +15,11 @@ import numpy as np
 
 from curricle.analysis.cells import Cell, Factorial
 from curricle.analysis.finding import ACCURACY, THESE_PROBLEMS, THESE_WEIGHTS, THIS_STRATEGY
-from curricle.analysis.intervals import NEGLIGIBLE, Estimate, student
-from curricle.analysis.spread import within
+from curricle.analysis.intervals import NEGLIGIBLE, Estimate
+from curricle.analysis.spread import Spread, spread_within
 from curricle.study import Refused
 
 TERMS = ("base", "alpha", "beta", "gamma", "phi")
-UNEVEN = 0.2  # Bartlett's p below which spreads are not taken as one; few seeds give that test little power
 LACK = 0.05  # the p below which cells are said not to lie on T, and γ is refused
 POWER = 0.8  # of a design: it tells its smallest γ in 8 of 10 studies
 MANY = 1e9  # degrees of freedom of a variance that is known, as a binomial's is
@@ -140,21 +139,13 @@ class Cells:
         return math.sqrt(self.pooled) if self.df else None
 
     @property
-    def uneven(self) -> bool:
-        return self.uneven_p is not None and self.uneven_p < UNEVEN
+    def spread(self) -> Spread:
+        return Spread(self.pooled, self.df, self.variances_C, self.counts_C, self.uneven_p)
 
     def by_seeds(self, weights_C: np.ndarray) -> tuple[float, float]:
         """Variance of Σ w·mean over seeds and its degrees of freedom: pooled, or cell by cell (Satterthwaite) where the
         spreads differ and that interval is the wider one."""
-        pooled = self.pooled * float((weights_C**2 / self.counts_C).sum())
-        if not self.uneven:
-            return pooled, self.df
-        terms = weights_C**2 * self.variances_C / self.counts_C
-        dfs = np.where(self.counts_C > 1, self.counts_C - 1, self.df)
-        apart = float(terms.sum())
-        df = apart**2 / float((terms**2 / dfs).sum()) if apart else 1.0
-        widths = [student(df, 0.95) ** 2 * apart, student(self.df, 0.95) ** 2 * pooled]
-        return (apart, df) if widths[0] > widths[1] else (pooled, self.df)
+        return self.spread.of(weights_C)
 
     def over_items(self, weights_C: np.ndarray) -> tuple[float, float, float, float] | None:
         """From scores item by item: variance over items of Σ w·mean for these weights, the part of it that the seeds'
@@ -211,26 +202,11 @@ class Cells:
 def on(scale: Scale, cells: Sequence[Cell]) -> Cells:
     """Cells on a scale, every run taken there by itself."""
     runs = [scale.to(cell.y_S) for cell in cells]
-    counts_C = np.array([len(y_S) for y_S in runs])
-    squares = np.array([float(((y_S - y_S.mean()) ** 2).sum()) for y_S in runs])
-    pooled, df = within(runs)
-    variances = np.where(counts_C > 1, squares / np.maximum(counts_C - 1, 1), pooled)
+    found = spread_within(runs)
     means_C = np.array([y_S.mean() for y_S in runs])
-    return Cells(tuple(cells), scale, means_C, counts_C, variances, pooled, df, bartlett(variances, counts_C))
-
-
-def bartlett(variances_C: np.ndarray, counts_C: np.ndarray) -> float | None:
-    """Bartlett's test (1937) that the cells' variances are one; None where fewer than two can be told."""
-    from scipy.special import gammaincc
-
-    several = counts_C > 1
-    v, df = variances_C[several], counts_C[several] - 1
-    if len(v) < 2 or not (v > 0).all():
-        return None
-    pooled = (df * v).sum() / df.sum()
-    correction = 1 + ((1 / df).sum() - 1 / df.sum()) / (3 * (len(v) - 1))
-    statistic = (df.sum() * math.log(pooled) - (df * np.log(v)).sum()) / correction
-    return float(gammaincc((len(v) - 1) / 2, max(statistic, 0.0) / 2))
+    return Cells(
+        tuple(cells), scale, means_C, found.counts_C, found.variances_C, found.pooled, int(found.df), found.uneven_p
+    )
 
 
 def prefix_factor(weights_C: np.ndarray, same_CC: np.ndarray) -> float:

@@ -315,8 +315,7 @@ def notes(design: Factorial, parts: Mapping[str, Part], widest: Estimate, cells:
         yield "Among the parts, γ is the cells' linear-by-linear contrast, and no more."
     if lack is None:
         yield "Whether the cells lie on T cannot be tested here; under another law γ is that law's curvature."
-    if cells.uneven:
-        yield f"The seeds' spread may differ between cells (Bartlett, p = {cells.uneven_p:.2g}): the wider one stands."
+    yield cells.spread.note("cells")
     if design.filler:
         yield f"Effects are of a source in place of {design.filler}, whose own effect is modelled."
         if isinstance(factor := parts["prefix_factor"], float) and factor > 1.05:

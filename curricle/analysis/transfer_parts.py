@@ -93,7 +93,7 @@ def shape_parts(design: Factorial, flat: Cells, used: Sequence[int]) -> dict[str
     made["double_cancellation_p"] = None
     if whole and flat.pooled > 0:
         grid = [[places[a, b] for b in levels[1]] for a in levels[0]]
-        variances_RC = (flat.variances_C if flat.uneven else flat.pooled) / flat.counts_C
+        variances_RC = (flat.variances_C if flat.spread.uneven else flat.pooled) / flat.counts_C
         made["double_cancellation_p"] = double_cancellation(flat.means_C[grid], variances_RC[grid], flat.df)
     return made
 

@@ -4,8 +4,9 @@
     python scripts/simulations/phases.py --studies 0 --laws 100 --truths "its own"   # rows of the second table alone
 
 Each study has arms over two or three phases, three seeds, a part that a seed shares with all arms, a part of each run,
-and noise along its curve. Nulls: arms whose orders truly give the same. Laws other than the fitted one: a skill that
-only grows after another (synergy), a state kept in two stores, and a later stage that teaches at half its rate.
+and noise along its curve. Nulls: arms whose orders truly give the same, also with one of them noisier than all others.
+Laws other than the fitted one: a skill that only grows after another (synergy), a state kept in two stores, and a later
+stage that teaches at half its rate.
 """
 
 from __future__ import annotations
@@ -69,11 +70,13 @@ def arms_of(parts: Mapping[str, Doses]) -> dict[str, list[tuple[str, Doses]]]:
 
 def study(
     random: np.random.Generator, loss: Loss, parts: Mapping[str, Doses], sd: float = 0.008, seeds: int = 3,
-    points: int = 8,
+    points: int = 8, noisier: float = 1.0,
 ) -> list[dict]:  # fmt: skip
-    """Outcome rows; arms that begin alike share their runs, as they do in a real study."""
+    """Outcome rows; arms that begin alike share their runs, as they do in a real study. Runs that come to the end of
+    the last order have a part of their own that many times `noisier`."""
     rows = []
     names = list(parts)
+    noisy = tuple(reversed(names))
     for seed in range(seeds):
         common, run_part, noise_at = random.normal(0, sd), {}, {}
         for strategy, stages in arms_of(parts).items():
@@ -82,7 +85,7 @@ def study(
             tokens, read = 0.0, np.zeros(len(names))
             for position, (stage, doses) in enumerate(stages):
                 done = (*done, stage)
-                part = run_part.setdefault(done, random.normal(0, sd))
+                part = run_part.setdefault(done, random.normal(0, sd) * (noisier if done == noisy else 1.0))
                 for i in range(0 if position == 0 else 1, points + 1):
                     step = tuple(v / points * (i > 0) for v in doses)
                     path.append(step)
@@ -107,14 +110,14 @@ def ends(loss: Loss, parts: Mapping[str, Doses], points: int = 8) -> dict[str, f
     }
 
 
-def order_effects(studies: int, loss: Loss, parts: Mapping[str, Doses]) -> dict[str, float]:
+def order_effects(studies: int, loss: Loss, parts: Mapping[str, Doses], noisier: float = 1.0) -> dict[str, float]:
     """Bias and coverage of the order effect, how often it is called resolved, and how often any contrast whose truth
     is 0 is called so after Holm's correction."""
     random, truth = np.random.default_rng(5), ends(loss, parts)
     held = called = wrong = 0
     errors = []
     for _ in range(studies):
-        (f,) = phases(study(random, loss, parts), "algebra")
+        (f,) = phases(study(random, loss, parts, noisier=noisier), "algebra")
         true = truth[str(f.parts["strategy"])] - truth[str(f.parts["against"])]
         i = f.interval()
         held += bool(i and i.contains(true))
@@ -164,8 +167,10 @@ def main() -> None:
     parser.add_argument("--truths", nargs="+", default=["no order effect", *OTHERS], help="rows of the second table")
     asked = parser.parse_args()
     n = asked.studies
-    cases: dict[str, tuple[Loss, Mapping[str, Doses]]] = {
+    cases: dict[str, tuple[Loss, Mapping[str, Doses]] | tuple[Loss, Mapping[str, Doses], float]] = {
         "no order effect, two phases": (NO_ORDER.loss, TWO),
+        "no order effect, two phases, one order 3 times noisier": (NO_ORDER.loss, TWO, 3.0),
+        "no order effect, two phases, one order 6 times noisier": (NO_ORDER.loss, TWO, 6.0),
         "no order effect, three phases": (lambda path: 0.8 + 1.5 * (1 + 0.02 * sum(map(sum, path))) ** -0.5, THREE),
         **{f"{name}, two phases": (loss, TWO) for name, loss in OTHERS.items()},
         "its own, three phases": (LAW3.loss, THREE),
@@ -175,12 +180,12 @@ def main() -> None:
             "| truth | bias, bits | interval holds it | called resolved | any false order contrast, Holm |\n"
             "|---|---|---|---|---|"
         )
-    for name, (loss, parts) in cases.items() if n else ():
-        r = order_effects(n, loss, parts)
+    for name, case in cases.items() if n else ():
+        r = order_effects(n, *case)
         print(
             f"| {name} | {r['bias']:+.4f} | {error(r['held'], n)} | {error(r['resolved'], n)} "
-            f"| {error(r['family'], n)} |"
-        )
+            f"| {error(r['family'], n)} |", flush=True,
+        )  # fmt: skip
     print(
         "\n| truth | error of a left-out order, bits | measured inside its interval | effect's interval holds it "
         "| rule names the best order | refused |\n|---|---|---|---|---|---|"

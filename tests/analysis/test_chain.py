@@ -124,6 +124,20 @@ def test_a_subset_that_was_not_run_is_named() -> None:
         shapley([*twice, *path("again", ["warm", "math", "code"], [3.0, 2.5, 2.4])])
 
 
+def test_a_noisier_subset_widens_what_it_has_a_part_in() -> None:
+    rows = subsets(np.random.default_rng(6), seeds=5)
+    calm = shapley(rows)[0]
+    for row in rows:
+        if row["strategy"] == "warm+code+math" and row["stage"] == "math":
+            row["score"] += (-1) ** row["seed"]
+    noisy = shapley(rows)[0]
+    assert "pooled over all subsets" in calm.note and "may differ between subsets" in noisy.note
+    # All of the noise is one subset's, and half of that subset's weight is the stage's: t has its 4 degrees of freedom.
+    score = [r["score"] for r in rows if r["strategy"] == "warm+code+math" and r["stage"] == "math"]
+    half = 2.776 * 0.5 * np.std(score, ddof=1) / 5**0.5
+    assert (noisy.interval().high - noisy.interval().low) / 2 == pytest.approx(half, rel=0.05)
+
+
 def test_fiellers_ratio_holds_the_truth_and_knows_when_it_cannot() -> None:
     random, held = np.random.default_rng(1), 0
     for _ in range(400):

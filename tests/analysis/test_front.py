@@ -163,6 +163,18 @@ def test_a_critical_share_knows_neither_the_unit_of_loss_nor_the_order_of_rows(s
     assert other.interval().low == pytest.approx(plain.interval().low, abs=0.1)
 
 
+def test_a_noisier_strategy_has_limits_of_its_own_and_a_critical_share_beside_it_is_less_sure() -> None:
+    quiet = {0.4: [0.999, 1.0, 1.001], 0.6: [1.019, 1.02, 1.021], 0.8: [1.039, 1.04, 1.041], 1.0: [1.079, 1.08, 1.081]}
+    wild = {**quiet, 0.8: [0.99, 1.04, 1.09]}
+    calm, wide = (critical_share(rows(made), "math", "web", rise=0.03, before=1.0)[0] for made in (quiet, wild))
+    assert wide.estimate == pytest.approx(calm.estimate)
+    widths = [row["high"] - row["low"] for row in wide.table]
+    assert widths[2] == pytest.approx(2 * 4.303 * 0.05 / 3**0.5, rel=0.01) and widths[2] > 1.5 * widths[0]
+    assert wide.interval().high - wide.interval().low > calm.interval().high - calm.interval().low
+    on = front(rows(wild) + rows({x: [1 - x] * 3 for x in wild}, "math"), "math", "web")
+    assert [row["general_high"] - row["general_low"] for row in on.table] == pytest.approx(widths, rel=0.01)
+
+
 def test_a_share_beyond_what_was_measured_is_at_least_that_and_one_below_is_not_made_up() -> None:
     made = rows({0.4: [1.01, 1.02], 0.8: [1.03, 1.05]})
     (more,) = critical_share(made, "math", "web", rise=0.5, before=1.0)

@@ -109,6 +109,21 @@ def test_every_contrast_that_the_design_holds_is_in_the_table_with_the_means_it_
     assert charts.chart(found).to_dict()["layer"]
 
 
+def test_a_noisier_order_is_judged_by_its_own_spread_and_what_it_has_no_part_in_is_not() -> None:
+    quiet, wild = (phases(study(np.random.default_rng(6), NO_ORDER.loss, TWO, seeds=4, noisier=k), "algebra")[0]
+                   for k in (1.0, 20.0))  # fmt: skip
+    assert "pooled over 6 arms, 12 degrees" in quiet.test and "may differ" not in quiet.note
+    assert "of these two arms" in wild.test and "may differ between arms" in wild.note and not wild.resolved
+    (order,) = (row for row in wild.table if row["what"] == "order")
+    assert (order["low"], order["high"]) == (wild.interval().low, wild.interval().high)
+
+    def width(row) -> float:
+        return (row["high"] - row["low"]) / 2
+
+    pooled = {row["contrast"]: width(row) for row in wild.table if row["what"] == "alone"}
+    assert len({round(w, 12) for w in pooled.values()}) == 1 and width(order) > 1.2 * max(pooled.values())
+
+
 def test_phases_are_what_was_read_whatever_stages_are_called() -> None:
     rows = study(np.random.default_rng(1), LAW.loss, TWO, seeds=2)
     for r in rows:

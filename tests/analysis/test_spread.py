@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import chi2, spearmanr, t
 
 from curricle.analysis.intervals import rank_correlation, ranked
-from curricle.analysis.spread import of_runs, reach, two_way, within
+from curricle.analysis.spread import of_runs, own_of, reach, spread_crossed, spread_within, two_way, within
 
 NUMBERS = st.integers(-5, 5).map(float)
 
@@ -55,6 +55,41 @@ def test_runs_with_a_point_each_have_the_limits_of_one_chi_square() -> None:
 def _by_chi_square(y: np.ndarray, df: int) -> tuple[float, float]:
     squares = within([y[:3], y[3:]])[0] * df
     return squares / chi2.ppf(0.975, df), squares / chi2.ppf(0.025, df)
+
+
+def test_a_cells_own_spread_is_told_apart_from_what_seeds_share() -> None:
+    random, sd = np.random.default_rng(2), np.array([1.0, 1.0, 3.0, 2.0, 1.0])
+    tables = sd[:, None] * random.normal(size=(4000, 5, 6)) + random.normal(0, 5, (4000, 1, 6))
+    assert np.mean([own_of(y) for y in tables], 0) == pytest.approx(sd**2, rel=0.2)  # held at a tenth from below
+    assert own_of(tables[0][:2]) == pytest.approx([two_way(tables[0][:2])[0]] * 2)
+
+
+@pytest.mark.parametrize(
+    ("times", "shared", "least", "most"),
+    [(1, 3, 0.94, 0.975), (3, 3, 0.87, 0.93), (6, 0, 0.88, 0.94), (6, 3, 0.88, 0.94)],
+)
+def test_a_contrast_with_a_noisier_cell_is_held_nearly_as_often_as_said(times, shared, least, most) -> None:
+    """Pooling alone holds .835 and .765 with one of five cells 3 and 6 times noisier, whatever seeds share."""
+    random, weights = np.random.default_rng(3), np.array([1.0, -1.0, 0.0, 0.0, 0.0])
+    held = 0
+    for y in random.normal(size=(1500, 5, 3)):
+        y = y * np.array([[1], [times], [1], [1], [1]]) + shared * random.normal(size=3)
+        variance, df = spread_crossed(y).of(weights)
+        held += abs(weights @ y.mean(1)) <= t.ppf(0.975, df) * np.sqrt(variance)
+    assert least < held / 1500 < most
+
+
+def test_a_contrast_of_quiet_cells_keeps_the_pooled_spread_and_cells_of_one_run_have_it() -> None:
+    cells = [np.array([0.0, 10.0, -10.0]), np.array([0.0, 0.1, -0.1]), np.array([0.0, 0.1, -0.2]), np.array([1.0])]
+    spread = spread_within(cells)
+    assert spread.uneven and spread.of(np.array([0, 1, -1, 0]))[1] == spread.df == 6
+    variance, df = spread.of(np.array([1, -1, 0, 0]))
+    assert variance == pytest.approx(cells[0].var(ddof=1) / 3 + cells[1].var(ddof=1) / 3) and df == pytest.approx(
+        2, 0.01
+    )
+    assert spread.variances_C[3] == spread.pooled and "Bartlett, p = " in spread.note("cells")
+    more = spread.of(np.array([1, 0, 0, 0, -1]), np.array([3, 3, 3, 1, 3]))  # a cell that the spread knows nothing of
+    assert more[0] == pytest.approx(cells[0].var(ddof=1) / 3 + spread.pooled / 3)
 
 
 @pytest.mark.parametrize(("df", "level", "power"), [(4, 0.95, 0.8), (18, 0.99, 0.9)])
