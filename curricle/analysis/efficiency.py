@@ -234,6 +234,7 @@ def transfer_law(rows: Sequence[Row], level: float = 0.95) -> Finding:
     such rows out would bias α), and for several budgets of one `transferred`, which share the errors of its two curves
     (`transfer_law_of_runs` fits the law to the runs).
     """
+    rows = typed(rows, "transferred", "params")
     read_off = [row.get("params") for row in rows if "scratch_tokens" in row]
     if len(set(read_off)) < len(read_off):
         raise Refused(

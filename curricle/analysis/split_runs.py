@@ -20,7 +20,7 @@ import numpy as np
 
 from curricle.analysis.allocation import best_split
 from curricle.analysis.cells import SAME_DOSE, finite
-from curricle.analysis.columns import Row, items, known, the_one
+from curricle.analysis.columns import Row, items, known, the_one, typed
 from curricle.analysis.compare import UNITS
 from curricle.analysis.finding import ACCURACY, THESE_PROBLEMS, Finding, Interval, Part, join, short
 from curricle.analysis.intervals import student
@@ -166,7 +166,7 @@ def split_of_runs(
     part of the split. Orders are not told apart: what an order does counts as misfit. Raises `Refused` where nothing
     was read together, or in too few doses; undefined where the strategies follow no such law.
     """
-    rows = [row for row in rows if row.get("final", True)]
+    rows = [row for row in typed(rows) if row.get("final", True)]
     known(rows, "strategy", "seed", "score")
     for name in ("benchmark", "measure"):
         the_one(rows, name)

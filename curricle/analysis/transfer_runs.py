@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from curricle.analysis.columns import Row, chosen, groups, items, known, numbers, the_one
+from curricle.analysis.columns import Row, chosen, groups, items, known, numbers, the_one, typed
 from curricle.analysis.efficiency import curve_of
 from curricle.analysis.finding import THESE_PROBLEMS, Finding, Interval, Part, join, short
 from curricle.analysis.intervals import student
@@ -51,7 +51,7 @@ def transfer_law_of_runs(
     Columns: strategy, seed, score (a loss) and `x`; at least 4 budgets, the same for every run of a strategy, and two
     runs of each. Undefined where no transfer is told from 0, and where the points do not follow such a law.
     """
-    rows = chosen(rows, stage=stage)
+    rows = chosen(typed(rows, x), stage=stage)
     known(rows, "strategy", "seed", "score", x)
     at_first, helped = chosen(rows, strategy=scratch), chosen(rows, strategy=after)
     both = [*at_first, *helped]

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from curricle.analysis.columns import typed
 from curricle.analysis.finding import PERCENT, THESE_WEIGHTS, Finding, Interval, Part, join
 from curricle.analysis.intervals import (
     FEWEST_RANKED,
@@ -45,7 +46,7 @@ def value(
     checkpoints are added up: the path, to first order. The interval is over documents, for these weights. `volume`
     states each source's tokens, and adds what all of them are worth where gains saturate: `saturating`.
     """
-    found = _documents(list(rows))
+    found = _documents(typed(rows, *MEASURED))
     lines = [_of_source(source, columns, level) for source, columns in found.items()]
     gradients = all(line["square"] is not None for line in lines)
     scale = _mean([line["square"] for line in lines]) if gradients else _mean([line["per_token"] for line in lines])
@@ -76,6 +77,7 @@ def value(
     ]  # fmt: skip
 
 
+MEASURED = ("r", "c", "f", "dot", "target_square")  # columns of documents, beside their tokens
 PARTS = (
     "tokens",
     "per_token",
@@ -186,7 +188,7 @@ def validate(
     if not isinstance(values, Mapping):
         values = {f.subject: f.estimate for f in values if f.question == "value" and f.estimate is not None}
     measured: dict[str, list[float]] = {}
-    for row in gains:
+    for row in typed(gains, "gain"):
         if "source" not in row or "gain" not in row:
             raise Refused(f"gains: no column {'gain' if 'source' in row else 'source'!r}; needed: source, gain")
         measured.setdefault(str(row["source"]), []).append(float(row["gain"]))
@@ -260,7 +262,7 @@ def surprise(rows: Iterable[Row], *, level: float = 0.95) -> Finding:
     least half of its r·c; otherwise, and where the gains do not follow that decay (`lack_of_fit_p` below .05), `cannot
     tell`.
     """
-    given = list(rows)
+    given = typed(rows, "size", "complexity", "relevance", "gain")
     needed = ("size", "seed", "complexity", "relevance", "gain")
     for column in needed:
         if not given or column not in given[0]:

@@ -82,6 +82,33 @@ STEPS = [
      "loss_nats": 1.0 + start * (100.0 * k) ** -0.3 + random.normal(0, 0.01), "first_pass_tokens": None}
     for name, start in (("scratch", 8.0), ("code math", 6.0)) for seed in range(2) for k in range(1, 200)
 ]  # fmt: skip
+MIXED = (9, 1), (1, 9), (5, 5), (3, 1), (1, 3), (2, 2), (8, 0), (0, 8), (4, 2), (2, 6)
+SPLIT = [
+    {**outcome(f"{a} {b}", seed, "mix", 0, 1000 * (a + b), 0, 0.7 + (0.1 + a**0.5 / 2 + b**0.5) ** -0.4),
+     "dose:code": a, "dose:math": b, "final": True}
+    for a, b in MIXED for seed in range(2)
+]  # fmt: skip
+SPLIT += [{**row, "final": False, "score": 9.0, "dose:math": 1} for row in SPLIT[:4]]  # on the way
+LAW = [{"transferred": 30 * at**0.6 * (1 + 0.01 * (-1) ** k), "tokens": at, "params": n}
+       for k, (at, n) in enumerate(product((1000, 4000, 16000), (10**6, 10**7)))]  # fmt: skip
+HELPED = [
+    outcome(name, seed, "math", 0, at, 0, 1 + 20 * (at + help_ * at**0.5) ** -0.4)
+    for name, help_ in (("scratch", 0), ("code math", 60)) for seed in range(3)
+    for at in (1000 * 2**k for k in range(8))
+]  # fmt: skip
+DOCUMENTS = [
+    {"source": source, "document": k, "tokens": 10 + k, "method": "stand-in", "r": 0.1 * (k + 1), "c": 1.0, "f": worth,
+     "dot": None, "target_square": None}
+    for source, worth in (("web", 1.0), ("code", 2.0)) for k in range(4)
+]  # fmt: skip
+STEPS_OF_GRADIENTS = [{**row, "dot": row["r"] * row["f"], "target_square": 2.0} for row in DOCUMENTS]
+BINS = [
+    {"size": size, "seed": seed, "complexity": c, "relevance": 0.5,
+     "gain": 0.5 * c * np.exp(-c * k) + random.normal(0, 0.001)}
+    for size, k in ((10_000_000, 0.4), (100_000_000, 0.1)) for seed in range(3) for c in (0.5, 1.0, 2.0, 3.0)
+]  # fmt: skip
+GAINS = [{"source": name, "gain": gain + random.normal(0, 0.01)}
+         for name, gain in (("a", 0.1), ("b", 0.3), ("c", 0.2), ("d", 0.5), ("e", 0.4)) for _ in range(2)]  # fmt: skip
 ESTIMATORS: dict[str, tuple[Callable[[Rows], Any], Rows]] = {
     "chain": (analysis.chain, CURVES),
     "efficiency": (analysis.efficiency, CURVES),
@@ -95,6 +122,13 @@ ESTIMATORS: dict[str, tuple[Callable[[Rows], Any], Rows]] = {
     "front": (lambda r: analysis.front(r, "math", "math", cost="flops", draws=50), CURVES),
     "last_loss_bound": (lambda r: analysis.last_loss_bound(r, "code math", "scratch", "math"), CURVES),
     "bounds": (lambda r: analysis.bounds(r, "code math", "scratch", "math"), STEPS),
+    "split_of_runs": (analysis.split_of_runs, SPLIT),
+    "transfer_law": (analysis.transfer_law, LAW),
+    "transfer_law_of_runs": (lambda r: analysis.transfer_law_of_runs(r, "code math", "scratch"), HELPED),
+    "value": (analysis.value, DOCUMENTS),
+    "value, of gradients": (analysis.value, STEPS_OF_GRADIENTS),
+    "surprise": (analysis.surprise, BINS),
+    "validate": (lambda r: analysis.validate(dict(zip("abcde", range(5))), r), GAINS),
     "transfer": (lambda r: analysis.transfer(r, synergy=False), CROSSED),
 }
 
