@@ -123,7 +123,9 @@ def history(path: Path, rows: list[Row], tokens_per_step: int | None) -> tuple[d
         lines.sort(key=lambda row: row["_step"])
         tokens: int | None = None
         scored: dict[tuple[str, str], Row] = {}
-        scores = list(scores_in(lines, f"{path}: {run}"))
+        scores: dict[int, list[tuple[str, str, str, float]]] = {}
+        for benchmark, measure, kind, at, score in scores_in(lines, f"{path}: {run}"):
+            scores.setdefault(at, []).append((benchmark, measure, kind, score))
         for i, row in enumerate(lines):
             values = {name: number(of(row, columns)) for name, columns in TRAINED.items()}
             seen = values["tokens"]
@@ -133,9 +135,7 @@ def history(path: Path, rows: list[Row], tokens_per_step: int | None) -> tuple[d
             if values["loss_nats"] is not None:
                 made = {"run": run, "step": row["_step"], **values, "tokens": tokens}
                 tables["steps"].append(made)
-            for benchmark, measure, kind, at, score in scores:
-                if at != i:
-                    continue
+            for benchmark, measure, kind, score in scores.get(i, ()):
                 place = {"run": run, "tokens": tokens, "final": False, "benchmark": benchmark, "kind": kind}
                 made = {**place, "measure": measure, "score": score, "items": None, "item_variance": None}
                 before = scored.get((benchmark, measure))

@@ -376,6 +376,16 @@ def test_a_column_of_accuracies_means_the_same_in_every_run_of_a_file_and_the_ch
         read(accuracies="percents")
 
 
+def test_scores_of_a_long_history_stand_at_the_lines_that_have_them(tmp_path):
+    rows = [{"_step": k, "train/loss": 4 - k / 1000, "eval/a/acc": k / 900 if k % 3 == 0 else "",
+             "eval/b/acc": k / 900 if k % 5 == 0 else ""} for k in range(1, 901)]  # fmt: skip
+    made = gather([table(tmp_path / "long.csv", rows)], tokens_per_step=10)
+    scores = made.tables["scores"].to_pylist()
+    for name, every in (("a", 3), ("b", 5)):
+        found = [(row["tokens"], row["score"]) for row in scores if row["benchmark"] == name]
+        assert found == [(10 * k, pytest.approx(k / 9)) for k in range(every, 901, every)]
+
+
 def test_a_table_of_runs_and_histories_join_by_name(tmp_path):
     summary = {"eval/gsm8k/exact_match": 40.0, "tokens": 5000}
     config = {"seed": {"value": 2}, "strategy": {"value": "code first"}, "stage": {"value": "math"}}
