@@ -33,9 +33,10 @@ class Foldwise:
 def foldwise(
     method: str, p_NJ: np.ndarray, loss_NT: np.ndarray, whole: Member, seed: int = 0, folds: int = FOLDS
 ) -> Foldwise:
-    """Fit without each fold in turn. The folds do not depend on the order of the rows."""
+    """Fit without each fold in turn. The folds do not depend on the order of the rows. A fold has four runs or more,
+    since the gain's interval rests on pairs of runs that one fold leaves out: of 12 runs ten folds would leave two."""
     n = len(p_NJ)
-    folds = min(folds, n)
+    folds = max(min(folds, n // 4), min(n, 3))
     fold = np.empty(n, int)
     order = np.lexsort(np.sort(p_NJ, 1).T)[np.random.default_rng(seed).permutation(n)]
     fold[order] = np.arange(n) % folds
@@ -47,16 +48,19 @@ def foldwise(
 
 def cv_plus(
     predicted_KM: np.ndarray, residual_N: np.ndarray, fold_N: np.ndarray, level: float,
-    unit_N: np.ndarray | float = 1.0, unit_M: np.ndarray | float = 1.0,
+    unit_N: np.ndarray | float = 1.0, unit_M: np.ndarray | float = 1.0, runs: int | None = None,
 ) -> np.ndarray:  # fmt: skip
     """Intervals (2, M) from each fold's predictions and the residuals of what it left out. Where losses scatter
-    unevenly, residuals are told in units (`unit_N`) and intervals made in those of the new mixtures (`unit_M`)."""
+    unevenly, residuals are told in units (`unit_N`) and intervals made in those of the new mixtures (`unit_M`).
+    Residuals that share `runs` runs (pairs' differences) count as that many: ranks allow for (m + 1)/m of the level,
+    with m the runs and not the pairs."""
     alpha, size = 1 - level, (np.abs(residual_N) / unit_N)[:, None]
     made = np.empty((2, predicted_KM.shape[1]))
     unit = np.broadcast_to(unit_M, predicted_KM.shape[1])
     n = len(residual_N)
-    low = max(1, math.floor(alpha * (n + 1) + 1e-9))
-    high = min(n, math.ceil((1 - alpha) * (n + 1) - 1e-9))
+    m = runs or n
+    high = min(n, math.ceil((1 - alpha) * (m + 1) / m * n - 1e-9))
+    low = n + 1 - high
     step = max(1, 2_000_000 // n)
     for i in range(0, predicted_KM.shape[1], step):
         here, wide = predicted_KM[fold_N, i : i + step], size * unit[i : i + step]

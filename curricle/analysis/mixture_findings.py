@@ -235,7 +235,8 @@ class Answer:
         said, residual, size = self.outside()
         i, j = pairs(fold).T
         units = np.hypot(size.unit(said[i]), size.unit(said[j])), np.hypot(*size.unit(self.level(pair)))
-        limits = cv_plus((by_fold[:, 0] - by_fold[:, 1])[:, None], residual[i] - residual[j], fold[i], LEVEL, *units)
+        over = (by_fold[:, 0] - by_fold[:, 1])[:, None]
+        limits = cv_plus(over, residual[i] - residual[j], fold[i], LEVEL, *units, runs=len(fold))
         return float(limits[0, 0]), float(limits[1, 0])
 
     def mean_limits(self, raw: float, spread: float, witness: float) -> tuple[float, float] | None:

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curricle.analysis.finding import Finding
-from curricle.analysis.foldwise import cv_plus, foldwise
+from curricle.analysis.foldwise import cv_plus, foldwise, pairs
 from curricle.analysis.intervals import rank_correlation
 from curricle.analysis.members import fit_member
 from curricle.analysis.mixing_laws import FORMS, VALUES, Features, Law, fit_law
@@ -194,6 +194,24 @@ def test_cv_plus_is_the_published_formula():
     for m in range(4):
         assert low[m] == np.sort(by_fold[fold, m] - np.abs(residual))[2 - 1]
         assert high[m] == np.sort(by_fold[fold, m] + np.abs(residual))[18 - 1]
+
+
+def test_pairs_of_runs_count_as_the_runs_that_they_are_made_of():
+    """Of 40 runs in ten folds 60 pairs were ranked as 60 runs, and too short an interval taken."""
+    fold = np.arange(40) % 10
+    i, _ = pairs(fold).T
+    assert len(i) == 60
+    difference, level = np.random.default_rng(0).normal(size=60), np.zeros((10, 1))
+    low, high = cv_plus(level, difference, fold[i], 0.9, runs=40)[:, 0]
+    assert high == np.sort(np.abs(difference))[56 - 1] and low == -high  # ceil(.9 · 41/40 · 60)
+    assert cv_plus(level, difference, fold[i], 0.9)[1, 0] == np.sort(np.abs(difference))[55 - 1]
+
+
+@pytest.mark.parametrize(("runs", "folds"), [(12, 3), (16, 4), (40, 10), (100, 10)])
+def test_few_runs_are_left_out_four_at_a_time(runs, folds):
+    p, loss, _ = swarm(runs=runs)
+    made = foldwise("linear", p, loss, fit_member("linear", p, loss))
+    assert np.bincount(made.fold_N).min() >= 4 and len(np.unique(made.fold_N)) == folds
 
 
 @pytest.mark.parametrize("truth", ["its own law", "another law"])
