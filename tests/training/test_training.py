@@ -386,6 +386,26 @@ def test_schedules_are_what_they_say(steps, data):
     assert 0 < rate["wsd"] <= 1.0 and (step > 0.8 * steps or rate["wsd"] == 1.0)
 
 
+@pytest.mark.parametrize(
+    ("schedule", "rates"),
+    [
+        # Of 1,000 steps 100 are the warm-up; by step: its first and last, the one after it, then on to the last one.
+        ("constant", {0: 0.005, 99: 0.5, 100: 0.5, 550: 0.5, 999: 0.5}),
+        ("multistep", {0: 0.005, 99: 0.5, 100: 0.5, 799: 0.5, 800: 0.158, 899: 0.158, 900: 0.05, 999: 0.05}),
+        # A tenth and nine tenths of (1 + cos)/2: a quarter, half and three quarters of the way from step 100.
+        ("cosine", {0: 0.005, 99: 0.5, 100: 0.5, 325: 0.434099, 550: 0.275, 775: 0.115901, 999: 0.05000137}),
+        ("wsd", {0: 0.005, 99: 0.5, 100: 0.5, 550: 0.5, 750: 0.5, 751: 0.498, 875: 0.25, 999: 0.002}),
+    ],
+)
+def test_the_rates_of_each_schedule_at_the_steps_that_matter(schedule, rates):
+    recipe = Recipe(learning_rate=0.5, schedule=schedule, warmup_share=0.1, decay_share=0.25)
+    found = [learning_rate(recipe, step, 1000) for step in range(1000)]
+    assert {step: found[step] for step in rates} == pytest.approx(rates, rel=1e-6)
+    assert all(b > a for a, b in pairwise(found[:100])) and all(b <= a for a, b in pairwise(found[99:]))
+    if schedule == "cosine":
+        assert all(b < a for a, b in pairwise(found[100:])), "it falls from the first step after the warm-up on"
+
+
 def test_weights_leave_in_the_hugging_face_format_and_come_back_equal(tmp_path):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
