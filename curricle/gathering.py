@@ -13,12 +13,14 @@ from curricle.calibration import peak_of
 from curricle.node import Node
 from curricle.planning import Plan
 from curricle.preparation import Prepared
+from curricle.receipt import sessions
 from curricle.results import Results
 from curricle.store import Store, read_json
 from curricle.study import Counterfactual, Refused, Source
 from curricle.work import evaluation_file, evaluation_files
 
 NOT_YET = "not done yet"
+PEAK_IS_OF = ("device", "cpu", "threads", "torch", "ranks")  # of a session
 TIMED = ("tokens_per_second", "mfu", "data_seconds", "save_seconds")
 
 
@@ -141,10 +143,12 @@ def _timed_once(plan: Plan, store: Store, run: str, steps: list[dict[str, Any]])
 
 
 def _peak_flops(store: Store, folder: Path, node: Node) -> float | None:
-    """Of what the run was trained on, all ranks together; None where that was never measured (`curricle calibrate`)."""
-    if not (folder / "receipt.json").exists():
+    """Of what the run was trained on, all ranks together; None where that was never measured (`curricle calibrate`) and
+    where its sessions differ in it: which of them took a step is not noted."""
+    trained = sessions(folder)
+    if len({tuple(session.get(name) for name in PEAK_IS_OF) for session in trained}) != 1:
         return None
-    session = read_json(folder / "receipt.json")["sessions"][-1]
+    session = trained[-1]
     # By name: whoever gathers need not have the device, nor the same one.
     name = session.get("cpu", "") if session["device"] == "cpu" else session["device"]
     peak = peak_of(store, name, session["threads"], session["torch"])

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from curricle import calibration
+from curricle import calibration, gathering
 from curricle.calibration import known_peak, peak, peak_flops
 from curricle.store import Store, write_json
-from curricle.study import Refused
+from curricle.study import Recipe, Refused
 
 
 @pytest.fixture(autouse=True)
@@ -80,6 +81,31 @@ def test_a_peak_is_found_by_the_name_of_a_device_that_is_not_here(tmp_path):
     here = peak(Store(tmp_path), threads=1)
     assert peak_of(Store(tmp_path), here.name, 1, torch.__version__) == here
     assert peak_of(Store(tmp_path), here.name, 2, torch.__version__) is None
+
+
+@pytest.mark.parametrize(
+    ("others", "mfu"),
+    [
+        ([], 0.2),
+        ([{}, {"began": "later", "adopted_from": "math/2"}], 0.2),
+        ([{"ranks": 1}, {}], None),
+        ([{"threads": 4}], None),
+        ([{"torch": "2.1"}], None),
+        ([{"device": "NVIDIA A100"}], None),
+        ([{"cpu": "another"}], None),
+    ],
+)
+def test_a_run_whose_sessions_differ_in_what_they_ran_on_has_no_mfu(tmp_path, others, mfu):
+    """Back on 2 ranks after 1: the last session says nothing about the steps of the one in the middle."""
+    kept = {"torch": "2.0", "name": "it", "device": "cpu", "threads": 2, "copy_bytes_per_second": 1.0}
+    write_json(tmp_path / "calibration" / "peak-x.json", kept | {"flops_per_second": {"fp32": 5.0}})
+    first = {"device": "cpu", "cpu": "it", "threads": 2, "torch": "2.0", "ranks": 2}
+    store, node = Store(tmp_path), SimpleNamespace(run="math/1", stage="math", seed=0, recipe=Recipe())
+    folder = store.run_folder(node.run)
+    write_json(folder / "receipt.json", {"sessions": [first, *(first | other for other in others)]})
+    row = {"step": 1, "tokens": 8, "loss_nats": 1.0, "grad_norm": 1.0, "lr": 0.1, "tokens_per_second": 4.0}
+    (folder / "metrics.jsonl").write_text(json.dumps(row | {"flops_per_second": 2.0}) + "\n")
+    assert [step["mfu"] for step in gathering._steps(store, node)] == [mfu]
 
 
 def test_a_machine_is_measured_on_the_threads_that_its_runs_had(tmp_path, monkeypatch, capsys):
