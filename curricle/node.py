@@ -42,10 +42,10 @@ class Node:
     states: Mapping[int, str] = field(default_factory=dict, repr=False)
     """Steps after which the whole state is kept (ends of phases, branches), each with the state's fingerprint: runs
     whose first steps are the same share them."""
-    whole: tuple[str, ...] = ()
-    """Sources of which every conversation lies whole in a row."""
     needed: frozenset[int] = frozenset()
     """Those of them that another stage of the plan begins from."""
+    whole: tuple[str, ...] = ()
+    """Sources of which every conversation lies whole in a row."""
     strategies: tuple[str, ...] = ()
 
     @property
@@ -75,6 +75,26 @@ class Node:
     def turns(self) -> tuple[tuple[int, Mapping[str, float]], ...]:
         """The mixtures with their ends in samples, as the sampler takes them."""
         return tuple((step * self.rows_per_step, weights) for step, weights in self.mixtures)
+
+
+def averaged_steps(recipe: Recipe, steps: int) -> list[int]:
+    """The steps whose weights are averaged: the end, and those before it at equal distances; none without averaging."""
+    if recipe.average is None:
+        return []
+    apart = max(1, round(recipe.average.every_tokens / recipe.batch_tokens))
+    return [s for s in range(steps - (recipe.average.last - 1) * apart, steps + 1, apart) if s > 0]
+
+
+def average_fault(stage: str, recipe: Recipe, steps: int) -> str | None:
+    """What is wrong where a stage is too short for the states that it should average; None where it is long enough."""
+    there = len(averaged_steps(recipe, steps))
+    if recipe.average is None or there == recipe.average.last:
+        return None
+    return (
+        f"stages.{stage}.recipe.average: {recipe.average.last} states every {recipe.average.every_tokens:,} tokens "
+        f"reach back past the beginning of a stage of {steps * recipe.batch_tokens:,} tokens, in which there are "
+        f"{there}; lower last or every_tokens, or raise the budget"
+    )
 
 
 def state_after(node: Node, step: int) -> str:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 from curricle import cluster, metrics, transfer
 from curricle.execution import Execution
 from curricle.gathering import ancestor, arms_left, gather, settled
-from curricle.node import Node
+from curricle.node import Node, averaged_steps
 from curricle.planning import Plan
 from curricle.preparation import Prepared, Watch, prepare, stock
 from curricle.remote import Remote
@@ -207,15 +207,21 @@ def refuse_declared(plan: Plan) -> None:
         )
 
 
+def bytes_wanted(plan: Plan, finished: frozenset[str] = frozenset(), keep: int = Execution().keep) -> int:
+    """What is left needs weights at every point, the whole state (weights and two moments) where others may begin and,
+    while a run is under way, in those that it keeps and one more, and the weights that it averages; all in fp32."""
+    left = [node for run, node in plan.nodes.items() if run not in finished]
+    at_once = min(len(left), cores())
+    averaged = sorted(len(averaged_steps(n.recipe, n.steps)) for n in left)[len(left) - at_once :]
+    copies = sum(len(n.evaluate_at) + 3 * len(n.states) for n in left) + 3 * (keep + 1) * at_once + sum(averaged)
+    return 4 * plan.parameters * copies
+
+
 def refuse_small_disk(
     plan: Plan, store: Store, finished: frozenset[str] = frozenset(), keep: int = Execution().keep
 ) -> None:
-    """What is left needs weights at every point, the whole state (weights and two moments) where others may begin and,
-    while a run is under way, in those that it keeps and one more; all in fp32."""
     store.root.mkdir(parents=True, exist_ok=True)
-    left = [node for run, node in plan.nodes.items() if run not in finished]
-    copies = sum(len(n.evaluate_at) + 3 * len(n.states) for n in left) + 3 * (keep + 1) * min(len(left), cores())
-    wanted = 4 * plan.parameters * copies
+    wanted = bytes_wanted(plan, finished, keep)
     free = shutil.disk_usage(store.root).free
     if wanted > free:
         raise Refused(

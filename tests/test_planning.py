@@ -8,9 +8,10 @@ import pytest
 from tiny_study import tiny
 
 from curricle.difference import differences, why_new
+from curricle.node import average_fault, averaged_steps
 from curricle.planning import Catalogue, compile_plan
 from curricle.shapes import PRESETS
-from curricle.study import Refused, Study
+from curricle.study import Average, Recipe, Refused, Study
 from curricle.supplied import Stretch, Supplied
 
 
@@ -206,3 +207,20 @@ def test_the_published_recipe_costs_what_the_arithmetic_says(tmp_path):
         {"math": 0.56, "algebraic": 0.04, "arxiv": 0.10, "code": 0.20, "language": 0.10}, abs=1e-6
     )
     assert plan.tokens == pytest.approx(500e9, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("last", "every_tokens", "there"), [(8, 1024, 2), (5, 512, 4), (4, 512, None), (2, 1024, None)]
+)
+def test_a_stage_too_short_for_the_states_it_should_average_is_a_fault(last, every_tokens, there):
+    """Four steps of 512 tokens."""
+    recipe = Recipe(batch_tokens=512, average=Average(last=last, every_tokens=every_tokens))
+    found = average_fault("math", recipe, 4)
+    assert len(averaged_steps(recipe, 4)) == (there or last) and average_fault("math", Recipe(), 4) is None
+    if there is None:
+        assert found is None
+    else:
+        assert found.startswith(
+            f"stages.math.recipe.average: {last} states every {every_tokens:,} tokens reach back past"
+        )
+        assert f"a stage of 2,048 tokens, in which there are {there}; lower last or every_tokens" in found

@@ -19,7 +19,7 @@ from curricle import gathering, runner, upkeep
 from curricle.preparation import make_plan, prepare
 from curricle.results import Results
 from curricle.store import Store, is_complete
-from curricle.study import Refused
+from curricle.study import Average, Refused
 from curricle.studyfile import load_study
 from curricle.work import Message
 
@@ -333,6 +333,17 @@ def test_a_plan_that_does_not_fit_on_the_disk_is_refused(trained, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10**6))
     with pytest.raises(Refused, match=r"GB are free, and weights and checkpoints of this plan may take"):
         runner.refuse_small_disk(plan, Store(store))
+
+
+def test_states_that_will_be_averaged_are_counted_among_what_the_disk_must_hold(study, tmp_path, monkeypatch):
+    """Of the runs that are under way at once; they go when a run is scored."""
+    monkeypatch.setattr(runner, "cores", lambda: 2)
+    average = Average(last=2, every_tokens=study.recipe.batch_tokens)
+    recipes = study.recipe, study.recipe.model_copy(update={"average": average})
+    plans = [make_plan(study.model_copy(update={"recipe": r}), tmp_path / "store") for r in recipes]
+    without, averaged = map(runner.bytes_wanted, plans)
+    assert averaged - without == 2 * 2 * 4 * plans[0].parameters
+    assert runner.bytes_wanted(plans[1], frozenset(plans[1].nodes)) == 0
 
 
 def test_a_report_half_way_compares_no_unfinished_strategy(trained, tmp_path):

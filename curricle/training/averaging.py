@@ -12,6 +12,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
 
+from curricle.node import averaged_steps
 from curricle.store import finish_folder, is_complete
 from curricle.study import Recipe
 from curricle.training.checkpoint import quiet, temporary_folder, tensors
@@ -21,16 +22,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def steps_of(recipe: Recipe, steps: int) -> list[int]:
-    """The steps whose weights are averaged: the end, and those before it at equal distances."""
-    if recipe.average is None:
-        return []
-    apart = max(1, round(recipe.average.every_tokens / recipe.batch_tokens))
-    return [s for s in range(steps - (recipe.average.last - 1) * apart, steps + 1, apart) if s > 0]
-
-
 def due(recipe: Recipe, step: int, steps: int) -> bool:
-    return step in steps_of(recipe, steps)
+    return step in averaged_steps(recipe, steps)
 
 
 def keep(folder: Path, model: PreTrainedModel, step: int, ranks: Ranks) -> None:
@@ -46,7 +39,7 @@ def keep(folder: Path, model: PreTrainedModel, step: int, ranks: Ranks) -> None:
 @torch.no_grad()
 def apply(folder: Path, model: PreTrainedModel, recipe: Recipe, steps: int, ranks: Ranks) -> None:
     """Put the mean in the place of the model's weights; nothing where the recipe asks for none."""
-    places = [_place(folder, step) for step in steps_of(recipe, steps)]
+    places = [_place(folder, step) for step in averaged_steps(recipe, steps)]
     if not places:
         return
     own = tensors(model, [])
