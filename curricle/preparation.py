@@ -63,6 +63,8 @@ class Prepared:
     catalogue: Catalogue
     origin: Origin | None = None
     """The checkpoint that the study begins from; None for fresh weights."""
+    kept: tuple[Path, ...] = ()
+    """Folders that preparing the study again reads, beside those in `corpora` and `shards`."""
 
     @property
     def revision(self) -> str | None:
@@ -104,9 +106,6 @@ class Prepared:
             **stands_for,
             "identity": dict(node.identity),
         }
-
-    kept: tuple[Path, ...] = ()
-    """Folders that preparing the study again reads, beside those in `corpora` and `shards`."""
 
     def moved(self, root: Path) -> Prepared:
         """The same for a process elsewhere: its store at `root`, every other path made absolute."""

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 
 SHORT = 0.5  # seconds below which a step is not worth a line
+DAY = 24 * 3600  # seconds
 MINUTE = 60.0  # after which a log hears of a run again
 
 
@@ -34,7 +35,14 @@ class Left(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         seconds = task.time_remaining
-        return Text("" if seconds is None else f"{int(seconds) // 60}:{int(seconds) % 60:02} left", style="cyan")
+        return Text("" if seconds is None else f"{_long(int(seconds))} left", style="cyan")
+
+
+def _long(seconds: int) -> str:
+    """`121:05` minutes and seconds; from a day on `5 d 1 h`."""
+    if seconds < DAY:
+        return f"{seconds // 60}:{seconds % 60:02}"
+    return f"{seconds // DAY} d {seconds % DAY // 3600} h"
 
 
 class Reading:

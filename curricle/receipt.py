@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from curricle import __version__
 from curricle.store import read_json
 
 if TYPE_CHECKING:
@@ -15,12 +16,15 @@ if TYPE_CHECKING:
 
 def receipt(ranks: Ranks) -> dict[str, Any]:
     """Where a session of training began: bit for bit holds where these agree."""
+    import numpy
     import torch
     import transformers
 
     on_gpu = ranks.device.type == "cuda"
     return {
+        "curricle": __version__,
         "python": platform.python_version(),
+        "numpy": numpy.__version__,
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "threads": torch.get_num_threads(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -24,6 +25,14 @@ def test_the_speed_is_a_share_of_the_peak_of_the_run_s_own_precision(plan):
     flops_a_token = plan.training_flops(node) / node.tokens
     shown = Training(Console(), plan, frozenset(), {"fp32": 4000 * flops_a_token, "bf16": 1.0})
     assert shown.speed(node, 1000.0) == "1,000 tokens/s  MFU 25%"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(None, ""), (65.9, "1:05 left"), (86_399, "1439:59 left"), (86_400, "1 d 0 h left"), (435_600, "5 d 1 h left")],
+)
+def test_the_time_left_is_told_in_days_and_hours_from_a_day_on(seconds, said):
+    assert progress.Left().render(SimpleNamespace(time_remaining=seconds)).plain == said
 
 
 def test_without_a_measured_peak_only_the_speed_is_said(plan):
