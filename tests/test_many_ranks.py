@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 from tiny_study import tiny, write_study
-from verbs import curricle
+from verbs import HUNG_SECONDS, curricle
 
 from curricle import workers
 from curricle.execution import Execution
@@ -93,7 +93,7 @@ def test_torchrun_that_is_told_to_stop_saves_and_one_process_goes_on(alone, fres
         cwd=fresh,
         env=os.environ | {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "60"},
     ) as started:
-        until = time.monotonic() + 120
+        until = time.monotonic() + HUNG_SECONDS
         while not any(f.read_text() for f in fresh.glob("runs/store/runs/math/*/metrics.jsonl")):
             assert time.monotonic() < until
             time.sleep(0.1)
@@ -147,7 +147,7 @@ def test_two_drivers_with_two_ranks_each_share_one_store_and_harm_no_run(alone, 
     ranks = [*CURRICLE, "run", "tiny.yaml", "--nproc-per-node", "2", "--workers", "1"]
     drivers = [subprocess.Popen([*ranks, "--out", f"out{n}"], cwd=fresh, stderr=subprocess.PIPE) for n in (1, 2)]
     for driver in drivers:
-        _, errors = driver.communicate(timeout=300)
+        _, errors = driver.communicate(timeout=HUNG_SECONDS)
         assert driver.returncode == 0, errors.decode()
     assert close(losses(fresh), alone[1])
 

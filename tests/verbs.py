@@ -12,6 +12,8 @@ from unittest import mock
 
 from curricle import cli
 
+HUNG_SECONDS = 20 * 60  # a process that is waited for so long hangs; far more than a busy machine takes
+
 
 def curricle(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Exit code, output and errors of the verb, called in the folder `cwd`."""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from verbs import HUNG_SECONDS
 
 from curricle.study import Refused
 from curricle.training import checkpoint
@@ -38,7 +39,7 @@ def start(folder: Path, size: int, steps: int, optimizer: str, *rest: object) ->
 
 def finish(folder: Path, size: int, steps: int, optimizer: str, *rest: object) -> None:
     for process in start(folder, size, steps, optimizer, *rest):
-        _, errors = process.communicate(timeout=120)
+        _, errors = process.communicate(timeout=HUNG_SECONDS)
         assert process.returncode == 0, errors
 
 
@@ -102,7 +103,7 @@ def test_where_one_rank_fails_all_fail_and_what_was_saved_stays_whole(alone, tmp
     finish(tmp_path, 2, 12, optimizer, "--stop-after", 4)
     saved = [f.name for f in checkpoint.complete(tmp_path / "checkpoints")]
     for process in start(tmp_path, 2, 12, optimizer, "--fail-at", 8):
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=HUNG_SECONDS)
         assert process.returncode not in (0, None), errors
     assert [f.name for f in checkpoint.complete(tmp_path / "checkpoints")] == saved
     finish(tmp_path, 2, 12, optimizer)
