@@ -25,7 +25,6 @@ from curricle.study import Refused
 NO_FLOOR = -1e12  # as a least floor: E may be below 0, so that a straight line in ln x (α → 0) is among the laws
 EXPONENTS = np.geomspace(0.0005, 5.0, 360)  # below, the law is a straight line in ln x; above, a step
 OFFSET_EXPONENTS = np.geomspace(0.02, 8.0, 60)
-HUBER = 1.345  # residuals past so many standard deviations count linearly: 95 % efficient where the noise is normal
 CLEAR = 0.05  # a test below this says that the law is not the one
 HOPELESS = 0.001  # and below this, that nothing past the measured range should be read off it
 
@@ -223,17 +222,15 @@ def fit(
     checkpoint: bool = False,
     sigma: float | None = None,
     least_floor: float = 0.0,
-    robust: bool = False,
     ratio: float | None = None,
 ) -> Fit:
     """The law through the points by least squares, E ≥ `least_floor`, A ≥ 0.
 
     `curve` names the run that each point belongs to: points of one run share its luck, which is taken as an offset of
     the whole curve and weighs on the floor (a random intercept). `checkpoint` fits D₀ too, with x counted from the
-    checkpoint (0 allowed). `sigma` is the noise of one run, where it is known from elsewhere. `robust` lets outliers
-    count linearly (Huber). `ratio` is the variance of the curves' offsets over that of a point, where it is known;
-    else it is estimated. Raises `Refused` for fewer points than the law has parameters and one more, unless `sigma`
-    is given.
+    checkpoint (0 allowed). `sigma` is the noise of one run, where it is known from elsewhere. `ratio` is the
+    variance of the curves' offsets over that of a point, where it is known; else it is estimated. Raises `Refused` for
+    fewer points than the law has parameters and one more, unless `sigma` is given.
     """
     x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     parameters, places = 4 if checkpoint else 3, len(np.unique(x))
@@ -250,22 +247,15 @@ def fit(
     if y.max() == y.min():
         raise Refused("the same loss at every budget: there is no curve to fit")
     labels = np.unique([str(c) for c in curve], return_inverse=True)[1] if curve is not None else np.arange(len(x))
-    weight = np.ones(len(x))
     white = Whitening(labels, ratio or 0.0)
-    sweep, law, rss = best(x, y, white, weight, checkpoint, least_floor)
+    sweep, law, rss = best(x, y, white, checkpoint, least_floor)
     df = float(len(x) - parameters)
     within_df = len(x) - white.curves - (parameters - 1)
     if 1 < white.curves < len(x) and within_df > 0:
         df = float(within_df)
         for _ in range(2 if ratio is None else 0):
             white = Whitening(labels, white.ratio(y - law(x), df))
-            sweep, law, rss = best(x, y, white, weight, checkpoint, least_floor)
-    if robust:
-        for _ in range(15):
-            left = np.abs(y - law(x))
-            spread = max(float(np.median(left)) / 0.6745, 1e-12)
-            weight = np.sqrt(np.minimum(1.0, HUBER * spread / np.maximum(left, 1e-300)))
-            sweep, law, rss = best(x, y, white, weight, checkpoint, least_floor)
+            sweep, law, rss = best(x, y, white, checkpoint, least_floor)
     noise = math.sqrt(rss / (len(x) - parameters)) if sigma is None else sigma
     made = Fit(
         law, sweep, x, y, rss, max(noise, 1e-12), math.sqrt(white.lam) * noise, math.inf if sigma else df,
@@ -275,7 +265,7 @@ def fit(
 
 
 def best(
-    x: np.ndarray, y: np.ndarray, white: Whitening, weight: np.ndarray, checkpoint: bool, least: float
+    x: np.ndarray, y: np.ndarray, white: Whitening, checkpoint: bool, least: float
 ) -> tuple[Sweep, PowerLaw, float]:
     """The sweep, refined round its best shape, and the law there."""
     positive = x[x > 0]
@@ -286,15 +276,15 @@ def best(
     else:
         exponent_K, scale_K = EXPONENTS, np.full(len(EXPONENTS), math.exp(np.log(x).mean()))
         steps = (EXPONENTS[1] / EXPONENTS[0], 1.0)
-    ones, values = white(weight), white(weight * y)
-    sweep = solve(x, ones, values, white, weight, exponent_K, scale_K, float(checkpoint), least)
+    ones, values = white(np.ones(len(x))), white(y)
+    sweep = solve(x, ones, values, white, exponent_K, scale_K, float(checkpoint), least)
     for zoom in range(7):
         k = int(sweep.nearest()[1].argmin())
         reach = 4.0**-zoom
         near = sweep.exponent_K[k] * steps[0] ** np.linspace(-reach, reach, 9)
         wide = sweep.scale_K[k] * steps[1] ** np.linspace(-reach, reach, 9) if checkpoint else sweep.scale_K[k : k + 1]
         exponents, scales = (a.ravel() for a in np.meshgrid(near, wide))
-        more = solve(x, ones, values, white, weight, exponents, scales, float(checkpoint), least)
+        more = solve(x, ones, values, white, exponents, scales, float(checkpoint), least)
         sweep = joined(sweep, more)
     # Intervals are ranges over shapes, so the shapes that are as good as the best but for noise must stand closely.
     rss_K = sweep.nearest()[1]
@@ -305,7 +295,7 @@ def best(
     reach = sweep.scale_K[near]
     scales = np.geomspace(reach.min() / steps[1], reach.max() * steps[1], dense) if checkpoint else reach[:1]
     exponents, scales = (a.ravel() for a in np.meshgrid(exponents, scales))
-    more = solve(x, ones, values, white, weight, exponents, scales, float(checkpoint), least)
+    more = solve(x, ones, values, white, exponents, scales, float(checkpoint), least)
     sweep = joined(sweep, more)
     spots, rss_K = sweep.nearest()
     k = int(rss_K.argmin())

@@ -142,11 +142,11 @@ class Whitening:
 
 
 def solve(
-    x: np.ndarray, ones: np.ndarray, values: np.ndarray, white: Whitening, weight: np.ndarray,
+    x: np.ndarray, ones: np.ndarray, values: np.ndarray, white: Whitening,
     exponent_K: np.ndarray, scale_K: np.ndarray, offset: float, least: float,
 ) -> Sweep:  # fmt: skip
     """Least squares in E and B at every shape, with the constant taken out first (stable where α is near 0)."""
-    basis = white(weight * (offset + x / scale_K[:, None]) ** -exponent_K[:, None])
+    basis = white((offset + x / scale_K[:, None]) ** -exponent_K[:, None])
     u = float(ones @ ones)
     middle = basis @ ones / u
     level = float(values @ ones / u)
