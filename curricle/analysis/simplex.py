@@ -13,12 +13,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from curricle.analysis.repetition import R_STAR, effective_tokens, worth_of_next
 from curricle.study import Refused
 
 # value, gradient (J,), Hessian (J, J) at proportions (J,)
 Smooth = Callable[[np.ndarray], tuple[float, np.ndarray, np.ndarray]]
-
-REPETITION = 15.39  # R* of the data-constrained law (Muennighoff et al. 2023): epochs after which repeats wear out
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +82,9 @@ def divergence(from_J: np.ndarray) -> Smooth:
 def repeated(p_J: np.ndarray, unique_J: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Shares as the model feels them, D'/D, with first and second derivative: what is seen again counts for less,
     D' = U + U·R*(1 − e^(−R/R*)), R = D/U − 1. `unique_J` is U/budget, infinite where nothing is repeated."""
-    u = np.where(np.isfinite(unique_J), unique_J, 1.0)
-    over = np.isfinite(unique_J) & (p_J > unique_J)
-    fade = np.where(over, np.exp(-np.maximum(p_J / np.maximum(u, 1e-300) - 1, 0) / REPETITION), 1.0)
-    felt = np.where(over, u + u * REPETITION * (1 - fade), p_J)
-    return felt, fade, np.where(over, -fade / (np.maximum(u, 1e-300) * REPETITION), 0.0)
+    pool_J = np.maximum(unique_J, 1e-300)  # of an empty pool hardly anything is felt
+    fade = worth_of_next(pool_J, p_J)
+    return effective_tokens(pool_J, p_J), fade, np.where(p_J > pool_J, -fade / (pool_J * R_STAR), 0.0)
 
 
 # ---- inside --------------------------------------------------------------------------------------------------------
