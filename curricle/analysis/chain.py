@@ -17,12 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from curricle.analysis.columns import Row, groups, known, numbers, typed
-from curricle.analysis.compare import holm_adjusted, one_benchmark
+from curricle.analysis.compare import UNITS, holm_adjusted, one_benchmark
 from curricle.analysis.finding import (
-    ACCURACY,
-    BITS,
-    BITS_PER_BYTE,
-    POINTS,
     THESE_PROBLEMS,
     Finding,
     Interval,
@@ -33,7 +29,6 @@ from curricle.analysis.intervals import holm, student
 from curricle.analysis.spread import spread_crossed
 from curricle.study import Refused
 
-UNITS = {ACCURACY: POINTS, BITS_PER_BYTE: BITS}
 SEEDS_ONLY = "Intervals speak of other seeds on the same problems."
 ONE_SEED = "One seed: no interval."
 

@@ -17,9 +17,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from curricle.analysis.chain import ONE_SEED, SEEDS_ONLY, UNITS, ends, mean_of, same_scores
+from curricle.analysis.chain import ONE_SEED, SEEDS_ONLY, ends, mean_of, same_scores
 from curricle.analysis.columns import Row, chosen, groups, items, known, numbers, the_one, typed
-from curricle.analysis.compare import holm_adjusted, one_benchmark
+from curricle.analysis.compare import UNITS, holm_adjusted, one_benchmark
 from curricle.analysis.finding import ACCURACY, THESE_PROBLEMS, Finding, Interval, Part, join, short
 from curricle.analysis.intervals import student
 from curricle.analysis.powerlaw import CLEAR, HOPELESS, NO_FLOOR, Fit, fit

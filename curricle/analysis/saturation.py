@@ -16,7 +16,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from curricle.analysis.columns import Row, chosen, items, known, numbers, the_one, typed
-from curricle.analysis.efficiency import TOKENS, UNITS, Pair, both_ways, curve_of, further, points_of
+from curricle.analysis.compare import UNITS
+from curricle.analysis.efficiency import TOKENS, Pair, both_ways, curve_of, further, points_of
 from curricle.analysis.finding import THESE_PROBLEMS, Finding, Interval, Part, join, short
 from curricle.analysis.outcomes import DOSE
 from curricle.analysis.pools import Pools, one_pool

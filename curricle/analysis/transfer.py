@@ -45,6 +45,7 @@ from curricle.analysis.transfer_parts import (
     signs_parts,
     synergy_parts,
 )
+from curricle.study import Refused, nearest
 
 if TYPE_CHECKING:
     from curricle.results import Results
@@ -202,8 +203,6 @@ def transfer_published() -> list[Finding]:
 
 
 def chosen(design: Factorial, order: str | None) -> str:
-    from curricle.study import Refused, nearest
-
     known = design.orders
     if order is not None and order not in known:
         raise Refused(f"order: {order!r} has no cells; {nearest(order, known)}")
@@ -213,8 +212,6 @@ def chosen(design: Factorial, order: str | None) -> str:
 
 
 def scales_of_dose(design: Factorial, power: float | None, unit: Mapping[str, float]) -> list[Dose]:
-    from curricle.study import Refused
-
     if power is not None and not 0 < power <= 1:
         raise Refused(f"dose_power: {power!r}; give a number above 0, at most 1")
     named = [*design.sources, *([design.filler] if design.filler else [])]
