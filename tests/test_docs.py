@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from curricle.analysis.questions import QUESTIONS
+
 ROOT = Path(__file__).parents[1]
 PAGES = [*sorted((ROOT / "docs").rglob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
 
@@ -28,3 +30,13 @@ def test_links_within_the_repository_lead_somewhere(page):
         if not to.exists() or (anchor and to.suffix == ".md" and anchor not in anchors(to)):
             broken.append(link)
     assert not broken
+
+
+def test_every_question_is_in_the_page_of_findings_with_the_file_that_answers_it() -> None:
+    rows = [line.split("|") for line in (ROOT / "docs/findings.md").read_text().splitlines() if line.startswith("| `")]
+    files = {cells[1].strip(" `"): re.findall(r"`(\w+\.py)`", cells[-2]) for cells in rows if len(cells) == 6}
+    assert set(QUESTIONS) <= set(files)
+    for question in QUESTIONS:
+        assert files[question], question
+        for name in files[question]:
+            assert (ROOT / "curricle/analysis" / name).is_file(), f"{question}: {name}"
