@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from curricle.node import Node, state_after
+from curricle.node import Node, average_fault, state_after
 from curricle.schedule import warmup_fault
 from curricle.shapes import Shape
 from curricle.store import canonical, fingerprint
@@ -267,8 +267,8 @@ def _node(
     if any(a >= b for (a, _), (b, _) in zip(((0, {}), *mixtures), mixtures)):
         faults.append(f"stages.{name}.phases: one of them is shorter than a step of {recipe.batch_tokens:,} tokens")
         mixtures = mixtures[-1:]
-    if (fault := warmup_fault(recipe, steps)) is not None:
-        faults.append(f"stages.{name}.recipe.warmup_tokens: {fault}")
+    own_faults = warmup_fault(name, recipe, steps), average_fault(name, recipe, steps)
+    faults.extend(fault for fault in own_faults if fault is not None)
     branch = _step(stage.branch_at, parent.recipe, parent.steps) if parent and stage.branch_at is not None else None
     skip = _read_before(parent, parent.steps if branch is None else branch) if parent else {}
     turns = PhasedTurns([(end * rows_per_step, weights) for end, weights in mixtures])

@@ -36,14 +36,17 @@ def falling_steps(recipe: Recipe, steps: int) -> int:
     return max(1, round(recipe.decay_share * steps))
 
 
-def warmup_fault(recipe: Recipe, steps: int) -> str | None:
+def warmup_fault(stage: str, recipe: Recipe, steps: int) -> str | None:
     """What is wrong with a warm-up in tokens, which a study may give to stages that are shorter than it."""
     warmup = warmup_steps(recipe, steps)
     flat = steps - falling_steps(recipe, steps) if recipe.schedule == "wsd" else steps - 1
     if not recipe.warmup_tokens or warmup <= flat:
         return None
     ends = f"before the rate falls, after step {flat:,} of" if recipe.schedule == "wsd" else "before the last of"
-    return f"a warm-up of {warmup:,} steps is not over {ends} its {steps:,}; lower it, or raise the budget"
+    return (
+        f"stages.{stage}.recipe.warmup_tokens: a warm-up of {warmup:,} steps is not over {ends} its {steps:,}; "
+        f"lower it, or raise the budget"
+    )
 
 
 def rates(recipe: Recipe, steps: int, until: int) -> str:
