@@ -24,7 +24,10 @@ MOST_JSON_BYTES = 256 * 2**20
 MOST_LINE_BYTES = 16 * 2**20  # of JSON lines: one sample with its prompt and outputs
 MOST_ROWS = 50_000_000
 MOST_COLUMNS = 5_000
-NULLS = ["", "null", "None", "NaN", "nan", "NA", "N/A"]
+NOT_A_NUMBER = ["NaN", "nan"]
+EMPTY = ["", "null", "None", "NA", "N/A"]
+NULLS = [*EMPTY, *NOT_A_NUMBER]
+MEASURED = ("nats", "target_tokens", "bytes", "correct")  # of an item; what came out as no number was not left out
 KINDS = {pa.string(): "text", pa.int64(): "a whole number", pa.float64(): "a number", pa.bool_(): "true or false"}
 
 
@@ -113,7 +116,7 @@ def _parquet(path: Path) -> Any:
 
 def table_of(path: Path, wanted: pa.Schema, needed: Sequence[str] = ()) -> pa.Table:
     """The columns of `wanted` that the file has, in their types; others are not read. A gap in a column that is
-    `needed` is refused with its place in the file."""
+    `needed`, and NaN for what was measured, are refused with their place in the file."""
     names = [name for name in columns_of(path) if name in wanted.names]
     try:
         if path.suffix == ".parquet":
@@ -131,7 +134,7 @@ def table_of(path: Path, wanted: pa.Schema, needed: Sequence[str] = ()) -> pa.Ta
                 parse_options=arrow_csv.ParseOptions(newlines_in_values=True),
                 convert_options=arrow_csv.ConvertOptions(
                     include_columns=names, column_types=dict.fromkeys(names, pa.string()),
-                    null_values=NULLS, strings_can_be_null=True, quoted_strings_can_be_null=False,
+                    null_values=EMPTY, strings_can_be_null=True, quoted_strings_can_be_null=False,
                 ),
             )  # fmt: skip
     except (pa.ArrowException, OSError) as error:
@@ -142,7 +145,13 @@ def table_of(path: Path, wanted: pa.Schema, needed: Sequence[str] = ()) -> pa.Ta
     arrays = [converted(table.column(f.name), f.type, f"{path}: column {f.name}") for f in fields]
     for field, array, given in zip(fields, arrays, (table.column(name) for name in names)):
         if field.name in needed and array.null_count:
-            row = array.is_null().to_pylist().index(True)
+            gaps = array.is_null()
+        elif field.name in MEASURED:
+            gaps = _not_a_number(given)
+        else:
+            continue
+        if pc.any(gaps).as_py():
+            row = gaps.to_pylist().index(True)
             where, value = _given(path, field.name, row, given)
             if value is None or field.type == pa.string():
                 raise Refused(f"{where}: column {field.name!r} is empty")
@@ -167,7 +176,8 @@ def converted(column: pa.ChunkedArray, kind: pa.DataType, where: str) -> pa.Chun
     if pa.types.is_nested(column.type) or pa.types.is_binary(column.type):
         raise Refused(f"{where}: holds {column.type}, not {KINDS[kind]}")
     if kind == pa.string():
-        return column.cast(kind)
+        made = column.cast(kind)
+        return pc.if_else(pc.is_in(made, pa.array(NOT_A_NUMBER)), pa.scalar(None, kind), made)
     try:
         made = column.cast(kind if kind == pa.bool_() and pa.types.is_string(column.type) else pa.float64())
         if kind == pa.int64() and pa.types.is_integer(column.type):
@@ -183,6 +193,12 @@ def converted(column: pa.ChunkedArray, kind: pa.DataType, where: str) -> pa.Chun
     except pa.ArrowException:
         row, value = next((i, v) for i, v in enumerate(column.to_pylist()) if not _is(v, kind))
         raise Refused(f"{where}: {value!r} in row {row + 1:,} is not {KINDS[kind]}") from None
+
+
+def _not_a_number(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    if pa.types.is_floating(column.type):
+        return pc.fill_null(pc.is_nan(column), False)
+    return pc.is_in(column, pa.array(NOT_A_NUMBER if pa.types.is_string(column.type) else [], column.type))
 
 
 def _is(value: Any, kind: pa.DataType) -> bool:

@@ -116,6 +116,9 @@ def test_a_score_that_is_no_number_is_told_from_a_missing_one_with_its_place(tmp
     ]
     with pytest.raises(Refused, match=said):
         gather([table(tmp_path / f"means.{suffix}", rows)])
+    likelihoods = [row | {"nats": nats} for row, nats in zip(items(RUNS[0]["run"], bytes=1), (1.0, float("nan")))]
+    with pytest.raises(Refused, match=said.replace("score", "nats")):
+        gather([table(tmp_path / f"runs.{suffix}", RUNS), table(tmp_path / f"items.{suffix}", likelihoods)])
     file = tmp_path / "empty.csv"
     file.write_text("strategy,seed,benchmark,measure,score\na,0,b,accuracy,50\na,1,b,accuracy,\n")
     with pytest.raises(Refused, match=r"empty\.csv, line 3: column 'score' is empty"):
