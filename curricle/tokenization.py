@@ -24,7 +24,7 @@ from curricle.corpus.catalogue import Entry
 from curricle.corpus.documents import SHOWN, Document
 from curricle.leakage import OfStreams, Watch, clean, file_name
 from curricle.store import Store, fingerprint, is_complete
-from curricle.study import Files, Generated, Hub, Refused, Source, Study
+from curricle.study import Counterfactual, Files, Generated, Hub, Refused, Source, Study
 from curricle.supplied import Lie, Supplied
 from curricle.supplies import is_answered
 from curricle.training.origin import Origin
@@ -209,7 +209,8 @@ def tokenizer_of(
     of_streams: OfStreams | None,
     watch: Watch,
 ) -> Path:
-    """The study's own tokenizer: read from its folder, or trained once on an equal sample of every source."""
+    """The study's own tokenizer: read from its folder, or trained once on an equal sample of every source but those
+    made from others: taking a property of code away for a test must leave every run that was there as it was."""
     from curricle.tokens import tokenizer as tokenizers
 
     spec = study.tokenizer
@@ -217,7 +218,8 @@ def tokenizer_of(
     if spec.path is not None:
         return study.resolve(spec.path)
     assert spec.bpe is not None
-    each = spec.sample_bytes // len(sources)
+    entries = {n: entry for n, entry in entries.items() if not isinstance(sources[n], Counterfactual)} or entries
+    each = spec.sample_bytes // len(entries)
     data = sorted(e.fingerprint for e in entries.values())
     identity = {"version": SAMPLE_VERSION, "bpe": spec.bpe, "sample": each, "data": data}
     folder = store.folder("tokenizers", f"bpe-{spec.bpe}-{fingerprint(identity)}")

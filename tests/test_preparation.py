@@ -239,6 +239,22 @@ def test_what_a_counterfactual_source_is_called_and_made_of_decides_nothing_but_
     assert run("nesting") == run("nesting", "programs") != run("binding")
 
 
+def test_taking_a_property_away_leaves_every_run_that_was_there_as_it_was(tmp_path):
+    without = tiny(benchmarks={})
+    taken = {
+        "plain": {"counterfactual": "code", "take": "meaning"},
+        "flat": {"counterfactual": "code", "take": "nesting"},
+    }
+    with_them = without | {
+        "sources": {**without["sources"], **taken},
+        "stages": {**without["stages"], **{n: {"mixture": {n: 1}, "budget_tokens": 2048} for n in taken}},
+        "strategies": {**without["strategies"], **{f"only {n}": [n] for n in taken}},
+    }
+    plans = [make_plan(load_study(write_study(tmp_path, f)), Store(tmp_path / "store")) for f in (without, with_them)]
+    first, more = (set(plan.nodes) for plan in plans)
+    assert first < more and len(more) == len(first) + 2
+
+
 def test_a_transformation_that_leaves_nothing_is_refused(tmp_path):
     written = fields(comments={"counterfactual": "code", "take": "code"})
     written["sources"]["code"] = {"files": "code.jsonl"}
