@@ -232,11 +232,11 @@ def _scores(store: Store, stages: Sequence[Row], tokens: int | None) -> str:
 def _scored(file: Path) -> tuple[str, str, list[tuple[str, tuple[str, int]]]]:
     """Name, kind, and for each measure the score with its interval and n."""
     import numpy as np
-    import pyarrow.parquet as pq
 
     from curricle.analysis.intervals import bits_per_byte, student, wilson
+    from curricle.results import read_table
 
-    columns = pq.read_table(file, columns=["benchmark", "kind", "nats", "bytes", "correct"]).to_pydict()
+    columns = read_table(file, ["benchmark", "kind", "nats", "bytes", "correct"]).to_pydict()
     found: list[tuple[str, tuple[str, int]]] = []
     verdicts = [v for v in columns["correct"] if v is not None]
     if verdicts:

@@ -29,11 +29,12 @@ def reached(plan: Plan, prepared: Prepared) -> dict[str, int]:
     return {run: (_steps(prepared.store, node) or [{"tokens": 0}])[-1]["tokens"] for run, node in plan.nodes.items()}
 
 
-def gather(plan: Plan, prepared: Prepared, folder: Path) -> Results:
-    """The rows of the plan's runs that the store has, as the study's results; runs that have not begun have none.
+def gather(plan: Plan, prepared: Prepared, folder: Path, *, reported: Path | None = None) -> Results:
+    """The rows of the plan's runs that the store has, in `folder`; runs that have not begun have none.
 
-    Raises `Refused` where nothing has begun there and `folder` holds what was noted or scored: it came from another
-    store, or from runs that another study or version would train otherwise, and may be all that is left of them."""
+    Raises `Refused` where nothing has begun there and the study's results (`reported`, or `folder` itself) hold what
+    was noted or scored: they came from another store, or from runs that another study or version would train
+    otherwise, and may be all that is left of them."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -44,13 +45,14 @@ def gather(plan: Plan, prepared: Prepared, folder: Path) -> Results:
         for step in node.evaluate_at
         for name in prepared.asked
     ]
-    tables = [pq.read_table(file) for file in files if file.exists()]
+    tables = [rows.read_table(file) for file in files if file.exists()]
     # Runs and mixtures have rows before anything has begun.
-    before = [file for name in ("steps", "evaluations") if (file := folder / f"{name}.parquet").exists()]
+    before = [file for name in ("steps", "evaluations") if (file := (reported or folder) / f"{name}.parquet").exists()]
     if not any(steps.values()) and not tables and any(pq.read_metadata(file).num_rows for file in before):
         raise Refused(
-            f"{folder}: holds results, and {prepared.store.root} has none of this study's runs; name the --store that "
-            f"they came from, analyse the folder as it is (curricle analyse {folder.parent}), or move it away"
+            f"{reported or folder}: holds results, and {prepared.store.root} has none of this study's runs; name the "
+            f"--store that they came from, analyse the folder as it is (curricle analyse {(reported or folder).parent})"
+            f", or move it away"
         )
     timed = [
         row | {"flops_per_token": plan.training_flops(plan.nodes[run]) / plan.nodes[run].tokens}

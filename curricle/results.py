@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curricle.store import whole_file
+from curricle.study import Refused
 
 RUNS = pa.schema(
     [
@@ -116,6 +117,15 @@ SCHEMAS = {"runs": RUNS, "evaluations": EVALUATIONS, "steps": STEPS}
 OPTIONAL = {"mixtures": MIXTURES, "scores": SCORES}  # tables that results may lack: they are empty then
 
 
+def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """A table of the store. Raises `Refused` where a disk or a hand has damaged it: it was written whole."""
+    try:
+        return pq.read_table(path, columns=columns)
+    except pa.ArrowException as error:
+        said = str(error).splitlines()[0]
+        raise Refused(f"{path}: damaged ({said}); remove it and run its study again") from None
+
+
 def write_rows(path: Path, rows: Iterable[dict[str, Any]], schema: pa.Schema) -> None:
     """Write rows as one Parquet file, whole or not at all. A row with a column that the schema lacks is an error."""
     rows = list(rows)
@@ -174,23 +184,38 @@ class Results:
         import duckdb
 
         self.folder = Path(folder)
+        self.name = str(folder)  # what a message calls them
         self._connection = duckdb.connect(":memory:")
         for name in SCHEMAS:
             file = self.folder / f"{name}.parquet"
             if not file.exists():
                 raise FileNotFoundError(f"{file}: no such results; `curricle run` writes them")
-            table = self._connection.read_parquet(str(file))
+            table = self._read(file)
             optional = {"steps": dict.fromkeys(NOTED, "DOUBLE"), "runs": {"arm": "VARCHAR", **PROXY}}.get(name, {})
+            for column in SCHEMAS[name].names:
+                if column not in table.columns and column not in optional:
+                    raise Refused(
+                        f"{file}: column {column!r} is missing; docs/schema.md says what rows have, and curricle "
+                        f"results import brings in those that have less"
+                    )
             lacking = [f"NULL::{kind} AS {c}" for c, kind in optional.items() if c not in table.columns]
             table.project(", ".join(["*", *lacking])).create_view(name)
         for name, schema in OPTIONAL.items():
             file = self.folder / f"{name}.parquet"
             if file.exists():
-                table = self._connection.read_parquet(str(file))
+                table = self._read(file)
                 lacking = [f"NULL::VARCHAR AS {c}" for c in MADE if name == "mixtures" and c not in table.columns]
                 table.project(", ".join(["*", *lacking])).create_view(name)
             else:
                 self._connection.from_arrow(schema.empty_table()).create_view(name)
+
+    def _read(self, file: Path) -> Any:
+        import duckdb
+
+        try:
+            return self._connection.read_parquet(str(file))
+        except (duckdb.InvalidInputException, duckdb.IOException) as error:
+            raise Refused(f"{file}: not readable as Parquet: {str(error).splitlines()[0]}") from None
 
     def sql(self, query: str, parameters: list[Any] | dict[str, Any] | None = None) -> list[dict[str, Any]]:
         """Rows of a query as dictionaries."""

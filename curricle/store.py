@@ -84,7 +84,11 @@ def write_json(path: Path, value: object) -> None:
 
 
 def read_json(path: Path) -> dict:
-    return json.loads(path.read_text(encoding="utf-8"))
+    """Raises `Refused` where a disk or a hand has damaged the file: it was written whole."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise Refused(f"{path}: damaged ({error}); remove it and run its study again") from None
 
 
 @contextmanager

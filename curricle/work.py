@@ -21,7 +21,7 @@ from curricle.execution import Execution
 from curricle.node import Node
 from curricle.preparation import Prepared, sampler_for
 from curricle.receipt import receipt, sessions
-from curricle.results import EVALUATIONS, write_rows
+from curricle.results import EVALUATIONS, read_table, write_rows
 from curricle.store import Held, is_complete, locked, read_json, sweep, write_json
 
 if TYPE_CHECKING:
@@ -366,14 +366,13 @@ def _note_held_out(prepared: Prepared, node: Node, folder: Path, step: int, seco
     """The held-out text of every source as one line of the metrics, so that what is lost is seen while it happens;
     whether that line is new."""
     import pyarrow.compute as pc
-    import pyarrow.parquet as pq
 
     tokens = node.tokens_at(step)
     files = {name: evaluation_file(prepared, folder, tokens, name) for name in prepared.entries}
     if not all(file.exists() for file in files.values()):
         return False
     columns = ("nats", "target_tokens", "bytes")
-    tables = {name: pq.read_table(file, columns=list(columns)) for name, file in files.items()}
+    tables = {name: read_table(file, list(columns)) for name, file in files.items()}
     scored = {name: {c: pc.sum(table[c]).as_py() for c in columns} for name, table in tables.items()}
     line = {"step": step, "tokens": tokens, "evaluation": scored, "seconds": round(seconds, 3)}
     same = [found for found in metrics.evaluations(folder) if found["step"] == step]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -80,6 +81,26 @@ def test_status_list_diff_clean_and_report_say_what_is_there(place):
     assert "nothing to clean" in curricle("clean", cwd=place).stdout
     assert curricle("report", "tiny.yaml", cwd=place).returncode == 0
     assert "recipe.clip" in curricle("plan", "tiny.yaml", "--set", "recipe.clip=2", "--why", "math", cwd=place).stdout
+
+
+def test_an_analysis_leaves_the_rows_beside_a_report_as_they_are(place):
+    rows = {file: file.read_bytes() for file in (place / "runs/tiny/results").iterdir()}
+    asked = curricle("analyse", "tiny.yaml", "--set", "baseline=code first", "--question", "gain", "--json", cwd=place)
+    assert asked.returncode == 0 and json.loads(asked.stdout)["results"] == "tiny.yaml", asked.stderr
+    assert rows == {file: file.read_bytes() for file in (place / "runs/tiny/results").iterdir()}
+    assert curricle("analyse", "tiny.yaml", "--question", "split", "--at", "10M", cwd=place).returncode == 0
+
+
+def test_a_damaged_file_of_the_store_is_named_with_the_way_out(place, tmp_path):
+    shutil.copytree(place / "runs/store", tmp_path / "store")
+    run = next((tmp_path / "store/runs/math").iterdir())
+    for file in (run / "run.json", next(run.glob("evaluations/**/*.parquet"))):
+        whole = file.read_bytes()
+        file.write_bytes(whole[: len(whole) // 2])
+        said = curricle("report", "tiny.yaml", "--store", tmp_path / "store", "--out", tmp_path / "out", cwd=place)
+        assert said.returncode == 2 and str(file) in " ".join(said.stderr.split()), said.stderr
+        assert "damaged (" in said.stderr and "Traceback" not in said.stderr
+        file.write_bytes(whole)
 
 
 def test_explain_names_the_documents_of_a_step_and_full_prints_them(place):

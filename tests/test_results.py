@@ -10,6 +10,7 @@ import pytest
 
 from curricle.report import queries
 from curricle.results import NOTED, RUNS, SCHEMAS, STEPS, Results, step_rows, write_rows, write_table
+from curricle.study import Refused
 
 OLD = {"loss_nats": 2.0, "grad_norm": 1.0, "lr": 0.01, "tokens_per_second": 1000.0}
 PLACE = {"run": "math/1", "stage": "math", "seed": 0}
@@ -124,3 +125,15 @@ def test_a_query_that_is_struck_is_an_interrupt_and_no_fault(tmp_path):
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+def test_a_folder_of_rows_without_a_column_or_that_is_no_parquet_is_refused_by_name(tmp_path):
+    for name, schema in SCHEMAS.items():
+        write_table(tmp_path / f"{name}.parquet", schema.empty_table())
+    Results(tmp_path)
+    write_table(tmp_path / "runs.parquet", RUNS.empty_table().drop_columns(["seed"]))
+    with pytest.raises(Refused, match=r"runs\.parquet: column 'seed' is missing; docs/schema\.md"):
+        Results(tmp_path)
+    (tmp_path / "runs.parquet").write_bytes(b"PAR1 no table PAR1")
+    with pytest.raises(Refused, match=r"runs\.parquet: not readable as Parquet"):
+        Results(tmp_path)

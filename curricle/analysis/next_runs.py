@@ -126,7 +126,7 @@ def next_runs(
     asked = Asked(results, target=target, max_epochs=study.max_epochs if study else Asked.max_epochs)
     ends = [row for row in asked.rows if row["final"]]
     if not ends:
-        raise Refused(f"{results.folder}: no strategy has been scored at its end; curricle run trains what is missing")
+        raise Refused(f"{results.name}: no strategy has been scored at its end; curricle run trains what is missing")
     known = list(dict.fromkeys(row["benchmark"] for row in sorted(ends, key=lambda row: row["kind"] != "problems")))
     target = target or known[0]
     of_target = [row for row in ends if row["benchmark"] == target]

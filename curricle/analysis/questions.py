@@ -241,7 +241,7 @@ def refuse_unknown(asked: Asked) -> None:
     known = list(dict.fromkeys([*benchmarks(asked.results), *(row["benchmark"] for row in means)]))
     if not known:
         raise Refused(
-            f"{asked.results.folder}: nothing has been scored yet; curricle run trains and evaluates what is missing"
+            f"{asked.results.name}: nothing has been scored yet; curricle run trains and evaluates what is missing"
         )
     for option, name in (("--benchmark", asked.benchmark), ("target", asked.target)):
         if name is not None and name not in known:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
+import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -36,7 +39,7 @@ def analyse(
     measure: Annotated[str | None, typer.Option(help="accuracy, or 'bits per byte'.")] = None,
     at: Annotated[
         list[str] | None,
-        typer.Option(metavar="TOKENS", help="Of prediction: budgets, such as 10B; repeatable; twice the largest else."),
+        typer.Option(metavar="TOKENS", help="Of prediction and split: budgets, such as 10B; repeatable."),
     ] = None,
     parameters: Annotated[
         str | None, typer.Option(metavar="N", help="Of bound: the model's parameters, such as 1M; a study's are known.")
@@ -54,8 +57,8 @@ def analyse(
     refuse_no_folder(figures)
     refuse_unknown_questions(question or ())
     budgets = tuple(float(tokens(text, "--at")) for text in at or ())
-    if budgets and question and "prediction" not in question:
-        raise Refused(f"--at goes with --question prediction, not with {', '.join(question)}")
+    if budgets and question and not {"prediction", "split"} & {*question}:
+        raise Refused(f"--at goes with --question prediction or split, not with {', '.join(question)}")
     console = make_console(quiet=as_json)
     stated = None if parameters is None else float(tokens(parameters, "--parameters"))
     results, study, own = found(of, store, set or [], console, benchmark=benchmark, measure=measure)
@@ -72,7 +75,7 @@ def analyse(
     if as_json:
         print_json(
             {
-                "results": str(results.folder),
+                "results": results.name,
                 "questions": [
                     {"question": a.question, "title": a.title, "findings": len(a.findings), "refused": a.refused}
                     for a in answers
@@ -108,7 +111,11 @@ def found(
     refuse_unscored(study, **named)
     plan, prepared = planned(study, store, console)
     runner.refuse_declared(plan)
-    rows = gathering.gather(plan, prepared, Path("runs") / study.name / "results")
+    # Rows of their own: those beside a report are what its page was made from, and may be of other settings.
+    folder = Path(tempfile.mkdtemp(prefix="curricle-rows-"))
+    rows = gathering.gather(plan, prepared, folder, reported=Path("runs") / study.name / "results")
+    rows.name = of
+    weakref.finalize(rows, shutil.rmtree, folder, ignore_errors=True)
     return rows, study, float(plan.parameters)
 
 
