@@ -280,11 +280,12 @@ def marginal(
     measured budgets), with what it says past the measured range marked `beyond`. Per 10^15 FLOPs where one token's
     FLOPs are given."""
     rows = typed(rows, x)
-    the_one(rows, "strategy")
+    strategy = the_one(rows, "strategy")
     the_one(rows, "benchmark")
     curve = curve_of(rows, x)
     places = np.unique(curve.x) if at is None else np.asarray(at, dtype=float)
     value, low, high = curve.slopes(places, level)
+    low = np.where(np.abs(low) < 1e-9 * np.abs(high), 0.0, low)  # rounding of a limit that is 0
     per = PER_FLOPS / flops_per_token if flops_per_token else PER_TOKENS
     cost = "10^15 FLOPs" if flops_per_token else "million tokens"
     table = tuple(
@@ -294,11 +295,11 @@ def marginal(
     )  # fmt: skip
     last = table[-1]
     notes = [*curve.notes, "Past the measured range." if last["beyond"] else ""]
-    parts: dict[str, Part] = {"tokens": last["tokens"], "exponent": curve.law.exponent, "floor": curve.law.floor,
-                              "lack_of_fit_p": curve.wrong}  # fmt: skip
+    parts: dict[str, Part] = {"strategy": strategy, "tokens": last["tokens"], "exponent": curve.law.exponent,
+                              "floor": curve.law.floor, "lack_of_fit_p": curve.wrong}  # fmt: skip
     interval = Interval(float(last["low"]), float(last["high"]), THESE_PROBLEMS, level)
     return Finding(
-        "marginal", f"the next token after {short(last['tokens'])}", str(rows[0].get("measure", "loss")),
+        "marginal", f"the next token of {strategy} after {short(last['tokens'])}", str(rows[0].get("measure", "loss")),
         str(rows[0].get("benchmark", "")), float(last["value"]),
         f"{UNITS.get(str(rows[0].get('measure')), 'loss')} per {cost}", (interval,), n=items(rows),
         seeds=len({row.get("seed") for row in rows}), note=join(notes), parts=parts, table=table,

@@ -199,6 +199,22 @@ def test_a_law_of_transfer_needs_two_runs_on_the_same_budgets() -> None:
         transfer_law_of_runs(law_rows(0, 0.0, 4e7)[:-1], "code", "scratch")
 
 
+def test_the_next_token_says_whose_it_is_and_a_limit_of_nothing_is_0() -> None:
+    """Runs that are level but for their noise: nothing is gained, or hardly anything."""
+    noise = np.random.default_rng(0).normal(0, 0.02, (3, 7))
+    rows = [
+        {"strategy": "math first", "seed": s, "benchmark": "b", "measure": "bits per byte",
+         "stage_tokens": 1e5 * 2**k, "score": 1.5 + noise[s, k]}
+        for s in range(3) for k in range(7)
+    ]  # fmt: skip
+    found = marginal(rows)
+    assert found.subject == "the next token of math first after 6.4M" and found.parts["strategy"] == "math first"
+    low = found.intervals[0].low
+    assert low is not None and (low == 0.0 or low < -1e-9), "rounding is told from a rise"
+    drawn = chart(found).to_dict()["data"]["values"]
+    assert len(drawn) == 7 and all(row["low"] > 0 for row in drawn), "on logarithms"
+
+
 def test_the_next_token_gives_what_the_curves_slope_says() -> None:
     truth, held = -float(SCRATCH.slope(X[-1])) * 1e15 / 1e9, 0
     for seed in range(20):

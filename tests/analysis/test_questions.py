@@ -185,7 +185,7 @@ def test_a_folder_without_rows_and_a_file_for_figures_are_refused(study, tmp_pat
 
 def test_analyse_asks_with_the_studys_own_limit_of_epochs(monkeypatch):
     limit, asked = SimpleNamespace(answer_target="text", max_epochs=9.0), []
-    monkeypatch.setattr("curricle.commands.analysis.found", lambda *_, **__: (SimpleNamespace(folder=""), limit, 1.0))
+    monkeypatch.setattr("curricle.commands.analysis.found", lambda *_, **__: (SimpleNamespace(name=""), limit, 1.0))
     monkeypatch.setattr("curricle.analysis.ask", lambda a, _: asked.append(a) or [])
     done = CliRunner().invoke(app, ["analyse", "mine.yaml", "--question", "split", "--json"])
     assert done.exit_code == 0 and asked[0].max_epochs == 9.0 and asked[0].target == "text"

@@ -79,8 +79,14 @@ def law(finding: Finding) -> alt.LayerChart:
 
 
 def falling(finding: Finding) -> alt.LayerChart:
+    """On logarithms where all that is drawn is above 0; a limit that is not then reaches the frame's edge."""
     rows = [{**row, "x": row["tokens"]} for row in finding.table]
     unit = finding.unit
+    drawn = [float(row[name] or 0) for row in rows for name in ("value", "low", "high")]
+    least = min((y for y in drawn if y > 0), default=0.0) / 2
+    falls = all(float(row["value"] or 0) > 0 for row in rows)
+    if falls:
+        rows = [{**row, "low": max(float(row["low"] or 0), least)} for row in rows]
     base = alt.Chart(alt.Data(values=rows)).encode(
         x=alt.X(
             "x:Q",
@@ -89,7 +95,8 @@ def falling(finding: Finding) -> alt.LayerChart:
             axis=alt.Axis(format="~s", grid=False),
         )
     )
-    scale, axis = alt.Scale(type="log"), alt.Axis(tickCount=5, format="~g")
+    scale = alt.Scale(type="log", domainMin=least, nice=False) if falls else alt.Scale()
+    axis = alt.Axis(tickCount=5, format="~g")
     y = alt.Y("value:Q", title=unit, scale=scale, axis=axis)
     band = base.mark_area(opacity=0.2, color=COLORS[0], stroke=None)
     line = base.mark_line(strokeWidth=2, color=COLORS[0], point=True).encode(y=y)
