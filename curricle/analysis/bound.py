@@ -128,8 +128,8 @@ def head_start_bound(
         reached = float(row["tokens"] or 0) <= float(x[seen].max())
         table[k] = {**row, "head_start": at if reached else None}
     said = (
-        "The head start grows along the stage: what came before makes tokens worth more rather than standing for some, and this "
-        "bound speaks of the stage's length only, not of longer ones."
+        "The head start grows along the stage: what came before makes tokens worth more rather than standing for some, "
+        "and this bound speaks of the stage's length only, not of longer ones."
         if growing
         else "The saving per token must fall as 1/D when the stage grows."
     )
@@ -139,7 +139,8 @@ def head_start_bound(
         _limits(base, floor, min(low, bound), max(high, bound), level) if start else (),
         seeds=len(base.seeds), parts=parts, table=tuple(table),
         note=join([
-            f"Assumes that the start of {code} is worth at most {start:,.0f} tokens of {stage} at every point, which is held fixed.",
+            f"Assumes that the start of {code} is worth at most {start:,.0f} tokens of {stage} at every point, which is "
+            "held fixed.",
             said, short, _one_seed(base, floor),
             "" if start else f"{code} is nowhere ahead: no head start was seen, and a sum over none has no interval.",
         ]),
@@ -203,8 +204,8 @@ def information_bound(
         "violated": bool(extra and extra.low is not None and extra.low > cap),
     }  # fmt: skip
     note = join([
-        f"Assumes that {control} cures as much slow optimisation as {code} (where it cures less, more can be saved than "
-        f"the bound), and {bits_per_parameter:g} bits per parameter." if least == "weights" else
+        f"Assumes that {control} cures as much slow optimisation as {code} (where it cures less, more can be saved "
+        f"than the bound), and {bits_per_parameter:g} bits per parameter." if least == "weights" else
         f"Assumes that {control} cures as much slow optimisation as {code}; the weights know no more than the text of "
         f"{code_stage}.",
         f"{code} saves more beyond the control than its weights could carry: the control does not cure all."
