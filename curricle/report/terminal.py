@@ -304,7 +304,7 @@ def level(f: Finding | None) -> str:
 
 
 def contrast_table(changes: Sequence[Finding]) -> Table:
-    """Each difference with its interval of the widest kind, its corrected p, and whether it is resolved."""
+    """Each difference with its interval of the widest claim, its corrected p, and whether it is resolved."""
     table = plain_table("over", ">estimate", "95 % interval", ">p", "")
     last = None
     for f in changes:
