@@ -139,8 +139,8 @@ def head_start_bound(
         _limits(base, floor, min(low, bound), max(high, bound), level) if start else (),
         seeds=len(base.seeds), parts=parts, table=tuple(table),
         note=join([
-            f"Assumes that the start of {code} is worth at most {start:,.0f} tokens of {stage} at every point, which is "
-            "held fixed.",
+            f"Assumes that the start of {code} is worth at most {start:,.0f} tokens of {stage} at every point, which "
+            "is held fixed.",
             said, short, _one_seed(base, floor),
             "" if start else f"{code} is nowhere ahead: no head start was seen, and a sum over none has no interval.",
         ]),

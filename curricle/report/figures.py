@@ -2,7 +2,7 @@
 
 A strategy has one colour, one shape and one dash in every chart (`looks`), told apart by colour-blind readers and in
 grey print. Text takes the colour of the page around it (`currentColor`), so a chart reads on light and on dark. A band
-or whisker is the 95 % interval of the kind that claims most of those that the finding has; faint marks are single seeds.
+or whisker is the 95 % interval of the finding's widest claim; faint marks are single seeds.
 """
 
 from __future__ import annotations
