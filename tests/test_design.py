@@ -101,6 +101,7 @@ def test_a_word_that_is_no_command_is_a_study(tmp_path) -> None:
         (["design", "code-first", "--budget-tokens", "0"], "--budget-tokens 0: give a number above 0"),
         (["design", "code-first"], "give one of --budget-tokens"),
         (["design", "code-first", "--budget-flops", "1", "--budget-hours", "1"], "give one of --budget-tokens"),
+        (["plan", "code-first", "--nodes", "3"], "--nodes 3: it says what a job asks for; write --slurm with it"),
         (["analyse", "code-first", "--question", "bogus"], "--question bogus: unknown question"),
         (["analyse", "code-first", "--benchmark", "bogus"],
          "--benchmark bogus: unknown benchmark or source 'bogus'; known: algebra, code, problems, prose"),

@@ -109,9 +109,12 @@ def plan(
     """
     from curricle import runner, tracking
     from curricle.execution import Execution
+    from curricle.study import Refused
     from curricle.studyfile import load_study
 
     scripted = slurm or slurm_array is not None
+    if nodes > 1 and not scripted:
+        raise Refused(f"--nodes {nodes}: it says what a job asks for; write --slurm with it")
     console = make_console(quiet=as_json or scripted)
     compiled, prepared = planned(load_study(study, set or []), store, console)
     if scripted:

@@ -44,7 +44,7 @@ def plan_view(plan: Plan, done: Collection[str], estimate_seconds: float | None,
         Text(f"{words.flops(plan.flops)} FLOPs"),
     ]
     if estimate_seconds is not None:
-        head.append(Text(f"{'about ' * (estimate_seconds >= 1)}{words.duration(estimate_seconds)} here"))
+        head.append(Text(_about(estimate_seconds)))
     tree = TreeView(flow(plan), finished)
     costs = cost(plan, estimate_seconds, based_on)
     told = [ledger(plan), *padding(plan), SPACE, *proxy(plan), *recipes(plan), *moving_prefixes(plan)]
@@ -234,8 +234,12 @@ def cost(plan: Plan, estimate_seconds: float | None, based_on: str) -> list[Rend
     elif estimate_seconds is None:
         lines.append(Text("no estimate of the time here yet"))
     else:
-        lines.append(Text(f"about {words.duration(estimate_seconds)} here{f', from {based_on}' if based_on else ''}"))
+        lines.append(Text(f"{_about(estimate_seconds)}{f', from {based_on}' if based_on else ''}"))
     return lines
+
+
+def _about(seconds: float) -> str:
+    return f"{'about ' * (seconds >= 1)}{words.duration(seconds)} here"
 
 
 def why_view(run: str, nearest: str | None, differences: Sequence[Difference]) -> RenderableType:
