@@ -22,13 +22,13 @@ from typing import Any
 
 import yaml
 
-from curricle import runner
 from curricle.execution import Execution
 from curricle.planning import Plan
-from curricle.preparation import make_plan, prepare, stock
+from curricle.running import runner
+from curricle.running.preparation import make_plan, prepare, stock
+from curricle.running.workers import LocalCrew, cores
 from curricle.store import Store
 from curricle.studyfile import load_study
-from curricle.workers import LocalCrew, cores
 
 ONE, ALL_THREADS = "one after the other, one thread", "one after the other, all threads"
 WAYS: dict[str, dict[str, Any]] = {

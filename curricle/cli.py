@@ -111,7 +111,7 @@ def _explain(error: Exception) -> int:
     if isinstance(error, Refused):
         print(f"error: {error}", file=sys.stderr)
         return 2
-    from curricle.runner import Failed, Interrupted
+    from curricle.running.runner import Failed, Interrupted
 
     if isinstance(error, Interrupted):
         print(f"interrupted: {error}; run the same command to go on", file=sys.stderr)

@@ -19,7 +19,7 @@ from curricle.corpus.documents import Document
 from curricle.node import Node
 from curricle.planning import Plan
 from curricle.report.words import count
-from curricle.work import Message
+from curricle.running.work import Message
 
 if TYPE_CHECKING:
     from curricle.evaluation.scoring import Job

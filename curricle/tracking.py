@@ -21,7 +21,7 @@ from curricle.study import Refused, nearest
 if TYPE_CHECKING:
     from curricle.node import Node
     from curricle.planning import Plan
-    from curricle.workers import Message
+    from curricle.running.workers import Message
 
 SERVICES = ("wandb", "trackio")
 PROJECT = "curricle"

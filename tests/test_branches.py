@@ -11,17 +11,18 @@ from safetensors.torch import load_file
 from test_planning import catalogue
 from tiny_study import tiny, write_study
 
-from curricle import card, gathering, runner, transfer, upkeep
+from curricle import card
 from curricle.planning import compile_plan
-from curricle.preparation import make_plan, prepare, stock
 from curricle.remote import Remote
 from curricle.report.terminal import moving_prefixes
 from curricle.results import Results
+from curricle.running import gathering, runner, transfer, upkeep
+from curricle.running.preparation import make_plan, prepare, stock
+from curricle.running.work import is_done, work_on
 from curricle.store import Store, read_json
 from curricle.study import Refused, Study
 from curricle.studyfile import load_study
 from curricle.training import checkpoint
-from curricle.work import is_done, work_on
 
 WHOLE = {"mixture": {"algebra": 1}, "budget_tokens": 4096}
 ANNEALED = {

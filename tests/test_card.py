@@ -11,9 +11,10 @@ import yaml
 from tiny_study import tiny, write_study
 from verbs import curricle
 
-from curricle import card, runner, upkeep
-from curricle.preparation import make_plan
+from curricle import card
 from curricle.remote import Remote
+from curricle.running import runner, upkeep
+from curricle.running.preparation import make_plan
 from curricle.store import Store, read_json, whole_folder, write_json
 from curricle.study import Refused, Study
 from curricle.studyfile import load_study

@@ -11,12 +11,12 @@ import typer
 from tiny_study import tiny, write_study
 from typer.testing import CliRunner
 
-from curricle import gathering
 from curricle.analysis.next_runs import next_runs
 from curricle.cli import app
 from curricle.commands.common import make_console, planned
 from curricle.commands.design import WithDefault
 from curricle.results import SCORES, Results, write_rows
+from curricle.running import gathering
 from curricle.study import Refused
 from curricle.studyfile import load_study
 

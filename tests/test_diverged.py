@@ -11,15 +11,15 @@ import torch
 from tiny_study import tiny, write_study
 from verbs import curricle
 
-from curricle import runner
 from curricle.execution import Execution
-from curricle.preparation import make_plan
 from curricle.results import Results
+from curricle.running import runner
+from curricle.running.preparation import make_plan
+from curricle.running.work import Message
+from curricle.running.workers import told
 from curricle.studyfile import load_study
 from curricle.training import loop
 from curricle.training.distribution import Ranks
-from curricle.work import Message
-from curricle.workers import told
 
 
 class Here:

@@ -11,7 +11,7 @@ from tiny_study import tiny, write_study
 
 from curricle.corpus.conversations import answer_parts
 from curricle.planning import compile_plan
-from curricle.preparation import prepare
+from curricle.running.preparation import prepare
 from curricle.store import Store
 from curricle.study import Refused
 from curricle.studyfile import load_study
@@ -55,8 +55,8 @@ def test_a_run_trains_on_answers_and_leaves_a_tokenizer_that_renders_what_it_saw
     from transformers import AutoTokenizer
 
     from curricle.corpus import catalogue as corpora
+    from curricle.running.work import work_on
     from curricle.tokens.shards import Shard
-    from curricle.work import work_on
 
     study = study_of(tmp_path, {"chat": source})
     prepared = prepare(study, Store(tmp_path / "store"))
@@ -84,7 +84,7 @@ def test_a_run_trains_on_answers_and_leaves_a_tokenizer_that_renders_what_it_saw
 def test_held_out_answers_are_scored_without_questions_and_tool_outputs(tmp_path):
     import pyarrow.parquet as pq
 
-    from curricle.work import evaluation_file, work_on
+    from curricle.running.work import evaluation_file, work_on
 
     study = study_of(tmp_path, {"chat": MESSAGES})
     prepared = prepare(study, Store(tmp_path / "store"))
@@ -156,7 +156,7 @@ def test_how_conversations_are_laid_out_is_part_of_what_was_trained_on_and_plain
 @pytest.mark.parametrize("source", ["chat", "algebra"])
 def test_every_row_of_an_instruct_stage_begins_with_a_question_and_ends_in_an_answer(tmp_path, source):
     """Also where the same source was read as running text before."""
-    from curricle.preparation import sampler_for, stock
+    from curricle.running.preparation import sampler_for, stock
     from curricle.tokens.tokenizer import load
 
     study = study_of(tmp_path, {"chat": MESSAGES}, {source: 1.0}, model={"preset": "0.5m", "context": 128})

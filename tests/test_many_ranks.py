@@ -17,14 +17,14 @@ import pytest
 from tiny_study import tiny, write_study
 from verbs import HUNG_SECONDS, curricle
 
-from curricle import workers
 from curricle.execution import Execution
-from curricle.preparation import make_plan
-from curricle.runner import Failed
-from curricle.runner import run as run_plan
+from curricle.running import workers
+from curricle.running.preparation import make_plan
+from curricle.running.runner import Failed
+from curricle.running.runner import run as run_plan
+from curricle.running.work import Message
 from curricle.store import Store, is_complete
 from curricle.studyfile import load_study
-from curricle.work import Message
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "curricle"]
 CURRICLE = [sys.executable, "-m", "curricle"]

@@ -197,7 +197,7 @@ def test_a_checkpoint_s_head_width_counts():
 
 
 def test_the_published_recipe_costs_what_the_arithmetic_says(tmp_path):
-    from curricle.preparation import make_plan
+    from curricle.running.preparation import make_plan
     from curricle.studyfile import load_study
 
     plan = make_plan(load_study("deepseekmath-7b"), store=tmp_path)

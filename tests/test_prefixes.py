@@ -8,10 +8,10 @@ import pytest
 from test_branches import FIELDS, WHOLE, node_of
 from test_planning import catalogue
 
-from curricle import work
-from curricle.adoption import state_folder
 from curricle.planning import compile_plan
 from curricle.recipe import RECIPES
+from curricle.running import work
+from curricle.running.adoption import state_folder
 from curricle.schedule import learning_rate
 from curricle.store import COMPLETE, Store, read_json
 from curricle.study import Refused, Study

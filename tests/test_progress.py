@@ -9,10 +9,10 @@ import pytest
 from rich.console import Console
 
 from curricle import progress
-from curricle.preparation import make_plan
 from curricle.progress import Training
 from curricle.report.words import count
-from curricle.work import Message
+from curricle.running.preparation import make_plan
+from curricle.running.work import Message
 
 
 @pytest.fixture

@@ -13,11 +13,11 @@ import yaml
 from rich.console import Console
 from tiny_study import tiny, write_study
 
-from curricle import runner
-from curricle.explain import explain
 from curricle.planning import Catalogue, Supplied, compile_plan
-from curricle.preparation import make_plan, prepare, sampler_for
 from curricle.report.terminal import plan_view
+from curricle.running import runner
+from curricle.running.explain import explain
+from curricle.running.preparation import make_plan, prepare, sampler_for
 from curricle.shapes import PRESETS
 from curricle.store import Store
 from curricle.study import Refused, Study

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from curricle import transfer
 from curricle.remote import Remote
+from curricle.running import transfer
 from curricle.store import COMPLETE, Store, is_complete, whole_file, whole_folder
 from curricle.study import Refused
 
@@ -257,7 +257,7 @@ def test_a_run_that_is_tried_again_and_diverges_earlier_says_so_elsewhere(remote
     """Else whoever reads the longer metrics of the first trial would train it once more, every time."""
     from types import SimpleNamespace
 
-    from curricle import metrics
+    from curricle.running import metrics
 
     here, there = stores
     monkeypatch.setattr(transfer, "is_done", lambda *_: False)

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curricle import upkeep
+from curricle.running import upkeep
 from curricle.store import Held, Store, fingerprint, is_complete, locked, whole_file, whole_folder
 from curricle.study import Recipe, Refused
 

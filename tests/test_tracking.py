@@ -10,11 +10,11 @@ import pytest
 from rich.console import Console
 
 from curricle.execution import Execution
-from curricle.preparation import make_plan
 from curricle.progress import Training
+from curricle.running.preparation import make_plan
+from curricle.running.work import Message
 from curricle.study import Refused
 from curricle.tracking import Tracker, refuse_missing, tracked
-from curricle.work import Message
 
 
 class Recorded:
@@ -120,8 +120,8 @@ def test_under_torchrun_the_first_rank_tracks_every_run_and_the_others_none(serv
     ranks = SimpleNamespace(first=True, size=1, leave=lambda: None, decided=lambda decide: decide())
     told = [Message("step", run, 512, 2.5, 30_000.0) for run in make_plan(study, tmp_path / "store").nodes]
     monkeypatch.setattr("curricle.training.distribution.Ranks.of_torchrun", lambda: ranks)
-    monkeypatch.setattr("curricle.runner.first_then_all", lambda ranks, make: make())
-    monkeypatch.setattr("curricle.runner.walk_as_rank", lambda *_: iter(told))
+    monkeypatch.setattr("curricle.running.runner.first_then_all", lambda ranks, make: make())
+    monkeypatch.setattr("curricle.running.runner.walk_as_rank", lambda *_: iter(told))
     monkeypatch.setattr(training, "write_report", lambda *_: None)
     for ranks.first in (False, True):
         assert service.calls == []

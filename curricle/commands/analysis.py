@@ -105,7 +105,7 @@ def found(
         if overrides:
             raise Refused(f"--set goes with a study; {of} is a folder of rows")
         return rows_in(Path(of)), None, None
-    from curricle import gathering, runner
+    from curricle.running import gathering, runner
 
     study = load_study(of, overrides)
     refuse_unscored(study, **named)

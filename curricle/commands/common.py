@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from curricle.execution import Execution
     from curricle.planning import Plan
-    from curricle.preparation import Prepared
+    from curricle.running.preparation import Prepared
     from curricle.study import Study
     from curricle.supplied import Lie
 
@@ -132,8 +132,8 @@ def refuse_no_folder(figures: Path | None) -> None:
 
 def planned(study: Study, store: Path, console: Console) -> tuple[Plan, Prepared]:
     from curricle.planning import compile_plan
-    from curricle.preparation import prepare
     from curricle.progress import Reading
+    from curricle.running.preparation import prepare
     from curricle.store import Store
     from curricle.study import Refused
 
@@ -168,9 +168,9 @@ def show_plan(
     console: Console, plan: Plan, prepared: Prepared, done: frozenset[str], left_out: frozenset[str] = frozenset()
 ) -> None:
     """`left_out` are runs that are not done and will not be: no time is planned for them."""
-    from curricle.calibration import estimate_seconds, measure
     from curricle.report.terminal import plan_view
-    from curricle.runner import cores
+    from curricle.running.calibration import estimate_seconds, measure
+    from curricle.running.runner import cores
 
     speed = measure(plan, prepared.store)
     console.print(plan_view(plan, done, estimate_seconds(plan, speed, cores(), done | left_out), speed.basis))

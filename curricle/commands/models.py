@@ -32,12 +32,12 @@ def calibrate(
     """
     from dataclasses import asdict
 
-    from curricle import calibration
     from curricle.execution import Execution
     from curricle.report.listing import calibration_view
+    from curricle.running import calibration
+    from curricle.running.workers import cores, threads_each
     from curricle.store import Store
     from curricle.study import Refused
-    from curricle.workers import cores, threads_each
 
     if store.exists() and not store.is_dir():
         raise Refused(f"--store {store}: a file, not a folder")
@@ -72,12 +72,12 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Score a checkpoint on GSM8K or MATH: exact match, and bits per byte of the reference solutions."""
-    from curricle import upkeep
     from curricle.analysis.intervals import wilson
     from curricle.evaluation.benchmarks import load as load_benchmark
     from curricle.progress import jobs_watched
     from curricle.remote import Remote
     from curricle.results import EVALUATIONS, write_rows
+    from curricle.running import upkeep
     from curricle.store import Store
     from curricle.study import Refused
     from curricle.studyfile import parse_benchmark
@@ -134,8 +134,8 @@ def export(
     remote: RemoteOption = None,
 ) -> None:
     """Hand a model out: weights, tokenizer and a model card in the Hugging Face format."""
-    from curricle import upkeep
     from curricle.remote import Remote
+    from curricle.running import upkeep
     from curricle.store import Store
 
     upkeep.export(Store(store), model, folder, Remote(remote) if remote else None)

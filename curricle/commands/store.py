@@ -14,8 +14,8 @@ from curricle.commands.common import STORE, StoreOption, make_console
 
 def list_(store: StoreOption = STORE) -> None:
     """List the studies that ship and the runs in the store."""
-    from curricle import upkeep
     from curricle.report.listing import list_view
+    from curricle.running import upkeep
     from curricle.store import Store
     from curricle.studyfile import SHIPPED, load_study
 
@@ -29,9 +29,9 @@ def diff(
     store: StoreOption = STORE,
 ) -> None:
     """Say how two studies, or two runs, differ."""
-    from curricle import upkeep
     from curricle.difference import differences
     from curricle.report.listing import diff_view
+    from curricle.running import upkeep
     from curricle.store import Store
 
     values = [upkeep.described(Store(store), name) for name in (one, other)]
@@ -47,8 +47,8 @@ def explain(
     """Show the documents behind the batch of one step of a run."""
     from dataclasses import asdict
 
-    from curricle.explain import explain as explained
     from curricle.report.listing import explained_view
+    from curricle.running.explain import explain as explained
     from curricle.store import Store
 
     make_console().print(explained_view(asdict(explained(Store(store), run, step)), full), soft_wrap=full)
@@ -59,8 +59,8 @@ def clean(
     remove: Annotated[bool, typer.Option("--remove", help="Remove what is listed.")] = False,
 ) -> None:
     """List what no study refers to any more; with --remove, remove it."""
-    from curricle import upkeep
     from curricle.report.listing import clean_view
+    from curricle.running import upkeep
     from curricle.store import Store
     from curricle.study import Refused
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from curricle.planning import Plan
-    from curricle.preparation import Prepared
+    from curricle.running.preparation import Prepared
 
 
 JOB = "The Slurm job"  # the panel of help for its options
@@ -107,8 +107,9 @@ def plan(
 
     With --slurm a job script is printed in their place, whose run is told what is said here.
     """
-    from curricle import runner, tracking
+    from curricle import tracking
     from curricle.execution import Execution
+    from curricle.running import runner
     from curricle.study import Refused
     from curricle.studyfile import load_study
 
@@ -118,7 +119,7 @@ def plan(
     console = make_console(quiet=as_json or scripted)
     compiled, prepared = planned(load_study(study, set or []), store, console)
     if scripted:
-        from curricle.slurm import Job, job_script
+        from curricle.running.slurm import Job, job_script
 
         runner.refuse_declared(compiled)
         execution = Execution(
@@ -155,7 +156,7 @@ def plan(
         done = runner.done(compiled, prepared)
         runner.refuse_small_disk(compiled, prepared.store, done)
     if as_json:
-        from curricle.calibration import estimate_seconds, measure
+        from curricle.running.calibration import estimate_seconds, measure
 
         speed = measure(compiled, prepared.store)
         seconds = estimate_seconds(compiled, speed, runner.cores(), done)
@@ -167,9 +168,9 @@ def plan(
 
 
 def _explain_run(console: Console, plan: Plan, prepared: Prepared, why: str) -> None:
-    from curricle import upkeep
     from curricle.difference import why_new
     from curricle.report.terminal import why_view
+    from curricle.running import upkeep
     from curricle.study import Refused, nearest
 
     known = upkeep.identities(prepared.store)
@@ -188,8 +189,8 @@ def _explain_run(console: Console, plan: Plan, prepared: Prepared, why: str) -> 
 
 def status(study: StudyArgument = "code-first", store: StoreOption = STORE, set: Set = None) -> None:
     """Show which runs of a study are done, begun or waiting, and which have diverged."""
-    from curricle import gathering, runner
     from curricle.report.listing import status_view
+    from curricle.running import gathering, runner
     from curricle.studyfile import load_study
 
     console = make_console()

@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 
     from curricle.execution import Execution
     from curricle.planning import Plan
-    from curricle.preparation import Prepared
     from curricle.results import Results
+    from curricle.running.preparation import Prepared
     from curricle.store import Store
     from curricle.study import Study
 
@@ -160,9 +160,9 @@ def run_with_workers(
     """The runs as processes of this machine, or as tasks of a cluster."""
     from contextlib import nullcontext
 
-    from curricle import cluster, runner
-    from curricle import workers as crews
     from curricle.progress import Reading, Training
+    from curricle.running import cluster, runner
+    from curricle.running import workers as crews
     from curricle.stopping import obeyed_at_once
     from curricle.tracking import Tracker, tracked
 
@@ -211,15 +211,15 @@ def run_with_workers(
 
 def peaks_of_a_run(store: Store, workers: int, execution: Execution) -> dict[str, float] | None:
     """The measured FLOP/s, by precision, of what one of so many runs has to itself: all its ranks together."""
-    from curricle.workers import threads_each
+    from curricle.running.workers import threads_each
 
     return _peaks_of_ranks(store, threads_each(workers, execution), execution.ranks)
 
 
 def _peaks_of_ranks(store: Store, threads: int, ranks: int) -> dict[str, float] | None:
     """Of so many ranks together, each a GPU where there is one, or so many threads."""
-    from curricle.calibration import known_peak
-    from curricle.workers import gpu_count
+    from curricle.running.calibration import known_peak
+    from curricle.running.workers import gpu_count
 
     peak = known_peak(store, "cuda:0" if gpu_count() else "cpu", threads)
     return {p: rate * ranks for p, rate in peak.flops_per_second.items()} if peak else None
@@ -241,9 +241,9 @@ def run_as_rank(
 
     import torch
 
-    from curricle import runner, upkeep
-    from curricle.preparation import stock
     from curricle.progress import Reading, Training
+    from curricle.running import runner, upkeep
+    from curricle.running.preparation import stock
     from curricle.stopping import asked_to_stop
     from curricle.study import Refused
     from curricle.tracking import Tracker, refuse_missing, tracked
@@ -305,7 +305,7 @@ def report(
     set: Set = None,
 ) -> None:
     """Write the report of what is done so far; nothing is trained."""
-    from curricle import gathering, runner
+    from curricle.running import gathering, runner
     from curricle.studyfile import load_study
 
     console = make_console()
@@ -327,12 +327,13 @@ def write_report(
     failures: Mapping[str, str] | None = None,
 ) -> None:
     """Findings, page and the summary on the screen; which runs are missing, and why. `failures` are this session's."""
-    from curricle import analysis, gathering
+    from curricle import analysis
     from curricle.progress import time_line
     from curricle.report import page, queries
     from curricle.report.terminal import summary_view
+    from curricle.running import gathering
+    from curricle.running.upkeep import receipts
     from curricle.store import write_json
-    from curricle.upkeep import receipts
 
     missing = gathering.missing(plan, prepared, failures)
     findings = analysis.analyse(results, target=plan.study.answer_target, max_epochs=plan.study.max_epochs)

@@ -1,7 +1,7 @@
 """`value`: what documents of some sources are worth to a target, at the weights of one model.
 
 Rows go to a Parquet or CSV file, one a document; the table on the screen has one line a source. The arithmetic is
-`curricle.valuation`'s, the sums `curricle.analysis.value`'s.
+`curricle.running.valuation`'s, the sums `curricle.analysis.value`'s.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def value(
     as_json: Json = False,
 ) -> None:  # fmt: skip
     """Judge sources before training on them: how much a token of each lowers the target's loss, to first order."""
-    from curricle import upkeep
     from curricle.progress import Reading
+    from curricle.running import upkeep
     from curricle.store import Store
     from curricle.study import Refused, nearest
 
@@ -70,8 +70,8 @@ def value(
             raise Refused(f"--source {text}: {name} is given twice")
         named[name] = found
 
-    from curricle import valuation
     from curricle.analysis.value import value as summed
+    from curricle.running import valuation
     from curricle.training.model import load
 
     loaded, tokenizer = load(place)
@@ -108,9 +108,9 @@ def _read(option: str, text: str, count: int) -> tuple[str, list[Document]]:
     from curricle.corpus.documents import Document
     from curricle.corpus.files import file_documents
     from curricle.evaluation import benchmarks
+    from curricle.running.valuation import chosen
     from curricle.study import Files, Refused
     from curricle.studyfile import parse_benchmark
-    from curricle.valuation import chosen
 
     name, equals, path = text.partition("=")
     if not equals or not path or not name:
@@ -124,8 +124,8 @@ def _read(option: str, text: str, count: int) -> tuple[str, list[Document]]:
 
 def _write(out: Path, rows: list[dict[str, Any]]) -> None:
     from curricle.results import write_rows
+    from curricle.running.valuation import VALUES
     from curricle.store import whole_file
-    from curricle.valuation import VALUES
 
     if out.suffix == ".parquet":
         write_rows(out, rows, VALUES)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from tiny_models import SHAPE
 
 from curricle.execution import Execution
-from curricle.preparation import make_plan
+from curricle.running.preparation import make_plan
 from curricle.shapes import Shape
 from curricle.store import Store
 from curricle.study import Model, Recipe, Refused
@@ -198,7 +198,7 @@ def gguf_file(tmp_path):
 def test_a_gguf_file_is_a_checkpoint_of_a_study_and_leaves_as_safetensors(gguf_file, study_file, tmp_path):
     import yaml
 
-    from curricle.upkeep import export as hand_out
+    from curricle.running.upkeep import export as hand_out
 
     fields = yaml.safe_load(study_file.read_text())
     del fields["tokenizer"]

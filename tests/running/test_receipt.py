@@ -5,7 +5,7 @@ import torch
 import transformers
 
 import curricle
-from curricle.receipt import receipt
+from curricle.running.receipt import receipt
 from curricle.training.distribution import Ranks
 
 

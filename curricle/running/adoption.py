@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 
 from curricle.node import Node, averaged_steps
-from curricle.receipt import sessions
+from curricle.running.receipt import sessions
 from curricle.store import Store, is_complete, read_json, whole_file, whole_folder, write_json
 
 

@@ -19,11 +19,11 @@ from types import SimpleNamespace
 import pytest
 from tiny_study import tiny, write_study
 
-from curricle import cluster, runner
 from curricle.commands.training import resources_of
 from curricle.execution import Execution
-from curricle.preparation import make_plan, prepare
 from curricle.remote import Remote
+from curricle.running import cluster, runner
+from curricle.running.preparation import make_plan, prepare
 from curricle.store import Store, is_complete, read_json
 from curricle.study import Refused
 from curricle.studyfile import load_study
@@ -64,7 +64,7 @@ def test_a_remote_store_without_a_cluster_is_refused(study, tmp_path):
 def test_paths_of_this_machine_are_refused_where_only_an_object_store_is_shared(study, tmp_path):
     from dataclasses import replace
 
-    from curricle.transfer import refuse_outside
+    from curricle.running.transfer import refuse_outside
 
     prepared = prepare(study, Store(tmp_path / "store"))
     refuse_outside(prepared)

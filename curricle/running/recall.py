@@ -18,7 +18,7 @@ from curricle.corpus import catalogue as corpora
 from curricle.corpus.catalogue import Entry
 from curricle.node import Node
 from curricle.planning import Catalogue, Plan
-from curricle.preparation import Prepared
+from curricle.running.preparation import Prepared
 from curricle.store import Store, is_complete, read_json
 from curricle.study import Refused, Study
 from curricle.training.origin import Origin

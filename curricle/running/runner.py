@@ -12,20 +12,20 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from curricle import cluster, metrics, transfer
 from curricle.execution import Execution
-from curricle.gathering import ancestor, arms_left, gather, settled
 from curricle.node import Node, averaged_steps
 from curricle.planning import Plan
-from curricle.preparation import Prepared, Watch, prepare, stock
 from curricle.remote import Remote
 from curricle.results import Results
+from curricle.running import cluster, metrics, transfer
+from curricle.running.gathering import ancestor, arms_left, gather, settled
+from curricle.running.preparation import Prepared, Watch, prepare, stock
+from curricle.running.upkeep import remember
+from curricle.running.work import Message, is_done, work_on
+from curricle.running.workers import Crew, LocalCrew, cores, usual_workers
 from curricle.stopping import asked_to_stop
 from curricle.store import Held, Store, locked
 from curricle.study import Refused
-from curricle.upkeep import remember
-from curricle.work import Message, is_done, work_on
-from curricle.workers import Crew, LocalCrew, cores, usual_workers
 
 if TYPE_CHECKING:
     from curricle.training.distribution import Ranks

@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from curricle import metrics
 from curricle.corpus import catalogue as corpora
 from curricle.corpus import problems
 from curricle.corpus.documents import Document
-from curricle.preparation import CHUNKS_IN_BLOCK, Prepared, removed_places, sampler_for
-from curricle.recall import recall
+from curricle.running import metrics
+from curricle.running.preparation import CHUNKS_IN_BLOCK, Prepared, removed_places, sampler_for
+from curricle.running.recall import recall
+from curricle.running.upkeep import remembered, run_named
 from curricle.store import Store
 from curricle.study import Generated, Refused, nearest
 from curricle.tokens import subsample
-from curricle.upkeep import remembered, run_named
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -15,13 +15,13 @@ import pytest
 import yaml
 from tiny_study import tiny, write_study
 
-from curricle import gathering, runner, upkeep
-from curricle.preparation import make_plan, prepare
 from curricle.results import Results
+from curricle.running import gathering, runner, upkeep
+from curricle.running.preparation import make_plan, prepare
+from curricle.running.work import Message
 from curricle.store import Store, is_complete
 from curricle.study import Average, Refused
 from curricle.studyfile import load_study
-from curricle.work import Message
 
 
 def run(file: Path, store: Path, **options) -> tuple[list, Results]:

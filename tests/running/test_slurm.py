@@ -16,8 +16,8 @@ from curricle.cli import app
 from curricle.commands import training
 from curricle.commands.common import options_of
 from curricle.execution import Execution
-from curricle.preparation import make_plan
-from curricle.slurm import Job, job_script
+from curricle.running.preparation import make_plan
+from curricle.running.slurm import Job, job_script
 from curricle.study import Refused
 
 PROGRAMS = {

@@ -10,10 +10,10 @@ from unittest.mock import Mock
 
 import pytest
 
-from curricle import workers
 from curricle.execution import Execution
+from curricle.running import workers
+from curricle.running.workers import _visible, refuse_few_gpus
 from curricle.study import Refused
-from curricle.workers import _visible, refuse_few_gpus
 
 
 def test_a_worker_sees_a_part_of_the_gpus_that_we_were_given():
@@ -48,7 +48,7 @@ def test_ranks_that_are_in_a_save_do_not_stand_still(tmp_path):
 def test_what_workers_are_forked_from_has_no_other_thread_and_leaves_signals_to_the_driver():
     tell = """
 import os, signal, sys
-import curricle.warm
+import curricle.running.warm
 ignored = {n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) is signal.SIG_IGN}
 print(len(os.listdir("/proc/self/task")), "pyarrow" in sys.modules, len(ignored))
 """

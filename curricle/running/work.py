@@ -15,13 +15,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from curricle import metrics
-from curricle.adoption import adopt, state_folder, weights_folder
 from curricle.execution import Execution
 from curricle.node import Node
-from curricle.preparation import Prepared, sampler_for
-from curricle.receipt import receipt, sessions
 from curricle.results import EVALUATIONS, read_table, write_rows
+from curricle.running import metrics
+from curricle.running.adoption import adopt, state_folder, weights_folder
+from curricle.running.preparation import Prepared, sampler_for
+from curricle.running.receipt import receipt, sessions
 from curricle.store import Held, is_complete, locked, read_json, sweep, write_json
 
 if TYPE_CHECKING:

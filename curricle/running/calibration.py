@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from curricle.execution import Execution
 from curricle.planning import Plan
-from curricle.receipt import cpu_name
+from curricle.running.receipt import cpu_name
 from curricle.store import Store, fingerprint, read_json, write_json
 from curricle.study import Refused
 

@@ -17,15 +17,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from curricle import transfer
 from curricle.execution import Execution
 from curricle.node import Node
-from curricle.preparation import Prepared
 from curricle.remote import Remote
+from curricle.running import transfer
+from curricle.running.preparation import Prepared
+from curricle.running.work import Kind, Message
+from curricle.running.workers import SAVE_SECONDS, SAYS_MORE, Worker, cores, listen_to, told
 from curricle.store import Held, locked
 from curricle.study import Refused
-from curricle.work import Kind, Message
-from curricle.workers import SAVE_SECONDS, SAYS_MORE, Worker, cores, listen_to, told
 
 ALLOWED = "ray://HOST:PORT, ray:auto, or local"
 ATTEMPTS = 2  # of a run whose task dies

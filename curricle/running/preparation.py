@@ -16,7 +16,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from curricle import leakage, tokenization
 from curricle.corpus import catalogue as corpora
 from curricle.corpus import problems
 from curricle.corpus.catalogue import Entry
@@ -24,9 +23,10 @@ from curricle.corpus.documents import Document
 from curricle.corpus.pieces import SCORED_PIECE, scored
 from curricle.evaluation import benchmarks as benchmark_files
 from curricle.evaluation.benchmarks import Benchmark
-from curricle.leakage import Watch
 from curricle.node import Node
 from curricle.planning import Catalogue, Plan, compile_plan
+from curricle.running import leakage, tokenization
+from curricle.running.leakage import Watch
 from curricle.shapes import PRESETS
 from curricle.store import Store, fingerprint, is_complete
 from curricle.study import Counterfactual, Declared, Generated, Hub, Refused, Study

@@ -15,11 +15,11 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from curricle import metrics, transfer
 from curricle.planning import Plan
-from curricle.preparation import Prepared
-from curricle.recall import noted
 from curricle.remote import Remote
+from curricle.running import metrics, transfer
+from curricle.running.preparation import Prepared
+from curricle.running.recall import noted
 from curricle.store import COMPLETE, Store, fingerprint, is_complete, locked, read_json, whole_folder, write_json
 from curricle.study import Refused
 from curricle.studyfile import load_study

@@ -10,16 +10,16 @@ import pytest
 import torch
 from tiny_study import tiny, write_study
 
-from curricle import runner
 from curricle.corpus import catalogue as corpora
-from curricle.explain import documents_of, explain
-from curricle.preparation import make_plan, prepare, sampler_for
-from curricle.recall import recall
+from curricle.running import runner
+from curricle.running.explain import documents_of, explain
+from curricle.running.preparation import make_plan, prepare, sampler_for
+from curricle.running.recall import recall
+from curricle.running.upkeep import remembered
 from curricle.store import Store
 from curricle.study import Refused
 from curricle.studyfile import load_study
 from curricle.tokens.tokenizer import load as load_tokenizer
-from curricle.upkeep import remembered
 
 MIXED = {"mixture": {"code": 0.5, "algebra": 0.5}, "budget_tokens": 2048}
 
@@ -136,7 +136,7 @@ def test_a_recipe_that_a_stage_overrides_in_part_is_recalled_as_it_was(tmp_path)
     study = load_study(write_study(tmp_path, fields))
     store = Store(tmp_path / "store")
     plan, prepared = make_plan(study, store), prepare(study, store)
-    from curricle.recall import noted
+    from curricle.running.recall import noted
     from curricle.store import write_json
 
     runner.stock(prepared, plan)

@@ -7,17 +7,17 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from curricle import metrics
 from curricle import results as rows
-from curricle.calibration import peak_of
 from curricle.node import Node
 from curricle.planning import Plan
-from curricle.preparation import Prepared
-from curricle.receipt import sessions
 from curricle.results import Results
+from curricle.running import metrics
+from curricle.running.calibration import peak_of
+from curricle.running.preparation import Prepared
+from curricle.running.receipt import sessions
+from curricle.running.work import evaluation_file, evaluation_files
 from curricle.store import Store, read_json
 from curricle.study import Counterfactual, Refused, Source
-from curricle.work import evaluation_file, evaluation_files
 
 NOT_YET = "not done yet"
 PEAK_IS_OF = ("device", "cpu", "threads", "torch", "ranks")  # of a session

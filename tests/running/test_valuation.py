@@ -13,8 +13,7 @@ from tiny_models import llama, tokenizer  # noqa: F401
 
 from curricle.analysis.value import value
 from curricle.corpus.documents import Document
-from curricle.study import Refused
-from curricle.valuation import (
+from curricle.running.valuation import (
     by_forward_passes,
     by_gradients,
     by_stand_ins,
@@ -26,6 +25,7 @@ from curricle.valuation import (
     product,
     trained,
 )
+from curricle.study import Refused
 
 TARGET = ["two and three is five", "four and one is five", "one and one is two"]
 SOURCES = {
@@ -86,7 +86,7 @@ def test_a_small_step_on_a_source_lowers_the_target_s_loss_by_what_was_predicted
 
 
 def test_under_adam_s_scale_the_step_that_is_predicted_is_the_scaled_one(measured):
-    from curricle.valuation import diagonal
+    from curricle.running.valuation import diagonal
 
     model, tokenizer, target, sources = measured  # noqa: F811
     rows = by_gradients(model, tokenizer, target, sources, adam=True)

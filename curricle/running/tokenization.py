@@ -22,7 +22,7 @@ from curricle.corpus import catalogue as corpora
 from curricle.corpus import problems
 from curricle.corpus.catalogue import Entry
 from curricle.corpus.documents import SHOWN, Document
-from curricle.leakage import OfStreams, Watch, clean, file_name
+from curricle.running.leakage import OfStreams, Watch, clean, file_name
 from curricle.store import Store, fingerprint, is_complete
 from curricle.study import Counterfactual, Files, Generated, Hub, Refused, Source, Study
 from curricle.supplied import Lie, Supplied

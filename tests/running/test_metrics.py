@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curricle import metrics
+from curricle.running import metrics
 
 
 def line(step: int, **sources: tuple[float, int]) -> dict:

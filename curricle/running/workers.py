@@ -24,10 +24,10 @@ from typing import Any, Protocol
 
 from curricle.execution import Execution
 from curricle.node import Node
-from curricle.preparation import Prepared
+from curricle.running.preparation import Prepared
+from curricle.running.work import Message, work_on
 from curricle.store import Held
 from curricle.study import Refused
-from curricle.work import Message, work_on
 
 MESSAGES_A_SECOND = 5
 SAVE_SECONDS = 60  # that a worker may take over an evaluation or a save when it is asked to stop
@@ -265,7 +265,7 @@ def _context() -> Any:
     if sys.platform != "linux" or gpu_count():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["curricle.warm"])
+    context.set_forkserver_preload(["curricle.running.warm"])
     # A signal to the whole job is the driver's to answer, also while the server still imports: it begins with both
     # blocked, and `warm` ignores them before it lets them through.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))

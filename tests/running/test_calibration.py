@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from curricle import calibration, gathering
-from curricle.calibration import known_peak, peak, peak_flops
+from curricle.running import calibration, gathering
+from curricle.running.calibration import known_peak, peak, peak_flops
 from curricle.store import Store, write_json
 from curricle.study import Recipe, Refused
 
@@ -70,7 +70,7 @@ def test_a_gpu_is_measured_in_four_precisions(tmp_path):
 
 
 def test_a_peak_is_found_by_the_name_of_a_device_that_is_not_here(tmp_path):
-    from curricle.calibration import peak_of
+    from curricle.running.calibration import peak_of
 
     kept = {"torch": "2.0", "name": "NVIDIA H100", "device": "cuda:0", "threads": 0, "copy_bytes_per_second": 1.0}
     write_json(tmp_path / "calibration" / "peak-x.json", kept | {"flops_per_second": {"bf16": 5.0}})
@@ -109,8 +109,8 @@ def test_a_run_whose_sessions_differ_in_what_they_ran_on_has_no_mfu(tmp_path, ot
 
 
 def test_a_machine_is_measured_on_the_threads_that_its_runs_had(tmp_path, monkeypatch, capsys):
-    from curricle import workers
     from curricle.commands.models import calibrate
+    from curricle.running import workers
 
     monkeypatch.setattr(workers, "cores", lambda: 8)
     monkeypatch.setattr(calibration, "devices", lambda: ["cpu"])
@@ -123,9 +123,9 @@ def test_a_machine_is_measured_on_the_threads_that_its_runs_had(tmp_path, monkey
 
 
 def test_a_run_s_peak_is_that_of_its_share_of_the_machine(tmp_path, monkeypatch):
-    from curricle import workers
     from curricle.commands.training import peaks_of_a_run
     from curricle.execution import Execution
+    from curricle.running import workers
 
     monkeypatch.setattr(workers, "cores", lambda: 4)
     monkeypatch.setattr(workers, "gpu_count", lambda: 0)

@@ -10,11 +10,11 @@ import pytest
 from tiny_study import tiny, write_study
 
 from curricle.corpus import catalogue as corpora
-from curricle.preparation import make_plan, prepare, stock
+from curricle.running.preparation import make_plan, prepare, stock
+from curricle.running.tokenization import refuse_other_tokenizer, sample
 from curricle.store import Store
 from curricle.study import Refused
 from curricle.studyfile import load_study
-from curricle.tokenization import refuse_other_tokenizer, sample
 from curricle.tokens import tokenizer as tokenizers
 from curricle.tokens.tokenizer import load
 from curricle.training.origin import Origin
@@ -151,8 +151,8 @@ HUB = ("org/name", "abc")
 
 
 def test_documents_drawn_again_leave_out_what_was_removed_from_the_stream(tmp_path):
-    from curricle.explain import documents_of
-    from curricle.recall import noted, recall
+    from curricle.running.explain import documents_of
+    from curricle.running.recall import noted, recall
     from curricle.store import write_json
 
     written = fields(algebra={"generated": ["chain_sum", "gcd"]})
@@ -177,8 +177,8 @@ def test_documents_drawn_again_leave_out_what_was_removed_from_the_stream(tmp_pa
 def test_a_hub_id_is_read_at_the_commit_that_was_seen_wherever_it_is_read(study, tmp_path, monkeypatch):
     from types import SimpleNamespace
 
-    from curricle import work
-    from curricle.preparation import Prepared
+    from curricle.running import work
+    from curricle.running.preparation import Prepared
     from curricle.training import model as models
 
     prepared = prepare(study, Store(tmp_path / "store"))
