@@ -157,7 +157,7 @@ class Worker:
         self._quiet, self._last = 0.0, message.kind
         if message.kind not in SAYS_MORE:
             self.node = None
-        if message.kind in {"failed", "refused"}:
+        if _breaks(message):
             # Other ranks wait for one that will not come, and what broke a run may have broken its process (a GPU's
             # context): the next run gets new ones.
             self.kill()
@@ -208,6 +208,11 @@ class Worker:
         self.connections, self.processes = [], []
         if self._meeting is not None:
             self._meeting.cleanup()
+
+
+def _breaks(message: Message) -> bool:
+    """Whether the processes behind it are of no more use; what a `stopped` says is what happened to them."""
+    return message.kind in {"failed", "refused"} or (message.kind == "stopped" and message.text != "")
 
 
 def listen_to(workers: Sequence[Worker], timeout: float) -> list[Message]:
@@ -335,7 +340,7 @@ def _serve(
         except EOFError:
             return
         for message in told(prepared, node, ranks, execution, stop.is_set):
-            if ranks.first or message.kind in {"failed", "refused"}:
+            if ranks.first or _breaks(message):
                 try:
                     connection.send(message)
                 except (BrokenPipeError, EOFError):  # the driver is gone
@@ -355,7 +360,11 @@ def told(prepared: Prepared, node: Node, ranks: Any, execution: Execution, asked
     except Refused as refusal:
         yield Message("refused", node.run, text=str(refusal))
     except Exception as error:
+        from curricle.training.distribution import timed_out
         from curricle.training.loop import Diverged, NothingToLearn
 
+        if timed_out(error):  # where no step tells the driver that they stand still: before the first, in an evaluation
+            yield Message("stopped", node.run, text="its ranks waited for each other in vain")
+            return
         expected = isinstance(error, Diverged | NothingToLearn)
         yield Message("failed", node.run, text=str(error) if expected else traceback.format_exc())

@@ -108,6 +108,13 @@ class Ranks:
         return slice(self.rank * part, (self.rank + 1) * part)
 
 
+def timed_out(error: Exception) -> bool:
+    """Whether ranks waited for each other in vain. gloo says so by a `RuntimeError` that has no class of its own, and
+    from then on by another for every call."""
+    said = str(error)
+    return isinstance(error, RuntimeError) and ("Timed out waiting" in said or "Application timeout" in said)
+
+
 def shard(learner: nn.Module, model: PreTrainedModel, ranks: Ranks, *, precision: str, replicas: int = 1) -> None:
     """Cut parameters, gradients and optimizer states over the ranks, layer by layer (`fully_shard`).
 

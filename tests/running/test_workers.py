@@ -1,17 +1,22 @@
-"""How a machine's GPUs are shared out over workers."""
+"""How a machine's GPUs are shared out over workers, and what ends a worker's run."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from types import SimpleNamespace
 from unittest.mock import Mock
 
 import pytest
+import torch
+import torch.distributed as dist
 
 from curricle.execution import Execution
 from curricle.running import workers
+from curricle.running.work import Message
 from curricle.running.workers import _visible, refuse_few_gpus
 from curricle.study import Refused
 
@@ -55,3 +60,23 @@ print(len(os.listdir("/proc/self/task")), "pyarrow" in sys.modules, len(ignored)
     alone = os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # a library's own threads survive forks
     done = subprocess.run([sys.executable, "-c", tell], capture_output=True, text=True, env=alone)
     assert done.stdout.split() == ["1", "False", "2"], done.stderr
+
+
+def test_ranks_that_waited_for_each_other_in_vain_leave_the_run_to_be_begun_again(monkeypatch):
+    store, patience = dist.HashStore(), timedelta(seconds=1)
+    with ThreadPoolExecutor() as both:  # of two ranks the second never comes to the gather
+        groups = both.map(lambda rank: dist.ProcessGroupGloo(store, rank, 2, patience), range(2))
+        first, _ = groups
+
+    def work(*_):
+        yield Message("step", "math/1", 512)
+        first.allreduce([torch.ones(2)]).wait()
+
+    monkeypatch.setattr(workers, "work_on", work)
+    step, last = workers.told(Mock(), SimpleNamespace(run="math/1"), Mock(), Execution(ranks=2), lambda: False)
+    assert (step.kind, last.kind) == ("step", "stopped") and "waited for each other" in last.text
+    worker = object.__new__(workers.Worker)
+    worker.node, worker.processes = SimpleNamespace(run="math/1"), [Mock(), Mock()]
+    worker._last, worker._quiet, worker._quietest = "step", 0.0, 0.0
+    assert worker.receive(Mock(recv=lambda: last)) == last
+    assert worker.node is None and all(process.kill.called for process in worker.processes)
