@@ -42,7 +42,7 @@ def bounds_of_head_starts(asked: Asked) -> list[Finding]:
 def on_code_lengths(asked: Asked, pairs: list[HeadStart]) -> Iterator[Any]:
     steps = steps_of(asked.results)
     controls = procedural(asked)
-    for h in pairs:
+    for h in pairs if steps else []:
         yield lambda h=h: bounds(steps, h.after, h.scratch, h.stage)
         control = next((c.after for c in pairs if c.after in controls and c.stage == h.stage), None)
         before = whole_first_stage(steps, h)

@@ -8,7 +8,7 @@ A question that these rows cannot answer raises `Refused`, which is an answer to
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -132,6 +132,28 @@ def listed(found: Answered) -> list[Finding]:
     return [found] if isinstance(found, Finding) else list(found)
 
 
+def with_tokens(answer: Callable[[Asked], list[Finding]], column: str = "stage_tokens") -> Callable[[Asked], Answered]:
+    """A question about tokens of stages, or (column `tokens`) of strategies: put to the benchmarks of which rows say
+    them; refused, in the words of those who bring rows, where none of those asked about does."""
+
+    def checked(asked: Asked) -> Answered:
+        unknown = [row for row in asked.every if asked.about(row) and row[column] is None]
+        dark = {(row["benchmark"], row["measure"]) for row in unknown}
+        if not dark:
+            return answer(asked)
+        if {(group[0]["benchmark"], group[0]["measure"]) for group in asked.groups} <= dark:
+            stages = ", ".join(dict.fromkeys(str(row["stage"]) for row in unknown))
+            raise Refused(
+                f"it takes the tokens that were read until each score, and of scores after {stages} nobody says; "
+                "import a table of runs with budget_tokens, and tokens with scores before a stage's end"
+            )
+        known = replace(asked)
+        vars(known)["every"] = [row for row in asked.every if (row["benchmark"], row["measure"]) not in dark]
+        return answer(known)
+
+    return checked
+
+
 def curves(asked: Asked) -> list[Finding]:
     """The curve of every stage that strategies share by name; the end alone is what `gain` compares already."""
     made: list[Finding] = []
@@ -161,15 +183,17 @@ QUESTIONS: dict[str, Question] = {
 # follow ask for a design that a study may not have.
 FIRST = frozenset(QUESTIONS)
 QUESTIONS |= {
-    "chain": Question("Shares of a strategy's gain by stage", whole(chain)),
-    "shapley": Question("Shares of the gain where every subset of stages was run", whole(shapley)),
-    "efficiency": Question("What a stage gave per token and per FLOP", efficiency_questions.efficiencies),
-    "split": Question("A budget shared out over sources", efficiency_questions.splits),
-    "transferred": Question("How many tokens a head start is worth", efficiency_questions.head_starts_in_tokens),
+    "chain": Question("Shares of a strategy's gain by stage", with_tokens(whole(chain))),
+    "shapley": Question("Shares of the gain where every subset of stages was run", with_tokens(whole(shapley))),
+    "efficiency": Question("What a stage gave per token and per FLOP", with_tokens(efficiency_questions.efficiencies)),
+    "split": Question("A budget shared out over sources", with_tokens(efficiency_questions.splits)),
+    "transferred": Question(
+        "How many tokens a head start is worth", with_tokens(efficiency_questions.head_starts_in_tokens)
+    ),
     "transfer": Question("Whether two sources help each other", designs.transfer_of_crossed),
     "why-code": Question("What code gives, property by property", designs.why_of_counterfactuals),
     "mixture": Question("The mixture to train next", designs.swarm),
-    "saturation": Question("Where more tokens stop paying", exhaustion.saturations),
+    "saturation": Question("Where more tokens stop paying", with_tokens(exhaustion.saturations)),
     "repetition": Question("What reading text again is worth", exhaustion.repetitions),
     "floors": Question("Where sources stop lowering the loss", exhaustion.floors_of_sources),
     "why-saturated": Question("Why a source ends sooner than the best", exhaustion.why_sources_end),
@@ -177,8 +201,8 @@ QUESTIONS |= {
     "ranks": Question("Whether small runs rank mixtures as large ones do", designs.ranks_between),
     "front": Question("The target against everything else", designs.fronts),
     "critical-share": Question("The largest share within a bound", designs.critical_shares),
-    "phases": Question("Whether the order matters", designs.orders),
-    "phase-law": Question("Orders that were not run", designs.laws_of_orders),
+    "phases": Question("Whether the order matters", with_tokens(designs.orders, "tokens")),
+    "phase-law": Question("Orders that were not run", with_tokens(designs.laws_of_orders, "tokens")),
     "bound": Question("The most that a head start can give", bound_questions.bounds_of_head_starts),
 }
 NONE = {
@@ -188,7 +212,12 @@ NONE = {
     "stage-gain": "it takes a score before a stage and one at its end",
     "curve": "it takes a stage that two strategies train, scored at two points or more",
     "forgetting": "it takes held-out text, scored at the ends of stages",
-}
+    "bound": "it takes training losses step by step (a table of steps: run, step, tokens, loss_nats; of stages whose "
+    "budget_tokens are known), or a loss scored at six points or more of the stage from scratch",
+} | dict.fromkeys(
+    ("split", "transferred", "saturation", "phase-law"),
+    f"it takes a loss ({' or '.join(LOSSES)}) scored at several budgets, and these rows hold none",
+)
 
 
 def ask(asked: Asked, questions: Sequence[str] | None = None) -> list[Answer]:
@@ -204,11 +233,29 @@ def ask(asked: Asked, questions: Sequence[str] | None = None) -> list[Answer]:
             continue
         try:
             found = listed(question.answer(asked))
-            why = None if found else NONE.get(name, "these rows hold nothing that it could be answered from")
+            lacking = NONE.get(name, "these rows hold nothing that it could be answered from")
+            why = None if found else lacking + without_items(asked, name)
         except Refused as refusal:
             found, why = [], str(refusal)
         made.append(Answer(name, question.title, found, why))
     return made
+
+
+def without_items(asked: Asked, question: str) -> str:
+    """What would provide the scores by item that these questions are answered from, where there are means alone."""
+    kind = {"stage-gain": None if asked.benchmark else "problems", "curve": None, "forgetting": "held-out"}
+    if question not in kind:
+        return ""
+    bare = asked.results.sql("SELECT DISTINCT benchmark, kind, measure FROM scores ORDER BY benchmark")
+    names = dict.fromkeys(
+        str(row["benchmark"]) for row in bare if asked.about(row) and kind[question] in (None, row["kind"])
+    )
+    if not names:
+        return ""
+    return (
+        f"; by item, and of {', '.join(names)} there are means alone: import a table of evaluations (run, benchmark, "
+        "item, and correct, or nats and bytes), or lm-evaluation-harness output with --log_samples"
+    )
 
 
 def refuse_unknown_questions(names: Sequence[str]) -> None:

@@ -151,3 +151,40 @@ def test_intervals_of_means_hold_the_truth_at_least_as_often_as_they_say():
         for kind in held:
             held[kind] += found.interval(kind).contains(6.0)
     assert all(h / studies >= 0.95 - 3 * (0.95 * 0.05 / studies) ** 0.5 for h in held.values())
+
+
+STAGED = "run,strategy,seed,stage,position,final,benchmark,kind,measure,score,tokens\n"
+
+
+def staged(benchmark: str, kind: str, measure: str, tokens: str = "") -> list[str]:
+    """A strategy of one stage and one of two, each seed a run, as means alone."""
+    ends = [("base", "math", 0), ("code", "code", 0), ("code", "math", 1)]
+    return [
+        f"{stage}{strategy}{seed},{strategy},{seed},{stage},{position},true,{benchmark},{kind},{measure},"
+        f"{20 + k + seed},{tokens}\n"
+        for k, (strategy, stage, position) in enumerate(ends) for seed in (0, 1)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "measure", "by_item"),
+    [("problems", "accuracy", {"stage-gain", "curve"}), ("held-out", "bits per byte", {"curve", "forgetting"})],
+)
+def test_what_means_cannot_answer_says_in_the_importers_words_what_lacks(imported, kind, measure, by_item):
+    results = imported(STAGED + "".join(staged("gsm", kind, measure)))
+    refused = {a.question: a.refused for a in analysis.ask(analysis.Asked(results)) if a.refused}
+    for name in ("stage-gain", "curve", "forgetting"):
+        told = "of gsm there are means alone: import a table of evaluations" in refused[name]
+        assert told == (name in by_item), name
+    for name in ("chain", "shapley", "efficiency", "split", "transferred", "saturation", "phases", "phase-law"):
+        assert "scores after math, code nobody says; import a table of runs with budget_tokens" in refused[name], name
+    assert "training losses step by step (a table of steps" in refused["bound"]
+    assert not [why for why in refused.values() if "rows:" in why or "rows[" in why or "stage_tokens" in why]
+
+
+def test_a_benchmark_without_tokens_does_not_take_the_answer_from_those_with_them(imported):
+    results = imported(
+        STAGED + "".join(staged("gsm", "problems", "accuracy", "1000") + staged("m", "problems", "accuracy"))
+    )
+    chains = next(a for a in analysis.ask(analysis.Asked(results), ["chain"]))
+    assert [f.benchmark for f in chains.findings] == ["gsm"] and chains.refused is None
