@@ -116,6 +116,9 @@ def _explain(error: Exception) -> int:
     if isinstance(error, Interrupted):
         print(f"interrupted: {error}; run the same command to go on", file=sys.stderr)
         return 130
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        print(f"failed: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 1
     if isinstance(error, Failed | OSError):
         print(f"failed: {error}", file=sys.stderr)
         return 1

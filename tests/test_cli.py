@@ -169,6 +169,55 @@ def test_bad_input_is_refused_in_words_with_exit_code_2(place, arguments, said):
     assert said in refused.stderr and "Traceback" not in refused.stderr
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run", "tiny.yaml", "--out"],
+        ["run", "tiny.yaml", "--store"],
+        ["report", "tiny.yaml", "--out"],
+        ["plan", "tiny.yaml", "--store"],
+        ["calibrate", "--store"],
+        ["results", "import", "runs/tiny", "--out"],
+        ["analyse", "tiny.yaml", "--figures"],
+        ["list", "--store"],
+        ["explain", "math", "--step", "1", "--store"],
+    ],
+    ids=" ".join,
+)
+def test_a_place_that_cannot_be_had_is_refused_by_its_option_before_anything_is_read(place, arguments, monkeypatch):
+    monkeypatch.setattr("curricle.running.preparation.prepare", lambda *_: pytest.fail("prepared"))
+    option = arguments[-1]
+    for path in ("tiny.yaml", "tiny.yaml/below"):
+        refused = curricle(*arguments, path, cwd=place)
+        assert refused.returncode == 2 and f"error: {option} {path}: " in refused.stderr, refused.stderr
+        assert "a file, not a folder" in refused.stderr
+    if sys.platform == "linux" and arguments[0] not in {"list", "explain"}:  # a place to write in
+        refused = curricle(*arguments, "/proc/none", cwd=place)
+        assert refused.returncode == 2 and f"error: {option} /proc/none: nothing can be" in refused.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["export", "math", "/proc/none/model"], "DIR /proc/none/model"),
+        (["new", "/proc/none/study.yaml"], "PATH /proc/none"),
+        (["evaluate", "math", "--benchmark", "gsm8k=x", "--out", "/proc/none/x"], "--out /proc/none"),
+        (["value", "math", "--target", "a=x", "--source", "b=x", "--out", "/proc/none/x.csv"], "--out /proc/none"),
+        (["design", "factorial", "--out", "/proc/none/x.yaml"], "--out /proc/none"),
+    ],
+)
+def test_a_file_that_cannot_be_written_is_refused_by_its_option(place, arguments, said):
+    refused = curricle(*arguments, cwd=place)
+    assert refused.returncode == 2 and f"error: {said}: nothing can be written in /proc" in refused.stderr
+
+
+def test_a_store_that_is_somebody_else_s_can_be_read(place, monkeypatch):
+    monkeypatch.setattr("tempfile.mkdtemp", lambda *_, **__: pytest.fail("written in"))
+    seen = curricle("status", "tiny.yaml", cwd=place)
+    assert seen.returncode == 0 and "5 of 5 runs done" in seen.stdout, seen.stderr
+
+
 def test_the_package_s_names_are_those_it_promises():
     import curricle as package
 

@@ -19,7 +19,7 @@ from curricle.commands.common import (
     make_console,
     planned,
     print_json,
-    refuse_no_folder,
+    refuse_unwritable,
     tokens,
 )
 
@@ -54,7 +54,7 @@ def analyse(
     from curricle.analysis.questions import refuse_unknown_questions
     from curricle.study import Refused
 
-    refuse_no_folder(figures)
+    refuse_unwritable("--figures", figures)
     refuse_unknown_questions(question or ())
     budgets = tuple(float(tokens(text, "--at")) for text in at or ())
     if budgets and question and not {"prediction", "split"} & {*question}:

@@ -23,9 +23,24 @@ if TYPE_CHECKING:
 
 StudyArgument = Annotated[str, typer.Argument(help="A study's YAML file, or the name of one that ships.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="A.B.C=VALUE", help="Override a field of the study.")]
-StoreOption = Annotated[Path, typer.Option(help="Where runs, corpora and tokens are kept.")]
+
+
+def _no_file(parameter: typer.CallbackParam, folder: Path | None) -> Path | None:
+    """A folder that is named, but for one that is a file or would lie in one: no verb can do anything with it."""
+    if folder is not None:
+        refuse_file(parameter.opts[0], folder)
+    return folder
+
+
+StoreOption = Annotated[Path, typer.Option(help="Where runs, corpora and tokens are kept.", callback=_no_file)]
+Out = Annotated[
+    Path | None, typer.Option(help="Folder for report and results; runs/STUDY by default.", callback=_no_file)
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
-Figures = Annotated[Path | None, typer.Option("--figures", metavar="DIR", help="Write each figure as SVG and PNG.")]
+Figures = Annotated[
+    Path | None,
+    typer.Option("--figures", metavar="DIR", help="Write each figure as SVG and PNG.", callback=_no_file),
+]
 STORE = Path("runs/store")
 
 # How a study is carried out: options of `run`, and of `plan` for the job that it prints.
@@ -123,11 +138,48 @@ def tokens(text: str, option: str) -> int:
     return made
 
 
-def refuse_no_folder(figures: Path | None) -> None:
+def refuse_file(option: str, folder: Path) -> Path:
+    """The nearest folder on the way to this one that is there. Raises `Refused` where a file is in the way."""
+    import os
+
     from curricle.study import Refused
 
-    if figures is not None and figures.exists() and not figures.is_dir():
-        raise Refused(f"--figures {figures}: a file, not a folder")
+    there = Path(os.path.abspath(folder))
+    while not os.path.lexists(there):
+        there = there.parent
+    if not there.is_dir():
+        what = "" if there.name == folder.name else f"{there} is "
+        raise Refused(f"{option} {folder}: {what}a file, not a folder")
+    return there
+
+
+def refuse_unwritable(option: str, folder: Path | None) -> None:
+    """Refuse a folder that cannot be made or written in, before hours of work are to be kept in it. It is tried, and
+    nothing is left of that: what a mode says is not what a read-only file system, or one such as /proc, allows."""
+    import os
+    import tempfile
+
+    from curricle.study import Refused
+
+    if folder is None:
+        return
+    there = refuse_file(option, folder)
+    try:
+        os.rmdir(tempfile.mkdtemp(dir=there, prefix=".curricle-"))
+    except OSError as error:
+        raise Refused(
+            f"{option} {folder}: nothing can be written in {there} ({error.strerror}); name another folder"
+        ) from None
+
+
+def refuse_unwritable_file(option: str, file: Path | None) -> None:
+    from curricle.study import Refused
+
+    if file is None:
+        return
+    if file.is_dir():
+        raise Refused(f"{option} {file}: a folder; name a file")
+    refuse_unwritable(option, file.parent)
 
 
 def planned(study: Study, store: Path, console: Console) -> tuple[Plan, Prepared]:
@@ -135,10 +187,9 @@ def planned(study: Study, store: Path, console: Console) -> tuple[Plan, Prepared
     from curricle.progress import Reading
     from curricle.running.preparation import prepare
     from curricle.store import Store
-    from curricle.study import Refused
 
-    if store.exists() and not store.is_dir():
-        raise Refused(f"--store {store}: a file, not a folder")
+    if not store.is_dir():  # one that is there may be somebody else's, to read
+        refuse_unwritable("--store", store)
     prepared = prepare(study, Store(store), Reading(console))
     for name, entry in prepared.entries.items():
         if entry.bad_lines:

@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from curricle.commands.common import STORE, Json, Set, StoreOption, make_console, print_json, refuse_no_folder
+from curricle.commands.common import (
+    STORE,
+    Json,
+    Set,
+    StoreOption,
+    make_console,
+    print_json,
+    refuse_unwritable,
+    refuse_unwritable_file,
+)
 
 if TYPE_CHECKING:
     from curricle.study import Study
@@ -68,7 +77,7 @@ def study(
 
     tokens = _count("--budget-tokens", budget_tokens)
     the_budget(tokens, budget_flops, budget_hours)  # refused before a corpus is read
-    refuse_no_folder(figures)
+    refuse_unwritable("--figures", figures)
     console = make_console(quiet=as_json)
     results, study, _ = found(of, store, set or [], console, target=target)
     own = study.answer_target if study else None
@@ -214,6 +223,7 @@ def _write(out: Path | None, text: str) -> None:
         return
     if out.exists():
         raise Refused(f"{out}: is there already; name another file")
+    refuse_unwritable_file("--out", out)
     with whole_file(out, "w") as file:
         file.write(text)
 

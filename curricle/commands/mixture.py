@@ -13,7 +13,15 @@ from typing import Annotated, Any
 
 import typer
 
-from curricle.commands.common import Figures, Json, make_console, print_json, refuse_no_folder, tokens
+from curricle.commands.common import (
+    Figures,
+    Json,
+    make_console,
+    print_json,
+    refuse_unwritable,
+    refuse_unwritable_file,
+    tokens,
+)
 
 MAX_EPOCHS = 4.0
 
@@ -54,7 +62,8 @@ def mixture(
 
     if (predict is None) != (out is None):
         raise Refused("--predict and --out go together: mixtures to predict, and the file for what is predicted")
-    refuse_no_folder(figures)
+    refuse_unwritable_file("--out", out)
+    refuse_unwritable("--figures", figures)
     if predict is not None:
         given = {"--available": available, "--budget-tokens": budget_tokens, "--natural": natural,
                  "--max-epochs": None if max_epochs == MAX_EPOCHS else max_epochs, "--bound": bound or None,

@@ -10,7 +10,15 @@ from typing import Annotated
 
 import typer
 
-from curricle.commands.common import STORE, Json, StoreOption, make_console, print_json
+from curricle.commands.common import (
+    STORE,
+    Json,
+    StoreOption,
+    make_console,
+    print_json,
+    refuse_unwritable,
+    refuse_unwritable_file,
+)
 
 RemoteOption = Annotated[
     str | None, typer.Option(metavar="URL", help="Fetch a run's weights from the object store that it was trained in.")
@@ -37,10 +45,8 @@ def calibrate(
     from curricle.running import calibration
     from curricle.running.workers import cores, threads_each
     from curricle.store import Store
-    from curricle.study import Refused
 
-    if store.exists() and not store.is_dir():
-        raise Refused(f"--store {store}: a file, not a folder")
+    refuse_unwritable("--store", store)
     console = make_console(quiet=as_json)
     counts = {1, cores(), *calibration.threads_of_runs(Store(store))}
     counts |= {threads_each(n, Execution()) for n in workers or ()}
@@ -82,8 +88,7 @@ def evaluate(
     from curricle.study import Refused
     from curricle.studyfile import parse_benchmark
 
-    if out is not None and not out.resolve().parent.is_dir():
-        raise Refused(f"--out {out}: {out.resolve().parent} is no folder")
+    refuse_unwritable_file("--out", out)
     specs = {}
     for text in benchmark:
         name, spec = parse_benchmark(text, problems, shots, max_new_tokens)
@@ -138,6 +143,7 @@ def export(
     from curricle.running import upkeep
     from curricle.store import Store
 
+    refuse_unwritable("DIR", folder)
     upkeep.export(Store(store), model, folder, Remote(remote) if remote else None)
     print(f"Wrote {folder}: transformers, vLLM and lm-evaluation-harness read it as it is; its card is README.md")
 

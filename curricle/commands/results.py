@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from curricle.commands.common import Json, make_console, print_json
+from curricle.commands.common import Json, make_console, print_json, refuse_unwritable
 
 EXAMPLE = "Example: curricle results import runs.csv lm-eval-output --out runs/theirs --baseline llama-1b"
 app = typer.Typer(
@@ -32,6 +32,7 @@ def import_(
     """Bring in others' runs: our columns as Parquet or CSV, lm-evaluation-harness output, W&B exports."""
     from curricle import importing
 
+    refuse_unwritable("--out", out)
     made = importing.gather(sources, format, baseline=baseline, tokens_per_step=tokens_per_step, accuracies=accuracies)
     importing.write(made, out)
     counts = {name: table.num_rows for name, table in made.tables.items()}

@@ -27,6 +27,7 @@ from curricle.commands.common import (
     options_of,
     planned,
     print_json,
+    refuse_unwritable,
     show_plan,
 )
 
@@ -61,6 +62,7 @@ def new(
     for name, spec in written.sources.items():
         if isinstance(spec, Files):
             find_files(spec, name, written.resolve)  # a file that is not there is refused now
+    refuse_unwritable("PATH", path.parent)
     with whole_file(path, "w") as file:
         file.write(text)
     print(f"Wrote {path}. Look at it, then: curricle plan {path}")

@@ -18,6 +18,7 @@ from curricle.commands.common import (
     Compile,
     Keep,
     MicroBatchTokens,
+    Out,
     Recompute,
     Replicas,
     SaveSeconds,
@@ -28,6 +29,7 @@ from curricle.commands.common import (
     command_of,
     make_console,
     planned,
+    refuse_unwritable,
     show_plan,
 )
 
@@ -46,7 +48,7 @@ if TYPE_CHECKING:
 
 def run(
     study: StudyArgument = "code-first",
-    out: Annotated[Path | None, typer.Option(help="Folder for report and results; runs/STUDY by default.")] = None,
+    out: Out = None,
     store: StoreOption = STORE,
     set: Set = None,
     workers: Annotated[
@@ -166,6 +168,8 @@ def run_with_workers(
     from curricle.stopping import obeyed_at_once
     from curricle.tracking import Tracker, tracked
 
+    refuse_unwritable("--out", folder)
+    refuse_unwritable("--store", store)
     console = make_console()
     through = runner.remote_store(remote, on)  # refused before anything is prepared
     if on is None:
@@ -257,6 +261,9 @@ def run_as_rank(
     def prepare() -> tuple[Plan, Prepared, frozenset[str]]:
         if track is not None and ranks.first:
             refuse_missing(track)
+        if ranks.first:
+            refuse_unwritable("--out", folder)
+            refuse_unwritable("--store", store)
         plan, prepared = planned(study, store, console)
         runner.refuse_declared(plan)
         runner.refuse_uneven(plan, execution)
@@ -300,7 +307,7 @@ def run_as_rank(
 
 def report(
     study: StudyArgument = "code-first",
-    out: Annotated[Path | None, typer.Option(help="Folder for report and results; runs/STUDY by default.")] = None,
+    out: Out = None,
     store: StoreOption = STORE,
     set: Set = None,
 ) -> None:
@@ -310,9 +317,10 @@ def report(
 
     console = make_console()
     loaded = load_study(study, set or [])
+    folder = out or Path("runs") / loaded.name
+    refuse_unwritable("--out", folder)
     compiled, prepared = planned(loaded, store, console)
     runner.refuse_declared(compiled)
-    folder = out or Path("runs") / loaded.name
     results = gathering.gather(compiled, prepared, folder / "results")
     write_report(console, compiled, prepared, results, folder, command_of(study, out, store, set))
 

@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from curricle.commands.common import STORE, Figures, Json, StoreOption, make_console, print_json, refuse_no_folder
+from curricle.commands.common import (
+    STORE,
+    Figures,
+    Json,
+    StoreOption,
+    make_console,
+    print_json,
+    refuse_unwritable,
+    refuse_unwritable_file,
+)
 
 if TYPE_CHECKING:
     from curricle.corpus.documents import Document
@@ -54,9 +63,8 @@ def value(
         raise Refused(f"--better: only --method stand-in takes a better model, not {method}")
     if out is not None and out.suffix not in (".parquet", ".csv"):
         raise Refused(f"--out {out}: name a .parquet or a .csv file")
-    if out is not None and not out.resolve().parent.is_dir():
-        raise Refused(f"--out {out}: {out.resolve().parent} is no folder")
-    refuse_no_folder(figures)
+    refuse_unwritable_file("--out", out)
+    refuse_unwritable("--figures", figures)
     # Names before anything is read: a mistyped run is told at once.
     place = upkeep.model_of(Store(store), model)
     better_place = upkeep.model_of(Store(store), better) if better else None
