@@ -12,8 +12,7 @@ its meaning.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +141,7 @@ def write_table(path: Path, table: pa.Table) -> None:
 
 
 def step_rows(
-    lines: Iterable[str], *, run: str, stage: str, seed: int, peak_flops: float | None = None
+    lines: Iterable[Mapping[str, Any]], *, run: str, stage: str, seed: int, peak_flops: float | None = None
 ) -> list[dict[str, Any]]:
     """The lines of a run's `metrics.jsonl` as rows of `steps`.
 
@@ -152,8 +151,7 @@ def step_rows(
     """
     rows: list[dict[str, Any]] = []
     waiting: dict[str, float] = {}  # for an evaluation of the model as it came, before any step
-    for line in lines:
-        found = json.loads(line)
+    for found in lines:
         if (beside := _beside(found)) is not None:
             column, seconds = beside
             after = rows[-1] if rows else waiting
@@ -168,7 +166,7 @@ def step_rows(
     return rows
 
 
-def _beside(found: dict[str, Any]) -> tuple[str, float] | None:
+def _beside(found: Mapping[str, Any]) -> tuple[str, float] | None:
     """Which column a line that is no step adds its seconds to; None for a step."""
     if "evaluation" in found:
         return "evaluation_seconds", found.get("seconds") or 0.0

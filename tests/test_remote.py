@@ -257,7 +257,7 @@ def test_a_run_that_is_tried_again_and_diverges_earlier_says_so_elsewhere(remote
     """Else whoever reads the longer metrics of the first trial would train it once more, every time."""
     from types import SimpleNamespace
 
-    from curricle.running import metrics
+    from curricle.training import metrics
 
     here, there = stores
     monkeypatch.setattr(transfer, "is_done", lambda *_: False)

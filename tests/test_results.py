@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 
 import pyarrow as pa
@@ -16,32 +15,28 @@ OLD = {"loss_nats": 2.0, "grad_norm": 1.0, "lr": 0.01, "tokens_per_second": 1000
 PLACE = {"run": "math/1", "stage": "math", "seed": 0}
 
 
-def lines(*rows: dict) -> list[str]:
-    return [json.dumps(row) + "\n" for row in rows]
-
-
 def step(number: int, **more: float) -> dict:
     return {"step": number, "tokens": 500 * number, **OLD, **more}
 
 
 def test_a_run_of_an_older_version_has_nulls():
-    row = step_rows(lines(step(1)), **PLACE, peak_flops=1e9)[0]
+    row = step_rows([step(1)], **PLACE, peak_flops=1e9)[0]
     assert set(row) == set(STEPS.names) and not any(row[name] for name in NOTED)
 
 
 def test_mfu_is_what_was_done_over_the_measured_peak():
     new = step(1, flops_per_second=4e8, data_seconds=0.1, something_else=1.0)
-    row = step_rows(lines(new), **PLACE, peak_flops=1e9)[0]
+    row = step_rows([new], **PLACE, peak_flops=1e9)[0]
     assert row["mfu"] == pytest.approx(0.4) and row["data_seconds"] == 0.1
     assert "something_else" not in row
-    assert step_rows(lines(new), **PLACE)[0]["mfu"] is None  # the peak is not known
+    assert step_rows([new], **PLACE)[0]["mfu"] is None  # the peak is not known
 
 
 def test_an_evaluation_is_no_step_and_its_time_goes_to_the_step_before():
     scored = {"evaluation": {"code": {"nats": 5.0, "target_tokens": 3, "bytes": 9}}}
     rows = step_rows(
-        lines({"step": 0, "tokens": 0, "seconds": 1.5, **scored}, step(1), step(2),
-              {"step": 2, "tokens": 1000, "seconds": 2.5, **scored}, {"step": 2, "tokens": 1000, **scored}),
+        [{"step": 0, "tokens": 0, "seconds": 1.5, **scored}, step(1), step(2),
+              {"step": 2, "tokens": 1000, "seconds": 2.5, **scored}, {"step": 2, "tokens": 1000, **scored}],
         **PLACE,
     )  # fmt: skip
     assert [row["step"] for row in rows] == [1, 2]
@@ -50,7 +45,7 @@ def test_an_evaluation_is_no_step_and_its_time_goes_to_the_step_before():
 
 def test_a_save_is_no_step_and_its_time_goes_to_the_step_before():
     saved = [{"step": 2, "tokens": 1000, "save_seconds": seconds} for seconds in (0.25, 0.5)]
-    rows = step_rows(lines(step(1), step(2), *saved), **PLACE)
+    rows = step_rows([step(1), step(2), *saved], **PLACE)
     assert [(row["step"], row["save_seconds"]) for row in rows] == [(1, None), (2, 0.75)]
 
 

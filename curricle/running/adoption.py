@@ -12,6 +12,7 @@ from pathlib import Path
 from curricle.node import Node, averaged_steps
 from curricle.running.receipt import sessions
 from curricle.store import Store, is_complete, read_json, whole_file, whole_folder, write_json
+from curricle.training import metrics
 
 
 def weights_folder(run: Path, node: Node, step: int) -> Path:
@@ -27,8 +28,6 @@ def adopt(store: Store, node: Node, folder: Path) -> None:
     """Take over the first part of another run, up to the latest state that is a state of this one, too: its states, its
     weights at the points that are asked of this run, its metrics, the record of where it was made. Nothing where there
     is no such state. Only call it while holding the run's lock, before the run has a state of its own."""
-    from curricle.training.loop import lines_until
-
     averaged = averaged_steps(node.recipe, node.steps)
     for step in sorted(node.states, reverse=True):
         if averaged and step >= averaged[0]:
@@ -40,9 +39,10 @@ def adopt(store: Store, node: Node, folder: Path) -> None:
         kept |= {state_folder(folder, s): _whole(state_folder(donor, s)) for s in states}
         if donor == folder or not all(kept.values()):
             continue
-        with whole_file(folder / "metrics.jsonl") as metrics:
+        with whole_file(folder / metrics.FILE) as out:
             # Not what it scored: it may have had other sources.
-            metrics.writelines(m for m in lines_until(donor / "metrics.jsonl", step) if b'"evaluation": {' not in m)
+            lines = metrics.lines_until(donor / metrics.FILE, step)
+            out.writelines(line for line, said in lines if "evaluation" not in said)
         _name_donor(folder, donor, node.tokens_at(step))
         for target, place in kept.items():  # the latest state last: where it is, all before it is
             if place is not None and not is_complete(target):

@@ -19,13 +19,13 @@ import numpy as np
 from curricle.corpus import catalogue as corpora
 from curricle.corpus import problems
 from curricle.corpus.documents import Document
-from curricle.running import metrics
 from curricle.running.preparation import CHUNKS_IN_BLOCK, Prepared, removed_places, sampler_for
 from curricle.running.recall import recall
 from curricle.running.upkeep import remembered, run_named
 from curricle.store import Store
 from curricle.study import Generated, Refused, nearest
 from curricle.tokens import subsample
+from curricle.training import metrics
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -185,7 +185,7 @@ def _where(document: Document) -> str:
 def _said(folder: Path, step: int) -> tuple[dict[str, Any] | None, str | None]:
     """The step's own line, and what any of its lines says under `guard`."""
     own, guard = None, None
-    for line in map(json.loads, metrics.lines(folder)):
+    for line in metrics.read(folder):
         if line.get("step") == step:
             guard = line.get("guard") or guard
             own = line if "loss_nats" in line else own

@@ -11,13 +11,13 @@ from curricle import results as rows
 from curricle.node import Node
 from curricle.planning import Plan
 from curricle.results import Results
-from curricle.running import metrics
 from curricle.running.calibration import peak_of
 from curricle.running.preparation import Prepared
 from curricle.running.receipt import sessions
 from curricle.running.work import evaluation_file, evaluation_files
 from curricle.store import Store, read_json
 from curricle.study import Counterfactual, Refused, Source
+from curricle.training import metrics
 
 NOT_YET = "not done yet"
 PEAK_IS_OF = ("device", "cpu", "threads", "torch", "ranks")  # of a session
@@ -127,9 +127,9 @@ def best_arms(plan: Plan, evaluations: Any, diverged: Collection[str] = ()) -> d
 
 
 def _steps(store: Store, node: Node) -> list[dict[str, Any]]:
-    whole = metrics.lines(store.run_folder(node.run))
+    noted = metrics.read(store.run_folder(node.run))
     peak = _peak_flops(store, store.run_folder(node.run), node)
-    return rows.step_rows(whole, run=node.run, stage=node.stage, seed=node.seed, peak_flops=peak)
+    return rows.step_rows(noted, run=node.run, stage=node.stage, seed=node.seed, peak_flops=peak)
 
 
 def _timed_once(plan: Plan, store: Store, run: str, steps: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:

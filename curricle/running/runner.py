@@ -17,7 +17,7 @@ from curricle.node import Node, averaged_steps
 from curricle.planning import Plan
 from curricle.remote import Remote
 from curricle.results import Results
-from curricle.running import cluster, metrics, transfer
+from curricle.running import cluster, transfer
 from curricle.running.gathering import ancestor, arms_left, gather, settled
 from curricle.running.preparation import Prepared, Watch, prepare, stock
 from curricle.running.upkeep import remember
@@ -26,6 +26,7 @@ from curricle.running.workers import Crew, LocalCrew, cores, usual_workers
 from curricle.stopping import asked_to_stop
 from curricle.store import Held, Store, locked
 from curricle.study import Refused
+from curricle.training import metrics
 
 if TYPE_CHECKING:
     from curricle.training.distribution import Ranks

@@ -16,12 +16,12 @@ from pathlib import Path
 from curricle.node import Node
 from curricle.planning import Plan
 from curricle.remote import Remote
-from curricle.running import metrics
 from curricle.running.adoption import state_folder
 from curricle.running.preparation import Prepared
 from curricle.running.work import evaluation_files, is_done, kept_folders
 from curricle.store import Held, Store, is_complete, locked, read_json
 from curricle.study import Refused
+from curricle.training import metrics
 
 RECORDS = ("run.json", "receipt.json", metrics.FILE)
 STATES, STATES_AGAIN = "checkpoints", "again/checkpoints"

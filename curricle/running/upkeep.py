@@ -6,7 +6,6 @@ reference names can go; nothing goes unless it is asked for.
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import time
@@ -17,12 +16,13 @@ from typing import Any
 
 from curricle.planning import Plan
 from curricle.remote import Remote
-from curricle.running import metrics, transfer
+from curricle.running import transfer
 from curricle.running.preparation import Prepared
 from curricle.running.recall import noted
 from curricle.store import COMPLETE, Store, fingerprint, is_complete, locked, read_json, whole_folder, write_json
 from curricle.study import Refused
 from curricle.studyfile import load_study
+from curricle.training import metrics
 
 DAY = 24 * 3600  # seconds
 HUB_SECONDS = 5.0  # that the hub has to say whether it has a checkpoint
@@ -136,7 +136,7 @@ def _where_its_weights_are(store: Store, run: str) -> str:
 
 def _tokens(store: Store, run: str) -> tuple[int, int]:
     """How far a run that has begun has come, and its budget."""
-    lines = map(json.loads, metrics.lines(store.run_folder(run)))
+    lines = metrics.read(store.run_folder(run))
     reached = max((line.get("tokens", 0) for line in lines), default=0)
     return reached, read_json(store.run_folder(run) / "run.json")["identity"]["budget_tokens"]
 

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Literal
 from curricle.execution import Execution
 from curricle.node import Node
 from curricle.results import EVALUATIONS, read_table, write_rows
-from curricle.running import metrics
 from curricle.running.adoption import adopt, state_folder, weights_folder
 from curricle.running.preparation import Prepared, sampler_for
 from curricle.running.receipt import receipt, sessions
 from curricle.store import Held, is_complete, locked, read_json, sweep, write_json
+from curricle.training import metrics
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast

@@ -15,7 +15,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -34,6 +34,7 @@ from curricle.training.checkpoint import Saved, Saver
 from curricle.training.distribution import Ranks, layers_of, shard
 from curricle.training.guard import Guard
 from curricle.training.loss import Learner
+from curricle.training.metrics import FILE, lines_until
 from curricle.training.optimizer import make_optimizers
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ def train(
             f"step {barren + 1} would have nothing to learn: none of its {rows} rows has a token that carries loss, as "
             f"inside a prompt of many rows; raise recipe.batch_tokens (now {recipe.batch_tokens:,})"
         )
-    metrics = _reopen(folder / "metrics.jsonl", step) if ranks.first else None
+    metrics = _reopen(folder / FILE, step) if ranks.first else None
     save_every, saved_at = how.save_seconds, time.monotonic()
 
     def saving(act: Callable[[], None]) -> float:
@@ -351,18 +352,5 @@ def _write_line(metrics: Any, row: Mapping[str, Any]) -> None:
 def _reopen(file: Path, step: int):
     """The metrics file, cut back to `step`: what lies after it will be written again."""
     if file.exists():
-        os.truncate(file, sum(map(len, lines_until(file, step))))
+        os.truncate(file, sum(len(line) for line, _ in lines_until(file, step)))
     return open(file, "a", encoding="utf-8")
-
-
-def lines_until(file: Path, step: int) -> Iterator[bytes]:
-    """The lines of a metrics file up to that step, or to the first that a power cut left damaged."""
-    with open(file, "rb") as lines:
-        for line in lines:
-            try:
-                found = json.loads(line)["step"]
-            except (ValueError, TypeError, KeyError):
-                return
-            if found > step or not line.endswith(b"\n"):
-                return
-            yield line

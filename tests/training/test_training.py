@@ -26,8 +26,8 @@ from curricle.shapes import Shape
 from curricle.study import Average, Recipe
 from curricle.tokens.sampler import Sampler
 from curricle.tokens.shards import Shard, Supply
-from curricle.training import checkpoint, loop
-from curricle.training.loop import Diverged, NothingToLearn, lines_until, train, update
+from curricle.training import checkpoint, loop, metrics
+from curricle.training.loop import Diverged, NothingToLearn, train, update
 from curricle.training.model import build
 from curricle.training.optimizer import Muon, make_optimizers
 
@@ -196,7 +196,7 @@ def test_each_second_of_training_is_noted_once(tmp_path, monkeypatch, ahead):
     steps = train(model, sampler, recipe, steps=12, evaluate_at=points, folder=tmp_path, execution=how)
     rates = [now.tokens_per_second for now in steps]
     assert rates == pytest.approx([recipe.batch_tokens / 3.0] * 12), "no save makes a step slower"
-    rows = step_rows((tmp_path / "metrics.jsonl").open(), run="r", stage="s", seed=0)
+    rows = step_rows(metrics.read(tmp_path), run="r", stage="s", seed=0)
     assert [row["data_seconds"] for row in rows] == [1.0] * 12
     saves = [row["save_seconds"] or 0.0 for row in rows]
     assert sum(saves) == taken["save"] + taken["finish"] + taken["keep"] == clock[0] - 36
@@ -280,7 +280,8 @@ def test_metrics_that_a_power_cut_damaged_are_cut_there(tmp_path, damage):
     file = tmp_path / "metrics.jsonl"
     whole = [b'{"step": %d}\n' % step for step in range(1, 8)]
     file.write_bytes(b"".join(whole) + damage)
-    assert list(lines_until(file, 5)) == whole[:5] and list(lines_until(file, 99)) == whole
+    for step, kept in ((5, whole[:5]), (99, whole)):
+        assert [line for line, _ in metrics.lines_until(file, step)] == kept
 
 
 @pytest.mark.slow  # builds kernels: half a minute on two cores

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from io import BytesIO
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -14,34 +16,36 @@ from curricle.store import whole_file
 FILE = "metrics.jsonl"
 
 
-def lines(run: Path) -> list[str]:
-    """The file's lines, up to the first that a kill, a full disk or a power cut left damaged: what lies behind that one
-    does not count, since training that goes on cuts the file there."""
-    if not (run / FILE).exists():
-        return []
-    with open(run / FILE, encoding="utf-8", errors="replace") as found:
-        return list(takewhile(_whole, found))
+def whole_lines(file: Iterable[bytes]) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """Lines, and what they say, up to the first that a kill, a full disk or a power cut left damaged: what lies behind
+    that one does not count, since training that goes on cuts the file there."""
+    for line in file:
+        try:
+            said = json.loads(line)
+            whole = line.endswith(b"\n") and isinstance(said["step"], int)
+        except (ValueError, TypeError, KeyError):
+            return
+        if not whole:
+            return
+        yield line, said
 
 
-def _whole(line: str) -> bool:
-    with suppress(ValueError):
-        return line.endswith("\n") and isinstance(json.loads(line), dict)
-    return False
+def lines_until(file: Path, step: float = math.inf) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """The whole lines of a metrics file up to that step."""
+    with open(file, "rb") as found:
+        yield from takewhile(lambda line: line[1]["step"] <= step, whole_lines(found))
+
+
+def read(run: Path) -> list[dict[str, Any]]:
+    """What the whole lines of a run's metrics say; nothing where it has none yet."""
+    return [said for _, said in lines_until(run / FILE)] if (run / FILE).exists() else []
 
 
 def reach(content: bytes) -> tuple[int, int]:
     """How far a metrics file goes: its last step, and how often it was scored. Of two sessions' files the one that
-    reaches further is a continuation of the other; saves do not count, which each session makes when it likes. What
-    lies behind a damaged line does not count: training goes on before it."""
-    step, scored = 0, 0
-    for line in content.split(b"\n")[:-1]:
-        try:
-            found = json.loads(line)
-            step = max(step, found["step"])
-        except (ValueError, TypeError, KeyError):
-            break
-        scored += "evaluation" in found
-    return step, scored
+    reaches further is a continuation of the other; saves do not count, which each session makes when it likes."""
+    said = [said for _, said in whole_lines(BytesIO(content))]
+    return max((line["step"] for line in said), default=0), sum("evaluation" in line for line in said)
 
 
 def divergence(content: bytes) -> str | None:
@@ -60,15 +64,15 @@ def diverged(run: Path) -> str | None:
 def forget_divergence(run: Path) -> None:
     """Make a run that has diverged one that was merely left. As many lines stay, so that of two copies of the file
     neither counts as the longer. Only call it while holding the run's lock."""
-    *before, last = lines(run)
-    kept = {name: value for name, value in json.loads(last).items() if name != "diverged"}
-    with whole_file(run / FILE, "w") as file:
-        file.writelines([*before, json.dumps(kept) + "\n"])
+    *before, (_, last) = lines_until(run / FILE)
+    kept = {name: value for name, value in last.items() if name != "diverged"}
+    with whole_file(run / FILE) as file:
+        file.writelines([*(line for line, _ in before), json.dumps(kept).encode() + b"\n"])
 
 
 def evaluations(run: Path) -> list[dict[str, Any]]:
     """The lines of held-out scores, in the order in which they were written."""
-    return [json.loads(line) for line in lines(run) if '"evaluation": {' in line]
+    return [line for line in read(run) if "evaluation" in line]
 
 
 def held_out(

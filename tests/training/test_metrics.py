@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curricle.running import metrics
+from curricle.training import metrics
 
 
 def line(step: int, **sources: tuple[float, int]) -> dict:
@@ -46,8 +46,8 @@ def test_a_divergence_is_the_last_whole_line_and_forgotten_without_a_line_less(t
         out.write(json.dumps({"step": 3, "loss_nats": None, "diverged": "at 3"}) + '\n{"step": 4, "div')
     assert metrics.diverged(run) == "at 3"
     metrics.forget_divergence(run)
-    assert metrics.diverged(run) is None and json.loads(metrics.lines(run)[-1]) == {"step": 3, "loss_nats": None}
-    assert len(metrics.lines(run)) == 3 and metrics.diverged(tmp_path / "none") is None
+    assert metrics.diverged(run) is None and metrics.read(run)[-1] == {"step": 3, "loss_nats": None}
+    assert len(metrics.read(run)) == 3 and metrics.diverged(tmp_path / "none") is None
 
 
 @pytest.mark.parametrize("damage", [b"{...}\n", b"\0\0\0\n", b"\xff{}\n", b"[1]\n", b"7\n"])
@@ -56,7 +56,7 @@ def test_what_lies_behind_a_damaged_line_does_not_count(tmp_path, damage):
     run = written(tmp_path / "run", *rows)
     first, second, third = (run / metrics.FILE).read_bytes().splitlines(keepends=True)
     (run / metrics.FILE).write_bytes(first + second + damage + third)
-    assert [m["step"] for m in map(json.loads, metrics.lines(run))] == [2, 4]
+    assert [m["step"] for m in metrics.read(run)] == [2, 4]
     assert metrics.held_out(run)[0] == pytest.approx({"code": 1.0})
     (run / metrics.FILE).write_bytes(damage)
     assert metrics.diverged(run) is None and metrics.held_out(run) == ({}, {})
