@@ -57,8 +57,9 @@ def saturation(
     equal budgets. Scatter about the law is no such spread, so one run without a `delta` is not answered. Such a δ is an
     estimate, and its own limits (`parts.delta_low`, `delta_high`) are in the interval and in the verdict. The estimate
     is given where it lies within the measured range; past it the finding is undefined, its interval gives the limits,
-    and `parts.extrapolated` is what the curve says. `parts.verdict`: "saturated" (the last measured doubling gains less
-    than δ, its whole interval), "not yet" (more, its whole interval), or "open".
+    and `parts.extrapolated` is what the curve says (neither where the points follow no such curve). `parts.verdict`:
+    "saturated" (the last measured doubling gains less than δ, its whole interval), "not yet" (more, its whole
+    interval), or "open".
 
     `unique_tokens` is the pool that is read, or each row's pools. Where it was read past its end, the law is fitted in
     D' (pools.py), and the estimate, `largest` and the table count new tokens; `parts.repeated` is where doubling the
@@ -116,7 +117,8 @@ def saturation(
     parts: dict[str, Part] = {
         "delta": asked, "delta_low": asked_low, "delta_high": asked_high, "noise": noise[0] if noise else None,
         "verdict": verdict, "last_doubling": value, "last_doubling_low": least,
-        "last_doubling_high": most, "largest": top, "extrapolated": at if math.isfinite(at) else None,
+        "last_doubling_high": most, "largest": top,
+        "extrapolated": at if math.isfinite(at) and not pair.hopeless else None,
         "floor": curve.law.floor, "exponent": curve.law.exponent, "amplitude": curve.law.raw_amplitude,
         "floor_error": curve.floor_error, "lack_of_fit_p": curve.wrong, "epochs": epochs, "in_new_tokens": again,
         "unique_tokens": pools[0].unique_J[0] if len(set(pools)) == 1 and len(pools[0].unique_J) == 1 else None,
@@ -128,7 +130,8 @@ def saturation(
     if parts["repeated"] is not None or again:
         notes.append(f"Repeats are taken to fade with R* = {R_STAR}, which these rows do not test.")
     return Finding(
-        *about, None if why else at, TOKENS, (Interval(low, high, THESE_PROBLEMS, level),), n=items(rows), seeds=runs,
+        *about, None if why else at, TOKENS,
+        () if pair.hopeless else (Interval(low, high, THESE_PROBLEMS, level),), n=items(rows), seeds=runs,
         undefined=why, note=join(notes), parts=parts, table=drawn,
     )  # fmt: skip
 
@@ -140,7 +143,7 @@ def noise_of_runs(rows: Sequence[Row], x: str, level: float) -> tuple[float, flo
     seeds = [row.get("seed") for row in rows]
     run_N = np.arange(len(rows)) if seeds.count(None) == len(seeds) else np.array([str(seed) for seed in seeds])
     found = of_runs(y_N[x_N > 0], x_N[x_N > 0], run_N[x_N > 0], level)
-    if not found or not found[0]:
+    if not found or found[0] <= (1e-12 * np.abs(y_N).max()) ** 2:  # what is left by rounding is no spread
         return None
     sd, low, high = (math.sqrt(variance) for variance in found)
     return sd, low, high

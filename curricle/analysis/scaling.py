@@ -186,11 +186,14 @@ def predict_loss(
             f"{factor:.2g} times as wide for that."
         )
     table = [row for row in points_of(rows, x, "measured", curve) if not row["line"]]
-    grid = np.geomspace(bottom, max(top, *places), 60)
+    silent = {place for place in places if pair.hopeless and place > top}  # where the law says nothing
+    grid = np.geomspace(bottom, max([top, *(place for place in places if place not in silent)]), 60)
     for g, value, low, high in zip(grid, *pair.predict(grid, level)):
         low, high = _widened(value, low, high, factor)
         table.append({"series": "law", "x": float(g), "score": float(value), "line": True, "low": low, "high": high})
     for k, place in enumerate(places):
+        if place in silent:
+            continue
         low, high = _widened(mean[0][k], mean[1][k], mean[2][k], factor)
         row: dict[str, Part] = {"series": "predicted", "x": place, "score": float(mean[0][k]), "line": False}
         table.append({**row, "low": low, "high": high})
@@ -202,10 +205,11 @@ def predict_loss(
         far = place / top
         beyond = [f"{far:.3g} times past the largest budget."] if far > 1 else []
         why = None
-        if pair.hopeless and far > 1:
+        if place in silent:
             why = f"the points do not follow a law of this form (p = {curve.wrong:.1g}), so it says nothing past them"
         parts: dict[str, Part] = {
-            "at": place, "beyond": far, "run_low": run_low, "run_high": run_high, "floor": floor,
+            "at": place, "beyond": far, "run_low": None if why else run_low, "run_high": None if why else run_high,
+            "floor": floor,
             "floor_low": floor_low, "floor_high": floor_high, "floor_error": curve.floor_error,
             "amplitude": curve.law.raw_amplitude,
             "exponent": curve.law.exponent, "noise": math.hypot(curve.sigma, curve.between), "widened": factor,

@@ -76,16 +76,16 @@ def listing(about: str, findings: Sequence[Finding]) -> Table:
 def told(f: Finding) -> list[RenderableType]:
     """A finding in a sentence, its intervals, its numbers and its table."""
     about = Text(f"{f.subject}, {f.measure} on {f.benchmark}")
+    limits = [
+        Text(f"  {i.level:.0%} {'limits' if f.estimate is None else 'interval'} for {i.kind}: "
+             f"{between(i, f.unit, f.is_change)}", style="dim")
+        for i in f.intervals
+    ]  # fmt: skip
+    if f.estimate is None:  # what it would have been made of is no answer either
+        return [about, Text(f"  undefined: {f.undefined}"), *limits, *own_table(f.table), *notes([f])]
     size = f"n = {f.n:,}, {words.plural(f.seeds, 'seed')}" if f.n else words.plural(f.seeds, "seed")
     p = f", p = {words.p_value(f.p_value)} [{f.test}]".replace("= <", "<") if f.p_value is not None else ""
-    if f.estimate is None:
-        lines = [Text(f"  undefined: {f.undefined}")]
-    else:
-        lines = [Text(f"  {words.estimate(f)}{p}; {size}")]
-    lines += [
-        Text(f"  {i.level:.0%} interval for {i.kind}: {between(i, f.unit, f.is_change)}", style="dim")
-        for i in f.intervals
-    ]
+    lines = [Text(f"  {words.estimate(f)}{p}; {size}"), *limits]
     if f.parts:
         said = "   ".join(f"{words.spaced(name)} {words.cell(value)}" for name, value in f.parts.items())
         lines += [Text(fill(said, 96, initial_indent="  ", subsequent_indent="  "), style="dim")]

@@ -75,6 +75,12 @@ def test_where_nothing_saturates_no_end_is_invented() -> None:
 def test_what_is_no_power_law_gets_no_end() -> None:
     f = saturation(rows(lambda x: 0.8 + 0.6 * np.exp(-x / 2e7), sd=0.002), delta=0.03)
     assert f.estimate is None and f.parts["verdict"] == "open" and "do not follow" in (f.undefined or "")
+    assert not f.intervals and f.parts["extrapolated"] is None  # nothing is read off a law that they do not follow
+
+
+def test_runs_that_agree_but_for_rounding_have_no_noise() -> None:
+    alike = rows(sd=0.0)
+    assert "no two runs" in (saturation(alike).undefined or "")
 
 
 def test_without_a_stated_delta_it_is_the_noise_of_a_difference() -> None:

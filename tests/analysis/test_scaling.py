@@ -85,6 +85,9 @@ def test_a_curve_that_is_no_power_law_is_not_extrapolated() -> None:
     rows = ladder(lambda x: 0.8 + 0.6 * np.exp(-x / 2e20), seeds=3, sd=0.002)
     past, inside = predict_loss(rows, [10 * X[-1], X[3]])
     assert past.estimate is None and "do not follow" in (past.undefined or "") and inside.estimate is not None
+    assert past.parts["run_low"] is None and past.parts["run_high"] is None and inside.parts["run_low"] is not None
+    said = [row["x"] for row in past.table if row["series"] in ("law", "predicted")]
+    assert X[3] in said and max(said) <= X[-1] * (1 + 1e-9)  # the figure draws no law past the points either
 
 
 def test_a_failed_backtest_widens_by_as_much_as_it_failed() -> None:
