@@ -1,7 +1,8 @@
 """What `curricle analyse` says in a terminal: each question with its findings, or why it cannot be answered.
 
 Findings of one kind stand in one table. A finding that carries a table of its own is said in a sentence, its intervals
-under it, then the table. Nothing is cut silently: what does not fit is counted, and `--json` has all of it.
+under it, then what of the table a person reads. Nothing else is cut silently: what does not fit is counted, and
+`--json` has all of it, the coordinates of figures too.
 """
 
 from __future__ import annotations
@@ -25,6 +26,11 @@ if TYPE_CHECKING:
 ROWS, COLUMNS = 24, 8  # of a finding's own table that are shown
 FINDINGS = 40  # of one question that are shown
 NOTES = 6  # of findings that stand in one table
+# Questions whose own table is a figure's coordinates and nothing else.
+DRAWN = {
+    *("bound-regret", "bound-head-start", "bound-last-loss", "bound-accuracy-from-loss"),
+    *("synergy", "transfer-mediated", "value-surprise"),
+}
 
 
 def answers_view(answers: Sequence[Answer]) -> RenderableType:
@@ -74,22 +80,25 @@ def listing(about: str, findings: Sequence[Finding]) -> Table:
 
 
 def told(f: Finding) -> list[RenderableType]:
-    """A finding in a sentence, its intervals, its numbers and its table."""
-    about = Text(f"{f.subject}, {f.measure} on {f.benchmark}")
-    limits = [
-        Text(f"  {i.level:.0%} {'limits' if f.estimate is None else 'interval'} for {i.kind}: "
-             f"{between(i, f.unit, f.is_change)}", style="dim")
-        for i in f.intervals
-    ]  # fmt: skip
-    if f.estimate is None:  # what it would have been made of is no answer either
-        return [about, Text(f"  undefined: {f.undefined}"), *limits, *own_table(f.table), *notes([f])]
+    """A finding in a sentence with what must be said of it, its intervals, its numbers and its table."""
     size = f"n = {f.n:,}, {words.plural(f.seeds, 'seed')}" if f.n else words.plural(f.seeds, "seed")
     p = f", p = {words.p_value(f.p_value)} [{f.test}]".replace("= <", "<") if f.p_value is not None else ""
-    lines = [Text(f"  {words.estimate(f)}{p}; {size}"), *limits]
-    if f.parts:
-        said = "   ".join(f"{words.spaced(name)} {words.cell(value)}" for name, value in f.parts.items())
-        lines += [Text(fill(said, 96, initial_indent="  ", subsequent_indent="  "), style="dim")]
-    return [about, *lines, *own_table(f.table), *notes([f])]
+    said = f"undefined: {f.undefined}" if f.estimate is None else f"{words.estimate(f)}{p}; {size}"
+    about, what = f"{f.subject}, {f.measure} on {f.benchmark}", "limits" if f.estimate is None else "interval"
+    lines = [Text(f"{about}: {said.removesuffix('.')}.{' ' if f.note else ''}").append(f.note, style="dim")]
+    lines += [Text(f"  {i.level:.0%} {what} for {i.kind}: {between(i, f.unit, f.is_change)}") for i in f.intervals]
+    if f.parts and f.estimate is not None:  # what an undefined one would have been made of is no answer either
+        made = "   ".join(f"{words.spaced(name)} {words.cell(value)}" for name, value in f.parts.items())
+        lines += [Text(fill(made, 96, initial_indent="  ", subsequent_indent="  "), style="dim")]
+    rows = looked_up(f)
+    return [*lines, *(own_table(rows) if rows else [])]
+
+
+def looked_up(f: Finding) -> list[Mapping[str, Part]]:
+    """The rows of its table that a person reads: not the points and lines of its figure, which the page draws."""
+    if f.question in DRAWN:
+        return []
+    return [row for row in f.table if row.get("row") != "fit" and row.get("series", "backtest") == "backtest"]
 
 
 def own_table(rows: Sequence[Mapping[str, Part]]) -> list[RenderableType]:

@@ -35,3 +35,23 @@ def test_an_undefined_finding_says_why_and_prints_nothing_that_it_would_be_made_
     assert "95% limits for these problems: from 1.43M, unbounded above" in text and "interval" not in text
     assert "extrapolated" not in text and "40,770,909,125" not in text
     assert "40,770,909,125" in shown(saturated(4.077e10, None))
+
+
+def test_the_sentence_leads_and_the_coordinates_of_a_figure_are_left_out():
+    lines = shown(saturated(4.077e10, None)).splitlines()
+    assert lines[0] == "code on web, bits per byte on web: 40.8B tokens; n = 9, 2 seeds. δ = 0.05: stated."
+    assert lines[1].strip() == "95% interval for these problems: from 1.43M, unbounded above"
+    assert not any("33,753" in line or "series" in line for line in lines)
+
+
+def test_of_a_table_that_holds_both_what_a_person_looks_up_stays():
+    cell = {"row": "cell", "strategy": "code then math", "first": 80.0, "score": 0.5}
+    fit = {"row": "fit", "strategy": None, "first": 10_005.0, "score": 5.984}
+    text = shown(Finding("transfer", "both", "bits per byte", "gsm", 0.25, "log loss", n=9, table=(cell, fit)))
+    assert "code then math" in text and "5.984" not in text
+    test = {"series": "backtest", "until": 1e6, "x": 2e6, "score": 1.25, "predicted": 1.375, "held": True}
+    point = {"series": "measured", "x": 777.0, "score": 1.5, "line": False}
+    text = shown(Finding("predicted-loss", "at 4M", "bits per byte", "gsm", 1.0, "bits per byte", table=(point, test)))
+    assert "1.375" in text and "777" not in text
+    curve = ({"tokens": 512.0, "saved": 235.5, "bound": 4100.0},)
+    assert "235.5" not in shown(Finding("bound-regret", "a over b", "loss", "gsm", 0.5, "bits per token", table=curve))
