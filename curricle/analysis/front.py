@@ -111,7 +111,8 @@ def front(
     `general` names the held-out domains, with weights or equally. `share` adds each point's share of a source in its
     last stage (a source's name, or a column). `measure` is the target's. The estimate is the hypervolume as a share of
     the box between the best of each objective and the `reference` point (by default the worst of each, moved out by a
-    tenth of the range). `table` has one row for each strategy, with `on_front` and `p_front`, the probability of being
+    tenth of the range), at most the whole of it: that the true front may reach past the best that was measured is not
+    counted. `table` has one row for each strategy, with `on_front` and `p_front`, the probability of being
     non-dominated when every mean is redrawn from the seeds' noise. Raises `Refused` for fewer than two strategies.
     """
     rows = typed(rows, *([cost] if cost else []))
@@ -156,21 +157,24 @@ def front(
         bias = float(
             volumes.mean() - volume
         )  # noise pushes a front outwards; the interval is turned round to take it off
-        intervals = (Interval(max(0.0, 2 * volume - b), max(0.0, 2 * volume - a), kind, level),)
+        intervals = (Interval(2 * volume - b, 2 * volume - a, kind, level).clipped(0.0, 100.0),)
         knees = [knee(d) for d in drawn[:500]]
         p_knee = float(np.mean([k == bend for k in knees])) if bend is not None else None
     shares = last_stage_shares(rows, share) if share else {}
     half = found.means_error(table, level) if found else None
     names = ["target", "general", *([cost] if cost else [])]
+    tops = [100.0 if measure == ACCURACY else np.inf, *[np.inf] * (len(names) - 1)]
     made = []
     for i, strategy in enumerate(table.strategies):
         row: dict[str, Part] = {"strategy": strategy, "seeds": int(table.counts[i])}
         for m, name in enumerate(names):
-            factor = sign if m == 0 else 1.0
-            row[name] = float(factor * means[i, m])
+            value = float((sign if m == 0 else 1.0) * means[i, m]) + 0.0  # no "-0"
             off = None if half is None else float(half[i, m])
-            row[f"{name}_low"] = None if off is None else float(factor * means[i, m] - off)
-            row[f"{name}_high"] = None if off is None else float(factor * means[i, m] + off)
+            row |= {
+                name: value,
+                f"{name}_low": None if off is None else max(value - off, 0.0),
+                f"{name}_high": None if off is None else min(value + off, tops[m]),
+            }
         mine = [value for (name, _), value in shares.items() if name == strategy]
         row["share"] = float(np.mean(mine)) if mine else None
         row |= {"on_front": bool(on[i]), "p_front": None if p_on is None else float(p_on[i]), "knee": i == bend}
@@ -183,8 +187,13 @@ def front(
         "p_knee": p_knee,
         "on_front": int(on.sum()),
         "optimism": bias,
-        **{f"reference_{name}": float(v * (sign if m == 0 else 1.0)) for m, (name, v) in enumerate(zip(names, edge))},
+        **{
+            f"reference_{name}": float(v * (sign if m == 0 else 1.0)) + 0.0
+            for m, (name, v) in enumerate(zip(names, edge))
+        },
     }
+    corner = ", ".join(f"{parts[f'reference_{name}']:.4g} ({name})" for name in names)
+    corner += ", the reference given" if reference is not None else ", the worst moved out by a tenth of the range"
     note = join(
         [
             f"{int(on.sum())} of {len(on)} strategies are on the front of {target} against {', '.join(domains)}"
@@ -192,6 +201,7 @@ def front(
             f"Knee: {parts['knee']}."
             if bend is not None
             else ("" if cost else "No knee: the front does not bend towards its ends' best."),
+            f"The box lies between the best that was measured of each and {corner}.",
             why,
         ]
     )

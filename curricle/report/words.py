@@ -127,6 +127,7 @@ def cell(value: Part) -> str:
         return f"{value:,}"
     if not isinstance(value, float):
         return value
+    value += 0.0  # no "-0"
     return f"{value:,.0f}" if 1e4 <= abs(value) < 1e12 else f"{value:.4g}"  # no exponent where one is hard to read
 
 

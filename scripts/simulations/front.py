@@ -80,7 +80,7 @@ def fronts(studies: int, sd: float) -> dict[str, float]:
         measured = np.array([[r["target"], r["general"]] for r in f.table])
         scale = float(np.prod(reference - measured.min(axis=0)))  # the finding's box is that of its own best points
         volume, interval = hypervolume(truth, reference), f.interval()
-        held += bool(interval and interval.contains(100 * volume / scale))
+        held += bool(interval and interval.contains(min(100.0, 100 * volume / scale)))
         bias.append((f.estimate or 0.0) * scale / box - 100 * volume / box)
         p = np.array([r["p_front"] for r in f.table])
         false += int((p[~on] > 0.95).sum())

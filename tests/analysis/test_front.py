@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import runpy
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from curricle.analysis.critical import CriticalRatio, critical_share, published_continual
 from curricle.analysis.finding import Finding
 from curricle.analysis.front import areas, front, hypervolume, knee, non_dominated
+from curricle.report import words
 from curricle.report.charts import front as charts
 from curricle.study import Refused
 
@@ -127,6 +129,27 @@ def test_one_seed_speaks_about_these_weights_or_says_that_nothing_is_known() -> 
     assert not silent.intervals and all(r["p_front"] is None for r in silent.table) and "One seed" in silent.note
     spoken = front([{**r, "item_variance": 1e-4} for r in made], "math", "web")
     assert spoken.interval().kind == "these weights" and all(r["p_front"] > 0.9 for r in spoken.table)
+
+
+def test_a_front_fills_no_more_than_its_box_and_says_what_the_box_is() -> None:
+    noisy = rows({0.5: [1.0, 1.3], 1.0: [1.2, 1.0]})
+    noisy += rows({0.5: [0.9, 0.7], 1.0: [0.85, 0.95]}, "math")
+    found = front(noisy, "math", "web")
+    interval = found.interval()
+    assert interval and 0 <= interval.low <= interval.high <= 100
+    corner = f"{found.parts['reference_target']:.4g} (target), {found.parts['reference_general']:.4g} (general)"
+    assert f"The box lies between the best that was measured of each and {corner}, the worst moved out" in found.note
+    given = front(noisy, "math", "web", reference=(2.0, 2.0))
+    assert "2 (target), 2 (general), the reference given" in given.note
+
+
+def test_an_accuracy_of_0_has_no_sign_and_limits_that_an_accuracy_can_have() -> None:
+    made = rows({0.5: [1.0, 1.01], 0.8: [1.1, 1.12]})
+    made += [{**r, "benchmark": "gsm", "measure": "accuracy", "score": 0.0 if r["seed"] else 0.5} for r in made]
+    made += [{**r, "strategy": "none", "score": 0.0 if r["benchmark"] == "gsm" else 1.3} for r in made]
+    found = front(made, "gsm", "web", measure="accuracy")
+    assert all(math.copysign(1, r["target"]) == 1 and 0 <= r["target_low"] <= r["target_high"] for r in found.table)
+    assert words.cell(-0.0) == "0"
 
 
 def test_a_third_objective_keeps_a_cheaper_strategy_on_the_front() -> None:
