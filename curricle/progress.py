@@ -20,6 +20,7 @@ from curricle.node import Node
 from curricle.planning import Plan
 from curricle.report.words import count
 from curricle.running.work import Message
+from curricle.training import metrics
 
 if TYPE_CHECKING:
     from curricle.evaluation.scoring import Job
@@ -125,7 +126,8 @@ class Training:
             so_far = f"{len(self.done)}/{len(self.plan.nodes)}  {after:.0f} s"
             self.console.print(f"[green]✓[/green] {name} [dim]{message.run}  {so_far}[/dim]", highlight=False)
         if message.kind == "failed":  # the whole text comes at the end, when the others are done
-            self.console.print(f"[red]✗[/red] {name} [dim]{message.run}  failed[/dim]", highlight=False)
+            ending = metrics.ending(message.text).partition(":")[0]
+            self.console.print(f"[red]✗[/red] {name} [dim]{message.run}  {ending}[/dim]", highlight=False)
         if message.kind == "stopped" and message.text:
             self.console.print(f"[yellow]![/yellow] {name} [dim]{message.run}[/dim]  {message.text}", highlight=False)
         if message.kind == "evaluated":

@@ -112,6 +112,7 @@ def test_what_is_complete_is_reported_before_a_failure_is_told(folder, verb):
     for _ in range(2):  # the second trains nothing
         code, said, errors = verb("--set", "stages.math.sweep=[0.5, 1.0]")
         assert code == 1 and "failed: math/" in errors and "were skipped" in errors, said + errors
+        assert all(" diverged: 1 of the last" in line for line in errors.splitlines()), errors
         rows = Results(folder / "runs" / "tiny" / "results").sql("select distinct stage from evaluations where final")
         assert [row["stage"] for row in rows] == ["code"]
         assert "4 runs of 5 are missing here" in page.read_text()
@@ -146,6 +147,19 @@ def test_status_names_what_has_diverged_its_step_and_the_command_that_trains_it_
     # The command as it stands there is one that works.
     code, _, errors = verb(*shlex.split(command)[3:])
     assert code == 1 and "were skipped" in errors and sessions(folder / "runs/store/runs" / run / "metrics.jsonl") == 2
+
+
+def test_a_run_that_has_diverged_is_called_so_by_every_verb_and_none_tells_to_run_it_again_in_vain(folder, verb):
+    _, said, errors = verb("--set", "stages.math.sweep=[0.5, 1.0]")
+    marks = [line for line in said.splitlines() if line.startswith("✗ math, seed 0 ")]
+    assert len(marks) == 2 and all(line.endswith("diverged") for line in marks), said
+    assert "math/" in errors and " failed: " not in errors, errors
+    run = marks[0].split()[4]
+    listed = next(line for line in curricle("list").stdout.splitlines() if line.startswith(run))
+    assert listed.split()[3] == "diverged", listed
+    refused = curricle("export", run, "out")
+    assert refused.returncode == 2 and f"error: {run}: diverged: 1 of the last 2 steps were skipped" in refused.stderr
+    assert f"--again {run}" in refused.stderr and "run its study to go on" not in refused.stderr
 
 
 def sessions(metrics: Path) -> int:

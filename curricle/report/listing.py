@@ -49,7 +49,7 @@ def list_view(shipped: Mapping[str, str], runs: Sequence[Mapping[str, Any]], sto
         return Group(studies, Text(f"\nno runs in {store}"))
     table = plain_table("run", "seed", "tokens", "state", "studies")
     for run in runs[:SHOWN]:
-        state = "complete" if run["complete"] else "begun"
+        state = "complete" if run["complete"] else "diverged" if run["diverged"] else "begun"
         studies_of = ", ".join(run["studies"]) or "none"
         add_row(table, run["run"], str(run["seed"]), words.count(run["tokens"]), state, studies_of)
     more = f"\n… and {len(runs) - SHOWN} more" if len(runs) > SHOWN else ""

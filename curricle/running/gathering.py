@@ -18,6 +18,7 @@ from curricle.running.work import evaluation_file, evaluation_files
 from curricle.store import Store, read_json
 from curricle.study import Counterfactual, Refused, Source
 from curricle.training import metrics
+from curricle.training.guard import DIVERGED
 
 NOT_YET = "not done yet"
 PEAK_IS_OF = ("device", "cpu", "threads", "torch", "ranks")  # of a session
@@ -70,15 +71,16 @@ def gather(plan: Plan, prepared: Prepared, folder: Path, *, reported: Path | Non
 
 
 def settled(plan: Plan, prepared: Prepared) -> dict[str, str]:
-    """Runs that have diverged, each with what it said. They have ended as they are: they would only do so again."""
+    """Runs that have diverged, each with that word and what it said. They have ended as they are: they would only do so
+    again."""
     found = {run: metrics.diverged(prepared.store.run_folder(run)) for run in plan.nodes}
-    return {run: said for run, said in found.items() if said is not None}
+    return {run: f"{DIVERGED}: {said}" for run, said in found.items() if said is not None}
 
 
 def missing(plan: Plan, prepared: Prepared, failures: Mapping[str, str] | None = None) -> dict[str, str]:
     """Every run that the results do not hold to its end, and why. `failures` are those of this session."""
-    said = {run: f"failed: {text.strip().splitlines()[-1]}" for run, text in (failures or {}).items()}
-    said |= {run: f"diverged: {text}" for run, text in settled(plan, prepared).items()}
+    said = {run: metrics.ending(text.strip().splitlines()[-1]) for run, text in (failures or {}).items()}
+    said |= settled(plan, prepared)
     found = {}
     for run, node in plan.nodes.items():
         if run in said:

@@ -44,7 +44,7 @@ class Failed(RuntimeError):
     holds it where `run` raises this, but for None where no run took a step and older results were kept."""
 
     def __init__(self, failures: Mapping[str, str], results: Results | None = None):
-        super().__init__("\n".join(f"{run} failed: {text}" for run, text in failures.items()))
+        super().__init__("\n".join(f"{run} {metrics.ending(text)}" for run, text in failures.items()))
         self.failures, self.results = dict(failures), results
 
 

@@ -23,6 +23,7 @@ from curricle.store import COMPLETE, Store, fingerprint, is_complete, locked, re
 from curricle.study import Refused
 from curricle.studyfile import load_study
 from curricle.training import metrics
+from curricle.training.guard import DIVERGED
 
 DAY = 24 * 3600  # seconds
 HUB_SECONDS = 5.0  # that the hub has to say whether it has a checkpoint
@@ -34,7 +35,8 @@ def identities(store: Store) -> dict[str, Mapping[str, Any]]:
 
 
 def listing(store: Store) -> list[dict[str, Any]]:
-    """Every run in the store: its name, seed, tokens, whether it is complete, and the studies that refer to it."""
+    """Every run in the store: its name, seed, tokens, whether it is complete or has diverged, and the
+    studies that refer to it."""
     referring: dict[str, list[str]] = {}
     for reference in _references(store):
         for name in reference["runs"]:
@@ -43,12 +45,14 @@ def listing(store: Store) -> list[dict[str, Any]]:
     for run in store.runs():
         folder = store.run_folder(run)
         identity = read_json(folder / "run.json")["identity"]
+        complete = is_complete(folder / "model")
         found.append(
             {
                 "run": run,
                 "seed": identity["seed"],
                 "tokens": identity["budget_tokens"],
-                "complete": is_complete(folder / "model"),
+                "complete": complete,
+                "diverged": not complete and metrics.diverged(folder) is not None,
                 "studies": sorted(referring.get(run, [])),
             }
         )
@@ -131,6 +135,8 @@ def _where_its_weights_are(store: Store, run: str) -> str:
     url = (remembered(store, run) or {}).get("remote")
     if url is not None and tokens == whole:
         return f"its weights are at {url}; fetch them with  curricle export {run} DIR --remote {url}"
+    if (said := metrics.diverged(store.run_folder(run))) is not None:
+        return f"{DIVERGED}: {said}; to train it on, run its study with --again {run}"
     return f"not complete ({tokens:,} of {whole:,} tokens); run its study to go on"
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 WINDOW = 128  # steps that say what is usual
 SETTLED = 32  # fewer say nothing yet
+DIVERGED = "diverged"  # what a run is called, everywhere, that the guard has ended
 REMEMBERED = 4  # times the distance at which a step is objected to: the farthest that a value is remembered as
 
 

@@ -32,7 +32,7 @@ from curricle.tokens.sampler import Batch, Sampler
 from curricle.training import attention, averaging, checkpoint
 from curricle.training.checkpoint import Saved, Saver
 from curricle.training.distribution import Ranks, layers_of, shard
-from curricle.training.guard import Guard
+from curricle.training.guard import DIVERGED, Guard
 from curricle.training.loss import Learner
 from curricle.training.metrics import FILE, lines_until
 from curricle.training.optimizer import make_optimizers
@@ -71,7 +71,10 @@ class Begin:
 
 
 class Diverged(RuntimeError):
-    """The loss is no longer a number, or has jumped too often."""
+    """The loss is no longer a number, or has jumped too often. It reads as what it is, wherever it is said."""
+
+    def __str__(self) -> str:
+        return f"{DIVERGED}: {super().__str__()}"
 
 
 class NothingToLearn(ValueError):
