@@ -7,11 +7,13 @@ minute. Each evaluation has a line in both, so that what is forgotten is seen wh
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
@@ -76,6 +78,24 @@ class Reading:
             self.console.print(f"[dim]{name}: {count:,} documents, {taken:.1f} s[/dim]", highlight=False)
 
 
+def names(plan: Plan) -> dict[str, str]:
+    """Run → what it is called while it trains: `math, seed 0`; `math (code first), seed 0` where several strategies, or
+    learning rates of one, have a run of that stage and seed; with its own name where they have several."""
+    of: dict[str, list[str]] = {run: [] for run in plan.nodes}
+    for (arm, _), path in plan.paths.items():
+        for run in path:
+            if arm not in of[run]:
+                of[run].append(arm)
+    named = {run: f"{node.stage}, seed {node.seed}" for run, node in plan.nodes.items()}
+    for longer in (
+        lambda run, node: f"{node.stage} ({' and '.join(of[run][:2])}{', …' * (len(of[run]) > 2)}), seed {node.seed}",
+        lambda run, node: f"{run}, seed {node.seed}",
+    ):
+        often = Counter(named.values())
+        named = {run: longer(run, plan.nodes[run]) if often[name] > 1 else name for run, name in named.items()}
+    return named
+
+
 class Training:
     """Shows what workers say. Use it as the `show` of a run. `peaks` are the measured FLOP/s, by precision, of what one
     run has to itself; where they are known, the speed is shown as MFU too."""
@@ -90,6 +110,7 @@ class Training:
     ):
         """`left_out` are runs that are not done and will not be."""
         self.console, self.plan, self.done, self.peaks = console, plan, set(done), peaks or {}
+        self._names = names(plan)
         self._waiting = plan.nodes.keys() - done - left_out
         self._began = time.monotonic()
         self._said: dict[str, float] = {}  # by run, when a log last heard of it
@@ -119,17 +140,18 @@ class Training:
 
     def __call__(self, message: Message) -> None:
         node = self.plan.nodes[message.run]
-        name = f"{node.stage}, seed {node.seed}"
+        name = self._names[message.run]
+        marked = escape(name)
         if message.kind == "done":
             self.done.add(message.run)
             after = time.monotonic() - self._began
             so_far = f"{len(self.done)}/{len(self.plan.nodes)}  {after:.0f} s"
-            self.console.print(f"[green]✓[/green] {name} [dim]{message.run}  {so_far}[/dim]", highlight=False)
+            self.console.print(f"[green]✓[/green] {marked} [dim]{message.run}  {so_far}[/dim]", highlight=False)
         if message.kind == "failed":  # the whole text comes at the end, when the others are done
             ending = metrics.ending(message.text).partition(":")[0]
-            self.console.print(f"[red]✗[/red] {name} [dim]{message.run}  {ending}[/dim]", highlight=False)
+            self.console.print(f"[red]✗[/red] {marked} [dim]{message.run}  {ending}[/dim]", highlight=False)
         if message.kind == "stopped" and message.text:
-            self.console.print(f"[yellow]![/yellow] {name} [dim]{message.run}[/dim]  {message.text}", highlight=False)
+            self.console.print(f"[yellow]![/yellow] {marked} [dim]{message.run}[/dim]  {message.text}", highlight=False)
         if message.kind == "evaluated":
             part = f"{message.tokens / node.tokens:.0%}"
             scores = ", ".join(_score(s, bits, message.change.get(s)) for s, bits in message.bits_per_byte.items())
@@ -138,14 +160,14 @@ class Training:
         bar = self._bar
         if bar is None or self._total is None:
             if message.kind == "step":
-                self._log(message, node, name)
+                self._log(message, node, marked)
             return
         if message.kind in {"done", "stopped", "failed"}:
             if message.run in self._tasks:
                 bar.remove_task(self._tasks.pop(message.run))  # type: ignore[arg-type]
         else:
             if message.run not in self._tasks:
-                self._tasks[message.run] = bar.add_task(f"  {name}", total=node.tokens, note="")
+                self._tasks[message.run] = bar.add_task(f"  {marked}", total=node.tokens, note="")
             note = "held by another process" if message.kind == "held" else "evaluating"
             if message.kind == "step":
                 note = self._step(message, node)

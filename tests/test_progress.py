@@ -7,12 +7,14 @@ from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
+from tiny_study import tiny, write_study
 
 from curricle import progress
 from curricle.progress import Training
 from curricle.report.words import count
 from curricle.running.preparation import make_plan
 from curricle.running.work import Message
+from curricle.studyfile import load_study
 
 
 @pytest.fixture
@@ -82,7 +84,27 @@ def test_an_evaluation_has_a_line_with_what_has_changed_since_the_run_began(plan
     scores = {"code": 1.931, "math": 0.84, "new": 2.0}
     with shown.shown():
         shown(Message("evaluated", run, node.tokens // 2, bits_per_byte=scores, change={"code": 0.12, "math": -1.35}))
-    assert out.getvalue().strip() == "math, seed 0 at 50%: bits per byte code 1.93 (+.12), math 0.84 (-1.35), new 2.00"
+    assert out.getvalue().strip() == (
+        "math (code first), seed 0 at 50%: bits per byte code 1.93 (+.12), math 0.84 (-1.35), new 2.00"
+    )
+
+
+def test_no_two_runs_have_the_same_words_before_them_in_a_log(tmp_path):
+    fields = tiny(seeds=[0, 1])
+    fields["stages"]["math"]["sweep"] = [1e-3, 4e-3]
+    swept = make_plan(load_study(write_study(tmp_path, fields)), tmp_path / "store")
+    starts = set()
+    for run, node in swept.nodes.items():
+        out = io.StringIO()
+        shown = Training(Console(file=out, width=200), swept, frozenset())
+        with shown.shown():
+            for kind in ("step", "evaluated", "failed", "stopped"):
+                shown(Message(kind, run, node.tokens, bits_per_byte={"code": 2.0}, text="broken"))
+        lines = [line.strip("  ✗!") for line in out.getvalue().splitlines()]
+        assert len({line[: line.index(f"seed {node.seed}")] for line in lines}) == 1, lines
+        starts.add(lines[0])
+    assert len(starts) == len(swept.nodes) and "math (code first [math 0.001]), seed 1" in "".join(starts), starts
+    assert sum(start.startswith("code, seed 0 ") for start in starts) == 1  # no longer than it need be
 
 
 def test_where_the_time_went_is_summed_over_stages_and_says_nothing_that_was_not_noted():
