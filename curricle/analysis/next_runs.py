@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from curricle.analysis.designs import general_beside
-from curricle.analysis.finding import ACCURACY, PERCENT, Finding, between, number
+from curricle.analysis.finding import ACCURACY, BITS, PERCENT, POINTS, Finding, between, digits, number
 from curricle.analysis.front import front
 from curricle.analysis.had import Had
 from curricle.analysis.openings import OPENINGS
@@ -286,7 +286,8 @@ def seeds(ends: Sequence[Row], measure: str, own: Own, rates: Rates) -> list[Pro
     means = y.mean(axis=1)
     values = {k: value_of_seeds(means, sigma, had, k) for k in MORE_SEEDS}
     best = max(values, key=lambda k: values[k] / k)
-    if values[best] <= WORTH * float(np.ptp(means)):
+    printed = float(digits(values[best], POINTS if measure == ACCURACY else BITS, signed=False))
+    if values[best] <= WORTH * float(np.ptp(means)) or not printed:  # a price of 0.0 is no offer
         return []
     order = np.argsort(-means)
     names = list(table)

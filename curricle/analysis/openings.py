@@ -28,6 +28,7 @@ TIMES_READ = 3  # a pool, where repeats are the question: past 2 they are seen t
 REPLAYS = (0.1, 0.3, 0.5)
 ROWS_OF_LEAST = 128  # rows of a mixture of a swarm, so that a share of a percent is one
 MOST_SHARING = 4  # stages whose subsets are proposed: 15 strategies
+SEEDS = 3  # at least, of a contrast and of a factorial
 LARGER = (4, 2)  # times the budget: the second size
 
 
@@ -92,7 +93,7 @@ def factorial_of(had: Had) -> Design:
     short = [s for s in pair if len(levels[s]) < 3]
     if short:
         raise Refused(f"doses: {short[0]}: {most[short[0]]:,} tokens are too few batches of {own.batch:,} for three")
-    seeds = max(len(own.study.seeds), 3)
+    seeds = max(len(own.study.seeds), SEEDS)
     orders = ["→".join(pair), "→".join(pair[::-1])]
     design = factorial_design(levels, pair, seeds=seeds, filler=filler, orders=orders)
     for arm in design.arms:
@@ -255,8 +256,18 @@ def orders(had: Had) -> Iterator[Runs]:
                 ("strategies", spelled(f"{strategy} as {' '.join(path)}")): list(path) for path in new
             }
             said = " · ".join(" → ".join(path) for path in new)
-            yield had.own.beside(f"{said}, {len(study.seeds)} seeds", sets)
+            yield of_several_seeds(had, said, sets)
             return
+
+
+def of_several_seeds(had: Had, said: str, sets: dict[tuple[str, ...], Any]) -> Runs:
+    """Strategies to be set against others: of a study with one seed, with more of every strategy."""
+    seeds = had.own.study.seeds
+    if len(seeds) > 1:
+        return had.own.beside(f"{said}, {len(seeds)} seeds", sets)
+    more = list(range(seeds[0], seeds[0] + SEEDS))
+    what = f"{said}, {SEEDS} seeds, and {SEEDS - 1} more of every strategy: one seed has no interval"
+    return had.own.beside(what, {**sets, ("seeds",): more})
 
 
 def turned(path: Sequence[str], own: Sequence[str], order: Sequence[str]) -> tuple[str, ...]:
@@ -284,7 +295,7 @@ def subsets(had: Had) -> Iterator[Runs]:
             ("strategies", spelled(f"only {' '.join(path)}")): list(path) for path in new
         }
         said = " · ".join(" → ".join(path) for path in new)
-        yield had.own.beside(f"the stages' other subsets: {said}, {len(study.seeds)} seeds", sets)
+        yield of_several_seeds(had, f"the stages' other subsets: {said}", sets)
 
 
 def scratch(had: Had) -> Iterator[Runs]:

@@ -405,6 +405,17 @@ def test_the_order_proposed_differs_from_one_that_was_run_in_the_order_alone(tmp
     assert proposal.tokens == 2 * (500 + 1000)  # the other strategy begins with the same mathematics
 
 
+def test_a_contrast_of_one_seed_is_proposed_with_seeds_enough_for_an_interval(tmp_path):
+    def score(strategy: str, seed: int, position: int, part: float) -> list[Point]:
+        return [("gsm", "problems", "accuracy", 20.0 + len(strategy))]
+
+    code, math = ("code", "pretrain", {"code": 500}), ("math", "pretrain", {"math": 300})
+    made = study(tmp_path, {"code first": [code, math], "scratch": [math]}, score, count=1)
+    (proposal,) = [p for p in next_runs(made, tokens=1e6).proposals if "phases" in p.question]
+    assert "math → code, 3 seeds, and 2 more of every strategy" in proposal.runs
+    assert "seeds=[0, 1, 2]" in proposal.how and proposal.tokens == 3 * (800 + 300 + 500) - (800 + 300)
+
+
 def test_subsets_and_sources_alone_that_lack_are_proposed(tmp_path):
     def score(strategy: str, seed: int, position: int, part: float) -> list[Point]:
         return [("a", "held-out", "bits per byte", 2.0 + 0.01 * seed + 0.1 * position)]

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,8 +17,9 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from curricle.analysis import QUESTIONS
-from curricle.analysis.finding import THESE_PROBLEMS, Finding, Interval
-from curricle.analysis.next_runs import bought, next_runs, open_because, value_of_seeds
+from curricle.analysis.finding import THESE_PROBLEMS, Finding, Interval, number
+from curricle.analysis.next_runs import Rates, bought, next_runs, open_because, seeds, value_of_seeds
+from curricle.analysis.own_study import Runs
 from curricle.analysis.questions import Answer
 from curricle.report import words
 from curricle.report.proposals import next_runs_view
@@ -56,6 +58,18 @@ def test_strategies_that_are_close_are_worth_more_seeds_and_a_clear_winner_is_no
     assert priced and priced[0] is close.proposals[0] and "--set 'seeds=[0, 1, 2, 3" in priced[0].how
     clear = {"code first": ("code", 40.0), "from scratch": (None, 0.0)}
     assert not [p for p in next_runs(write(rows(arms=clear)), tokens=1e6).proposals if p.regret_saved is not None]
+
+
+@pytest.mark.parametrize(("gap", "priced"), [(0.5, True), (1.5, False)])
+def test_seeds_whose_price_would_be_printed_as_0_are_not_offered(gap: float, priced: bool):
+    ends = [
+        {"strategy": name, "seed": seed, "score": 20.0 + gap * k + luck * (-1) ** k}
+        for k, name in enumerate(("a", "b"))
+        for seed, luck in enumerate((1.0, -1.0, 0.0))
+    ]
+    own = SimpleNamespace(study=SimpleNamespace(seeds=(0, 1, 2)), beside=lambda what, sets: Runs(what, 9.0, ""))
+    offered = seeds(ends, "accuracy", own, Rates(1.0, None))
+    assert bool(offered) is priced and all(number(p.regret_saved, "points", False) != "0.0 points" for p in offered)
 
 
 @pytest.mark.slow
