@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from curricle.analysis.columns import Row, groups, known, numbers, typed
-from curricle.analysis.compare import UNITS, holm_adjusted, one_benchmark
+from curricle.analysis.compare import UNITS, holm_adjusted, lower_is_better, one_benchmark
 from curricle.analysis.finding import (
     THESE_PROBLEMS,
     Finding,
@@ -115,7 +115,8 @@ def _chained(
     estimate, interval, p_value = mean_of(total_S, level)
     positive = bool((scores > 0).all())
     logs = np.log(scores) if positive else None
-    table, sum_alone, notes = [], 0.0, [note, SEEDS_ONLY if interval else ONE_SEED]
+    table, sum_alone = [], 0.0
+    notes = [lower_is_better(measure), note, SEEDS_ONLY if interval else ONE_SEED]
     for k, point in enumerate(points[1:], start=1):
         row: dict[str, Part] = {
             "stage": point.stage, "position": point.position, "since": points[k - 1].stage, "tokens": point.tokens,
@@ -276,7 +277,7 @@ def _shared(
     *adjusted, rest_adjusted = holm([*(p_value for _, _, _, p_value, _ in made), rest_p])
     test = f"t, pooled over subsets; Holm over {n + 1}"
     pooled = "The seeds' variance is pooled over all subsets." if spread.df else ""
-    note = join([SEEDS_ONLY if spread.pooled else ONE_SEED, spread.note("subsets") or pooled])
+    note = join([lower_is_better(measure), SEEDS_ONLY if spread.pooled else ONE_SEED, spread.note("subsets") or pooled])
     return [
         Finding(
             "shapley", f"{player} among {', '.join(players)}", measure, benchmark, value, UNITS.get(measure, measure),

@@ -15,6 +15,7 @@ from curricle.analysis.finding import (
     BITS_PER_BYTE,
     ERRORS,
     KINDS,
+    LOSSES,
     PERCENT,
     POINTS,
     Finding,
@@ -26,10 +27,16 @@ from curricle.analysis.intervals import Estimate, Ratio, estimates, fieller, hol
 from curricle.analysis.scores import Scores, paired
 
 UNITS = {ACCURACY: POINTS, BITS_PER_BYTE: BITS}
-LOWER_IS_BETTER = "Bits per byte: lower is better, so a negative difference is a gain."
 NOTHING_WRONG = "P₁ = 100: nothing was wrong, so no error is there to be removed"
 SAME_RUNS = "Both are the same runs, so the difference is exactly 0."
 TWO_SEEDS = "With 2 seeds the interval for this strategy holds the truth in about 90 to 98 % of cases, not 95 %."
+
+
+def lower_is_better(measure: str) -> str:
+    """What the sign of a difference says, where that is not plain: of a loss, in whatever unit."""
+    if measure not in LOSSES:
+        return ""
+    return f"{measure[:1].upper()}{measure[1:]}: lower is better, so a negative difference is a gain."
 
 
 def level(question: str, subject: str, scores: Scores, parts: Mapping[str, Part]) -> Finding:
@@ -52,7 +59,7 @@ def difference(question: str, subject: str, after: Scores, before: Scores, parts
     pair = paired(after, before)
     if pair is None:
         return None
-    d_SP = pair.after.y_SP - pair.before.y_SP
+    d_SP, lower = pair.after.y_SP - pair.before.y_SP, lower_is_better(after.measure)
     found, test, p_value = estimates(d_SP), "", None
     intervals, notes = said(found)
     mean = float(d_SP.mean())
@@ -67,7 +74,6 @@ def difference(question: str, subject: str, after: Scores, before: Scores, parts
             notes = ["Both score the same on every item in every seed, so there is no variation and no interval."]
     if d_SP.shape[0] == 2:
         notes.append(TWO_SEEDS)
-    lower = LOWER_IS_BETTER if after.measure == BITS_PER_BYTE else ""
     return Finding(
         question, subject, after.measure, after.benchmark, mean, UNITS[after.measure], tuple(intervals), p_value, test,
         n=d_SP.shape[1], seeds=d_SP.shape[0], runs=(*pair.after.runs, *pair.before.runs),

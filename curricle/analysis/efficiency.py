@@ -27,6 +27,7 @@ from curricle.study import Refused
 
 TOKENS = "tokens"
 TIMES = "times"
+PLACE = "A rate belongs to a place on the curve: compare stages that begin at the same loss."
 PER_TOKENS, PER_FLOPS = 1e6, 1e15  # a rate is per million tokens, and per 10^15 FLOPs
 
 
@@ -56,8 +57,9 @@ def efficiency(rows: Sequence[Row], level: float = 0.95) -> list[Finding]:
                         "tokens": after.tokens, "flops": after.flops, "gain": float(gained_S.mean()),
                         "before": float(before.scores_S.mean()), "after": float(after.scores_S.mean()),
                     }  # fmt: skip
+                    taken = "points gained" if measure == ACCURACY else f"{measure or 'loss'} taken off"
                     unit = f"{UNITS.get(str(measure), str(measure))} per {cost}"
-                    about = "A rate belongs to a place on the curve: compare stages that begin at the same loss."
+                    about = f"Positive: {taken}. {PLACE}"
                     made.append(Finding(
                         "efficiency", f"{after.stage} in {name}", str(measure), str(benchmark), value, unit,
                         (interval,) if interval else (), p_value, "t over seeds" if p_value is not None else "",
@@ -294,7 +296,8 @@ def marginal(
         for p, v, a, b in zip(places, value, low, high)
     )  # fmt: skip
     last = table[-1]
-    notes = [*curve.notes, "Past the measured range." if last["beyond"] else ""]
+    off = f"Positive: {rows[0].get('measure', 'loss')} taken off."
+    notes = [off, *curve.notes, "Past the measured range." if last["beyond"] else ""]
     parts: dict[str, Part] = {"strategy": strategy, "tokens": last["tokens"], "exponent": curve.law.exponent,
                               "floor": curve.law.floor, "lack_of_fit_p": curve.wrong}  # fmt: skip
     interval = Interval(float(last["low"]), float(last["high"]), THESE_PROBLEMS, level)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from curricle.analysis.compare import LOWER_IS_BETTER, difference, holm_adjusted, level, one_benchmark
+from curricle.analysis.compare import difference, holm_adjusted, level, lower_is_better, one_benchmark
 from curricle.analysis.finding import BITS_PER_BYTE, Finding, Part
 from curricle.analysis.gain import before_stage, measured
 from curricle.analysis.scores import Benchmark, StageRuns, StrategyRuns, strategies
@@ -42,7 +42,9 @@ def forgetting(results: Results, benchmark: str | None = None) -> list[Finding]:
                 levels.append(level("held-out", f"after {where}", after, {**parts, "trained_tokens": trained}))
                 if start:
                     change = difference("forgetting", where, after, start[1], {**parts, "since": start[0]})
-                    changes += [replace(change, note=change.note.replace(LOWER_IS_BETTER, SIGN))] if change else []
+                    changes += (
+                        [replace(change, note=change.note.replace(lower_is_better(measure), SIGN))] if change else []
+                    )
             levels += way if any(f.parts["tokens"] for f in way) else []  # the beginning alone is no curve
     return levels + holm_adjusted(changes, one_benchmark)
 

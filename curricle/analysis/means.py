@@ -17,10 +17,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from curricle.analysis.cells import binomial
-from curricle.analysis.compare import LOWER_IS_BETTER, TWO_SEEDS, UNITS, share_removed
+from curricle.analysis.compare import TWO_SEEDS, UNITS, lower_is_better, share_removed
 from curricle.analysis.finding import (
     ACCURACY,
-    BITS_PER_BYTE,
     PERCENT,
     THESE_PROBLEMS,
     THESE_WEIGHTS,
@@ -118,7 +117,7 @@ def difference_of_means(
     have, or of runs that are not paired where they have none in common."""
     common = [seed for seed in after.seeds if seed in before.seeds]
     left_out = sorted(set(after.seeds) ^ set(before.seeds))
-    notes = [LOWER_IS_BETTER] if after.measure == BITS_PER_BYTE else []
+    notes = [lower_is_better(after.measure)]
     if common:
         after, before = after.of_seeds(common), before.of_seeds(common)
         over = over_seeds((after.y_S - before.y_S)[:, None])

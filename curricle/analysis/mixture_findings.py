@@ -267,7 +267,8 @@ class Answer:
             parts |= {f"by {m}": over[i] for m, over in self.witnesses.items()}
             mean = self.mean_limits(float(raw[0] - raw[1]), float(spread.std()), self.witnesses["gp"][i])
             parts |= {"mean_low": mean[0] if mean else None, "mean_high": mean[1] if mean else None}
-            note = "The interval is of the difference of two new runs, their noise included."
+            note = f"Positive: a lower loss than that of {name}. "
+            note += "The interval is of the difference of two new runs, their noise included."
             if mean:
                 note += f" In the mean of many runs the gain is {mean[0]:+.4f} to {mean[1]:+.4f}."
             made.append(

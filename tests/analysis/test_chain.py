@@ -58,6 +58,7 @@ def test_shares_multiply_to_the_whole_gain(scores: list[float]) -> None:
     if abs(math.log(scores[-1] / scores[0])) > 1e-3:
         assert sum(float(row["share"] or 0) for row in found.table) == pytest.approx(1, abs=1e-6)
     assert found.estimate == pytest.approx(scores[-1] - scores[0]) and not found.intervals
+    assert "lower is better, so a negative difference is a gain" in found.note
 
 
 def test_a_chain_says_where_it_begins_and_what_it_lacks() -> None:

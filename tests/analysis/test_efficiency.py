@@ -57,6 +57,8 @@ def test_rates_are_gains_over_costs() -> None:
     bits = [{**row, "measure": "bits per byte", "score": 5 - row["score"] / 100, "flops": None} for row in rows]
     assert [f.unit for f in efficiency(bits)] == ["bits per byte per million tokens"] * 2
     assert all((f.estimate or 0) > 0 for f in efficiency(bits))  # fewer bits are a gain
+    assert all("Positive: bits per byte taken off." in f.note for f in efficiency(bits))  # a difference has the other
+    assert all("Positive: points gained." in f.note for f in efficiency(rows))
 
 
 def test_rates_of_many_stages_are_corrected_and_a_stages_two_rates_are_one_test() -> None:
@@ -209,6 +211,7 @@ def test_the_next_token_says_whose_it_is_and_a_limit_of_nothing_is_0() -> None:
     ]  # fmt: skip
     found = marginal(rows)
     assert found.subject == "the next token of math first after 6.4M" and found.parts["strategy"] == "math first"
+    assert "Positive: bits per byte taken off." in found.note
     low = found.intervals[0].low
     assert low is not None and (low == 0.0 or low < -1e-9), "rounding is told from a rise"
     drawn = chart(found).to_dict()["data"]["values"]

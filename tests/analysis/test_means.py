@@ -188,3 +188,11 @@ def test_a_benchmark_without_tokens_does_not_take_the_answer_from_those_with_the
     )
     chains = next(a for a in analysis.ask(analysis.Asked(results), ["chain"]))
     assert [f.benchmark for f in chains.findings] == ["gsm"] and chains.refused is None
+
+
+@pytest.mark.parametrize("measure", ["accuracy", "bits per byte", "nats per token"])
+def test_the_sign_of_a_difference_is_said_of_every_loss(measure: str):
+    (found, *_) = difference_of_means(
+        "gain", "a over b", mean([1.0, 1.2], measure=measure), mean([2.0, 2.1], measure=measure), {}
+    )
+    assert ("lower is better, so a negative difference is a gain" in found.note) == (measure != "accuracy")
