@@ -45,12 +45,15 @@ def test_a_mixture_as_tables_and_as_one_object(place):
     assert all(
         word in shown.stdout for word in ("recommended mixture", "lower than natural by", "optimism", "next runs")
     )
+    told = " ".join(shown.stdout.split())
+    assert "a gain's about the difference of two" in told and "there is a gain at all, and may be the wider" in told
     as_json = curricle(*FILES, "--target", "metric/code_loss", "--json", "--figures", "drawn", cwd=place)
     found = json.loads(as_json.stdout)["findings"]
     drawn = json.loads(as_json.stdout)["figures"]
     assert {name.split("-swarm")[0] for name in drawn} == {"mixture", "mixture-gain", "mixture-fit", "mixture-next"}
     assert all((place / "drawn" / f"{name}{end}").is_file() for name in drawn for end in (".svg", ".png"))
     assert as_json.stderr == "" and [f["question"] for f in found][:2] == ["mixture", "mixture-gain"]
+    assert all("so it may be the wider" in f["note"] for f in found if f["question"] == "mixture-gain")
     assert found[0]["measure"] == "metric/code_loss" and found[0]["table"][0]["source"] == "code"
 
 

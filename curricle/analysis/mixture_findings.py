@@ -33,6 +33,8 @@ LOSS = "loss"  # the unit of whatever the metrics measure; lower is better
 RANK = "rank correlation"
 WITNESSES = ("efftokens", "exponential", "gp")  # whose word is asked beside the method's own
 APART = 1e-4  # starts that end farther apart than this are told
+# Of the limits of the mean gain: why they may be wider than the interval of two runs (docs/theory.md, section 6).
+BOTH = "it leaves out the noise of runs and counts what a law and a process disagree by, so it may be the wider"
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,9 +270,9 @@ class Answer:
             mean = self.mean_limits(float(raw[0] - raw[1]), float(spread.std()), self.witnesses["gp"][i])
             parts |= {"mean_low": mean[0] if mean else None, "mean_high": mean[1] if mean else None}
             note = f"Positive: a lower loss than that of {name}. "
-            note += "The interval is of the difference of two new runs, their noise included."
+            note += "The interval is of the difference of two new runs, by how far runs that were left out lay off."
             if mean:
-                note += f" In the mean of many runs the gain is {mean[0]:+.4f} to {mean[1]:+.4f}."
+                note += f" In the mean of many runs the gain is {mean[0]:+.4f} to {mean[1]:+.4f}: {BOTH}."
             made.append(
                 self.finding(
                     "mixture-gain", f"recommended over {name}", gain, LOSS, parts=parts, note=note,

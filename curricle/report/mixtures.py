@@ -16,8 +16,9 @@ from curricle.report import words
 from curricle.report.terminal import SPACE, add_row, plain_table
 
 ABOUT = (
-    "Intervals are CV+: they speak about new runs, and a gain's about the difference of two, noise included; a rank "
-    "correlation's is over other runs of the swarm's kind."
+    "Intervals are CV+: they speak about new runs, and a gain's about the difference of two, noise included. The "
+    "mean of many runs is without that noise, but counts how far a law and a process disagree here: it says whether "
+    "there is a gain at all, and may be the wider. A rank correlation's is over other runs of the swarm's kind."
 )
 LEAST = 0.0005  # shares below this are told together
 MOST = 8  # sources of a next run that are named
