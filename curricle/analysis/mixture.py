@@ -161,12 +161,21 @@ def weights_of(swarm: Swarm, targets: Mapping[str, float] | Sequence[str] | None
     )  # fmt: skip
     for name, weight in made.items():
         if name not in swarm.metrics:
-            raise Refused(f"target: unknown metric {name!r}; {nearest(name, swarm.metrics)}")
+            raise unknown_metric("target", name, swarm.metrics)
         if not (np.isfinite(weight) and weight >= 0):
             raise Refused(f"target: {name}: weight {weight:g}; a weight is 0 or more")
     if not sum(made.values()) > 0:
         raise Refused("target: all weights are 0")
     return made
+
+
+def unknown_metric(what: str, name: str, known: Sequence[str]) -> Refused:
+    """Names the metrics that have this name in theirs, or the nearest, and then all: `arxiv` is meant for some of
+    them, and which one is not guessed."""
+    inside = [metric for metric in known if name.lower() in metric.lower()]
+    meant = f"did you mean {' or '.join(map(repr, inside))}?" if inside else nearest(name, known)
+    every = "" if meant.startswith("known") else f" known: {', '.join(known)}"
+    return Refused(f"{what}: unknown metric {name!r}; {meant}{every}")
 
 
 def natural_of(swarm: Swarm, natural: Amounts | None, available: Amounts | None) -> tuple[np.ndarray, str]:
@@ -208,7 +217,7 @@ def bounded(problem: Problem, whole: Member, bounds: Mapping[str, float | str] |
     at_natural = whole.predict(repeated(problem.natural_J[None], problem.unique_J)[0])[0, 0]
     for name, bound in (bounds or {}).items():
         if name not in problem.names_T:
-            raise Refused(f"bound: unknown metric {name!r}; {nearest(name, problem.names_T)}")
+            raise unknown_metric("bound", name, problem.names_T)
         t = problem.names_T.index(name)
         text = str(bound).strip()
         try:

@@ -78,6 +78,10 @@ def mixture(
         raise Refused("--available and --budget-tokens go together: what there is, and how much of it is read")
     if max_kl is not None and not max_kl > 0:
         raise Refused(f"--max-kl {max_kl:g}: a divergence in nats, above 0")
+    if not max_epochs > 0:
+        raise Refused(f"--max-epochs {max_epochs:g}: how often a source may be seen, above 0")
+    if max_epochs != MAX_EPOCHS and available is None:
+        raise Refused("--max-epochs goes with --available and --budget-tokens: they say how often a source is seen")
     planned = None if budget_tokens is None else tokens(budget_tokens, "--budget-tokens")
     if (larger_ratios is None) != (larger_metrics is None):
         raise Refused("--larger-ratios and --larger-metrics go together")
