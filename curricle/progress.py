@@ -6,6 +6,7 @@ minute. Each evaluation has a line in both, so that what is forgotten is seen wh
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -48,13 +49,28 @@ def _long(seconds: int) -> str:
     return f"{seconds // DAY} d {seconds % DAY // 3600} h"
 
 
-class Reading:
-    """Shows documents going by. Use it as the `watch` of preparation."""
+@contextmanager
+def doing(console: Console, what: str) -> Iterator[Callable[[], None]]:
+    """Says what takes its seconds, while it does: by a moving sign on a terminal, else by a line among the errors, so
+    that what is piped holds results alone. Gives what ends the sign before its time."""
+    if console.is_terminal:
+        with console.status(what) as sign:
+            yield sign.stop
+    else:
+        if not console.quiet:
+            print(f"{what} …", file=sys.stderr, flush=True)
+        yield lambda: None
 
-    def __init__(self, console: Console):
-        self.console = console
+
+class Reading:
+    """Shows documents going by. Use it as the `watch` of preparation. `begins` is called before the first of them: a
+    terminal has room for one thing that moves."""
+
+    def __init__(self, console: Console, begins: Callable[[], None] = lambda: None):
+        self.console, self.begins = console, begins
 
     def __call__(self, name: str, documents: Iterable[Document]) -> Iterator[Document]:
+        self.begins()
         began, count = time.monotonic(), 0
         if not self.console.is_terminal:
             for document in documents:

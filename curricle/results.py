@@ -119,7 +119,8 @@ OPTIONAL = {"mixtures": MIXTURES, "scores": SCORES}  # tables that results may l
 def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
     """A table of the store. Raises `Refused` where a disk or a hand has damaged it: it was written whole."""
     try:
-        return pq.read_table(path, columns=columns)
+        with pq.ParquetFile(path) as file:  # `pq.read_table` would import pandas, which nothing here needs
+            return file.read(columns=columns)
     except pa.ArrowException as error:
         said = str(error).splitlines()[0]
         raise Refused(f"{path}: damaged ({said}); remove it and run its study again") from None

@@ -83,6 +83,17 @@ def test_status_list_diff_clean_and_report_say_what_is_there(place):
     assert "recipe.clip" in curricle("plan", "tiny.yaml", "--set", "recipe.clip=2", "--why", "math", cwd=place).stdout
 
 
+def test_status_needs_no_torch_and_what_takes_seconds_is_said_among_the_errors(place):
+    seen = "import sys; from curricle.cli import main\ntry: main()\nexcept SystemExit: print('torch' in sys.modules)"
+    asked = subprocess.run(
+        [sys.executable, "-c", seen, "status", "tiny.yaml"], capture_output=True, text=True, cwd=place, check=True
+    )
+    assert asked.stdout.splitlines()[-2:] == ["5 of 5 runs done", "False"], asked.stdout + asked.stderr
+    written = curricle("report", "tiny.yaml", cwd=place)
+    said = ["looking at sources and benchmarks …", "analysing …", "drawing the page …"]
+    assert written.stderr.splitlines() == said and "…" not in written.stdout, written.stderr
+
+
 def test_an_analysis_leaves_the_rows_beside_a_report_as_they_are(place):
     rows = {file: file.read_bytes() for file in (place / "runs/tiny/results").iterdir()}
     asked = curricle("analyse", "tiny.yaml", "--set", "baseline=code first", "--question", "gain", "--json", cwd=place)

@@ -89,6 +89,13 @@ def test_an_evaluation_has_a_line_with_what_has_changed_since_the_run_began(plan
     )
 
 
+def test_a_terminal_has_one_thing_that_moves():
+    console = Console(force_terminal=True, file=io.StringIO())
+    with progress.doing(console, "looking") as done:
+        assert list(progress.Reading(console, done)("code", [1, 2])) == [1, 2]
+        assert "2 documents" in console.file.getvalue()
+
+
 def test_no_two_runs_have_the_same_words_before_them_in_a_log(tmp_path):
     fields = tiny(seeds=[0, 1])
     fields["stages"]["math"]["sweep"] = [1e-3, 4e-3]
@@ -100,7 +107,7 @@ def test_no_two_runs_have_the_same_words_before_them_in_a_log(tmp_path):
         with shown.shown():
             for kind in ("step", "evaluated", "failed", "stopped"):
                 shown(Message(kind, run, node.tokens, bits_per_byte={"code": 2.0}, text="broken"))
-        lines = [line.strip("  ✗!") for line in out.getvalue().splitlines()]
+        lines = [line.strip(" ✗!") for line in out.getvalue().splitlines()]
         assert len({line[: line.index(f"seed {node.seed}")] for line in lines}) == 1, lines
         starts.add(lines[0])
     assert len(starts) == len(swept.nodes) and "math (code first [math 0.001]), seed 1" in "".join(starts), starts

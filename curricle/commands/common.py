@@ -184,13 +184,14 @@ def refuse_unwritable_file(option: str, file: Path | None) -> None:
 
 def planned(study: Study, store: Path, console: Console) -> tuple[Plan, Prepared]:
     from curricle.planning import compile_plan
-    from curricle.progress import Reading
+    from curricle.progress import Reading, doing
     from curricle.running.preparation import prepare
     from curricle.store import Store
 
     if not store.is_dir():  # one that is there may be somebody else's, to read
         refuse_unwritable("--store", store)
-    prepared = prepare(study, Store(store), Reading(console))
+    with doing(console, "looking at sources and benchmarks") as done:
+        prepared = prepare(study, Store(store), Reading(console, done))
     for name, entry in prepared.entries.items():
         if entry.bad_lines:
             console.print(f"{name}: {entry.bad_lines:,} bad lines left out; the first:", markup=False)

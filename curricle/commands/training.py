@@ -336,7 +336,7 @@ def write_report(
 ) -> None:
     """Findings, page and the summary on the screen; which runs are missing, and why. `failures` are this session's."""
     from curricle import analysis
-    from curricle.progress import time_line
+    from curricle.progress import doing, time_line
     from curricle.report import page, queries
     from curricle.report.terminal import summary_view
     from curricle.running import gathering
@@ -344,20 +344,22 @@ def write_report(
     from curricle.store import write_json
 
     missing = gathering.missing(plan, prepared, failures)
-    findings = analysis.analyse(results, target=plan.study.answer_target, max_epochs=plan.study.max_epochs)
-    write_json(folder / "findings.json", {"study": plan.study.name, "findings": [f.to_json() for f in findings]})
-    page.write(
-        folder / "report.html",
-        study=plan.study,
-        plan=plan,
-        results=results,
-        findings=findings,
-        catalogue={name: entry.to_dict() for name, entry in prepared.entries.items()},
-        receipt=receipts(prepared.store, plan),
-        command=command,
-        study_text=plan.study.to_yaml(),
-        missing=missing,
-    )
+    with doing(console, "analysing"):
+        findings = analysis.analyse(results, target=plan.study.answer_target, max_epochs=plan.study.max_epochs)
+        write_json(folder / "findings.json", {"study": plan.study.name, "findings": [f.to_json() for f in findings]})
+    with doing(console, "drawing the page"):
+        page.write(
+            folder / "report.html",
+            study=plan.study,
+            plan=plan,
+            results=results,
+            findings=findings,
+            catalogue={name: entry.to_dict() for name, entry in prepared.entries.items()},
+            receipt=receipts(prepared.store, plan),
+            command=command,
+            study_text=plan.study.to_yaml(),
+            missing=missing,
+        )
     console.print(summary_view(plan.study, findings))
     for run, why in missing.items():
         if why != gathering.NOT_YET:

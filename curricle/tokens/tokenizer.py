@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from curricle.store import whole_folder
+from curricle.store import is_complete, whole_folder
 from curricle.study import Refused
 
 if TYPE_CHECKING:
@@ -54,10 +54,15 @@ def train_bpe(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
 
 def load(folder: Path | str, revision: str | None = None) -> PreTrainedTokenizerFast:
     """The tokenizer beside a checkpoint, or one that was saved here. Raises `Refused` where it has no delimiter."""
-    from transformers import AutoTokenizer
-
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder), revision=revision or "main", trust_remote_code=False)
+        if is_complete(Path(folder)) and not (Path(folder) / "config.json").exists():  # saved here: its class is known
+            from transformers import PreTrainedTokenizerFast
+
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder))
+        else:
+            from transformers import AutoTokenizer  # asks what models there are, which takes seconds
+
+            tokenizer = AutoTokenizer.from_pretrained(str(folder), revision=revision or "main", trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise Refused(f"tokenizer: {folder} holds no tokenizer that transformers can read: {error}") from None
     if tokenizer.eos_token_id is None:
