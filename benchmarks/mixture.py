@@ -10,8 +10,8 @@ gain's interval is not asked: it speaks about two new runs.) Intervals and recom
 with its folds. One thread. LightGBM needs `pip install 'curricle[mixture]'`.
 
 A subset of 32 runs took less than half a minute of CPU with two methods, on a machine with other work. The whole, ten
-subsets of three sizes and all 512 runs once, has not been timed in one go: reckon with half an hour of CPU. Rows are
-told as they come; the page says how long it took.
+subsets of three sizes and all 512 runs once, has not been timed in one go. Rows are told as they come; the page says
+how long it took.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import yaml
 
 from curricle.shapes import PRESETS
 from curricle.study import Refused, Stage, Study, nearest, parse_count
-from curricle.values import shortened
+from curricle.values import plural, shortened
 
 if TYPE_CHECKING:
     from curricle.analysis.factorial import Design
@@ -109,7 +109,7 @@ def draft_factorial(
     seeds = list(range(design.seeds)) if like is None else _seeds(like, design.seeds)
     constant = "# Constant, so that a source is learnt at the same rate wherever it stands."
     lines = [
-        f"# A factorial: {len(design.arms)} strategies × {design.seeds} seeds.",
+        f"# A factorial: {len(design.arms)} strategies × {plural(design.seeds, 'seed')}.",
         f"# {'It ' + design.why if design.answers else 'It cannot answer: ' + design.why}.",
         f"question: Do {first} and {second} give more together than each gives alone?",
         "",

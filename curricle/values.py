@@ -67,6 +67,13 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(words)) or 'none'}"
 
 
+def plural(n: int, noun: str) -> str:
+    """`1 seed`, `3 seeds`, `2 strategies`."""
+    if n == 1:
+        return f"1 {noun}"
+    return f"{n:,} {noun[:-1]}ies" if noun.endswith("y") else f"{n:,} {noun}s"
+
+
 Count = Annotated[
     int,
     BeforeValidator(parse_count),

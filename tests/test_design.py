@@ -34,6 +34,44 @@ def test_a_factorial_is_proposed_with_what_it_can_tell(tmp_path) -> None:
     assert isinstance(again.exception, Refused) and "is there already" in str(again.exception)
 
 
+def test_the_example_of_a_factorial_can_answer(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    _, example = factorial_help().split("Example: curricle ")
+    shown = runner.invoke(app, example.split("│")[0].split())
+    assert shown.exit_code == 0, shown.output
+    assert "It tells γ" in shown.output and "cannot answer" not in shown.output
+
+
+def factorial_help() -> str:
+    from curricle.commands import design
+
+    (command,) = (c for c in design.app.registered_commands if c.callback is design.factorial)
+    return str(command.epilog)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["design", "factorial", "--sigma", "-1"], "--sigma: -1.0; give"),
+        (["design", "factorial", "--dose", "code=0,1M", "--filler", "prose"], "--dose: 'code'; give the doses of two"),
+        (["design", "factorial", "--filler", "code"], "--filler: 'code' is one of the sources"),
+        (["design", "factorial", "--total-tokens", "1k"], "--total-tokens: 1,000 is less than"),
+        (["design", "swarm", "--runs", "3"], "--runs: 3; a law of mixtures takes"),
+        (["gain", "--from", "-2", "--to", "3"], "--from: -2 is not an accuracy"),
+    ],
+)
+def test_a_refusal_names_options_with_their_dashes(words: list[str], said: str) -> None:
+    refused = runner.invoke(app, words).exception
+    assert isinstance(refused, Refused) and str(refused).startswith(said)
+
+
+def test_one_seed_is_not_called_seeds(tmp_path) -> None:
+    out = tmp_path / "one.yaml"
+    shown = runner.invoke(app, ["design", "factorial", "--seeds", "1", "--out", str(out)])
+    assert shown.exit_code == 0, shown.output
+    assert "× 1 seed." in out.read_text() and "1 seeds" not in out.read_text() + shown.output
+
+
 def test_json_is_one_object_with_the_study() -> None:
     doses = ["--dose", "code=0,1M", "--dose", "math=0,1M", "--filler", "prose"]
     both = json.loads(runner.invoke(app, ["design", "factorial", *doses, "--json"]).output)

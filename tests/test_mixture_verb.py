@@ -70,7 +70,7 @@ def test_predictions_have_the_same_key_and_each_metric_with_its_limits(place):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--target", "metric/web_los"), "target: unknown metric 'metric/web_los'; did you mean"),
+        (("--target", "metric/web_los"), "--target: unknown metric 'metric/web_los'; did you mean"),
         (
             ("--target", "web"),
             "unknown metric 'web'; did you mean 'metric/web_loss'? known: metric/web_loss, metric/code",
@@ -79,6 +79,7 @@ def test_predictions_have_the_same_key_and_each_metric_with_its_limits(place):
         (("--max-epochs", "-1"), "--max-epochs -1: how often a source may be seen, above 0"),
         (("--max-epochs", "nan"), "--max-epochs nan"),
         (("--max-epochs", "2"), "--max-epochs goes with --available and --budget-tokens"),
+        (("--bound", "web=3"), "--bound: unknown metric 'web'; did you mean"),
         (("--method", "gpp"), "--method gpp: unknown"),
         (("--predict", "others.csv"), "--predict and --out go together"),
         (("--budget-tokens", "100B"), "--available and --budget-tokens go together"),

@@ -28,6 +28,7 @@ from curricle.analysis.finding import (
 from curricle.analysis.intervals import holm, student
 from curricle.analysis.spread import spread_crossed
 from curricle.study import Refused
+from curricle.values import plural
 
 SEEDS_ONLY = "Intervals speak of other seeds on the same problems."
 ONE_SEED = "One seed: no interval."
@@ -59,7 +60,8 @@ def ends(rows: Sequence[Row]) -> tuple[list[Point], tuple[Any, ...], str]:
     places = sorted({place for _, place in last})
     seeds = tuple(sorted({seed for seed, _ in last}, key=str))
     whole = tuple(seed for seed in seeds if all((seed, place) in last for place in places))
-    note = "" if len(whole) == len(seeds) else f"{len(seeds) - len(whole)} seed(s) are not complete and are left out."
+    partly = len(seeds) - len(whole)
+    note = f"{plural(partly, 'seed')} without all stages: left out." if partly else ""
     made: list[Point] = []
     spent = 0.0
     for place in places if whole else []:
@@ -201,7 +203,7 @@ def shapley(rows: Sequence[Row], level: float = 0.95) -> list[Finding]:
         ground = {s for s in players if all(s in of_it for of_it in stages.values()) and len(stages) > 1}
         players = [s for s in players if s not in ground]
         if not 2 <= len(players) <= 6:
-            raise Refused(f"{len(players)} stages vary between the strategies; Shapley's value shares among 2 to 6")
+            raise Refused(f"strategies differ by {plural(len(players), 'stage')}; Shapley's value shares among 2 to 6")
         cells: dict[frozenset[str], dict[Any, float]] = {}
         for name, (points, seeds, _) in paths.items():
             subset = frozenset(stages[name]) - ground

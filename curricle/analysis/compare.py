@@ -25,6 +25,7 @@ from curricle.analysis.finding import (
 )
 from curricle.analysis.intervals import Estimate, Ratio, estimates, fieller, holm, wilson
 from curricle.analysis.scores import Scores, paired
+from curricle.values import plural
 
 UNITS = {ACCURACY: POINTS, BITS_PER_BYTE: BITS}
 NOTHING_WRONG = "P₁ = 100: nothing was wrong, so no error is there to be removed"
@@ -92,7 +93,7 @@ def relative(question: str, subject: str, after: Scores, before: Scores, parts: 
     ratios = [fieller(pair.before.y_SP, pair.after.y_SP, kind) for kind in KINDS]
     percent = ratios[0].percent
     if percent is None:
-        why = f"P₁ = 0: none of {plain.n:,} problems was solved in {plain.seeds} seed(s), so ΔP has no divisor"
+        why = f"P₁ = 0: none of {plain.n:,} problems was solved in {plural(plain.seeds, 'seed')}, so ΔP has no divisor"
         return replace(
             plain, estimate=None, unit=PERCENT, intervals=(), undefined=why, note="The difference in points is defined."
         )

@@ -30,6 +30,7 @@ from curricle.analysis.scores import strategies
 from curricle.analysis.transfer import transfers
 from curricle.analysis.why_code import why_code
 from curricle.study import Refused
+from curricle.values import plural
 
 if TYPE_CHECKING:
     from curricle.analysis.questions import Asked
@@ -237,7 +238,7 @@ def swarm_of(asked: Asked, rows: Sequence[Row]) -> list[Finding]:
     different = {tuple(mixture[name] for name in names) for mixture in mixtures.values()}
     if len(names) < 2 or len(different) < LEAST_SWARM:
         raise Refused(
-            f"{len(different)} different mixtures in one stage; a law of mixtures takes {LEAST_SWARM} or more"
+            f"{plural(len(different), 'different mixture')} in one stage; a law of mixtures takes {LEAST_SWARM} or more"
         )
     there = asked.results.sql("SELECT source, max(available_tokens) AS tokens FROM mixtures GROUP BY source")
     natural = {row["source"]: row["tokens"] for row in there if row["tokens"] and row["source"] in names}

@@ -155,7 +155,7 @@ def judged(
     if not determined(x_CK):
         fails = (
             f"γ and the effect of the filler {filler!r} cannot be told apart in {len(used)} cells: give three doses of "
-            f"each source, or arms with less filler (filler_arms)"
+            f"each source, or arms of less filler alone (--filler-arm)"
         )
     else:
         firsts = [a.stages[:1] for a in used]

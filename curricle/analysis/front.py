@@ -192,11 +192,12 @@ def front(
             for m, (name, v) in enumerate(zip(names, edge))
         },
     }
+    verb = "is" if on.sum() == 1 else "are"
     corner = ", ".join(f"{parts[f'reference_{name}']:.4g} ({name})" for name in names)
     corner += ", the reference given" if reference is not None else ", the worst moved out by a tenth of the range"
     note = join(
         [
-            f"{int(on.sum())} of {len(on)} strategies are on the front of {target} against {', '.join(domains)}"
+            f"{int(on.sum())} of {len(on)} strategies {verb} on the front of {target} against {', '.join(domains)}"
             f"{f' and {cost}' if cost else ''}.",
             f"Knee: {parts['knee']}."
             if bend is not None

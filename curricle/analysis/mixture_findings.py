@@ -25,6 +25,7 @@ from curricle.analysis.recalibration import Recalibration
 from curricle.analysis.simplex import repeated
 from curricle.analysis.swarm import Swarm
 from curricle.study import Refused
+from curricle.values import plural
 
 LEVEL = 0.9
 SHARES = (0.01, 0.05, 0.1, 0.2)  # how often each source's share stays above these
@@ -51,7 +52,7 @@ def fit_swarm(swarm: Swarm, method: str = "auto", seed: int = 0) -> Fitted:
     """Raises `Refused` for too few runs."""
     method = known(method)
     if len(swarm.keys) < LEAST_RUNS:
-        raise Refused(f"ratios: {len(swarm.keys)} runs; a mixture needs {LEAST_RUNS} or more")
+        raise Refused(f"ratios: {plural(len(swarm.keys), 'run')}; a mixture needs {LEAST_RUNS} or more")
     whole = fit_member(method, swarm.p_NJ, swarm.loss_NT)
     return Fitted(swarm, method, whole, foldwise(method, swarm.p_NJ, swarm.loss_NT, whole, seed))
 

@@ -25,6 +25,7 @@ from curricle.analysis.powerlaw import Fit, PowerLaw, first_below, floor_error
 from curricle.analysis.repetition import R_STAR, repetition
 from curricle.analysis.spread import of_runs
 from curricle.study import Refused
+from curricle.values import plural
 
 REACH = 1e6  # a limit of D_sat is sought up to so many times the largest budget
 
@@ -102,7 +103,7 @@ def saturation(
     reason = (
         "stated"
         if delta is not None
-        else f"the noise of a difference, {runs} runs each; their spread is itself an estimate, so δ may be "
+        else f"the noise of a difference, {plural(runs, 'run')} each; their spread is itself an estimate, so δ may be "
         f"{asked_low:.2g} to {asked_high:.2g}, which the limits allow for"
     )
     notes = [*curve.notes, f"δ = {asked:.3g}: {reason}."]

@@ -27,6 +27,7 @@ from curricle.analysis.intervals import student
 from curricle.analysis.outcomes import DOSE
 from curricle.analysis.powerlaw import CLEAR, HOPELESS
 from curricle.study import Refused
+from curricle.values import plural
 
 DRAWS = 400
 OWN = 5  # E, ln A, ln β, logit r, d; then a worth for each source
@@ -224,7 +225,8 @@ def cells_of(rows: Sequence[Row]) -> tuple[list[str], np.ndarray, list[np.ndarra
     varied = [j for j in range(len(named)) if np.ptp(x[:, j]) > SAME_DOSE * top]
     sources, x_CJ = [named[j].removeprefix(DOSE) for j in varied], x[:, varied]
     if len(sources) < 2:
-        raise Refused(f"{len(sources)} source was read in doses that vary; a budget is shared out over two or more")
+        some = f"{plural(len(sources), 'source')} {'was' if len(sources) == 1 else 'were'}"
+        raise Refused(f"{some} read in doses that vary; a budget is shared out over two or more")
     if ((x_CJ > 0).sum(1) > 1).sum() < 2:
         raise Refused(
             "each strategy read one of the sources alone: that shows how fast the loss falls with each, but not what "

@@ -6,7 +6,10 @@ Nothing heavy is loaded until a verb needs it, so that help answers at once.
 from __future__ import annotations
 
 import json
+import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -123,6 +126,23 @@ def make_console(quiet: bool = False) -> Console:
 def print_json(value: object) -> None:
     json.dump(value, sys.stdout, indent=1, ensure_ascii=False, allow_nan=False)
     sys.stdout.write("\n")
+
+
+@contextmanager
+def said_as_options(**others: str) -> Iterator[None]:
+    """A refusal that names arguments of a function (`max_kl: …`, `sigma, seeds: …`) names the options that they were
+    given by; `others` are those whose option has another name. Only for calls whose arguments are all options."""
+    from curricle.study import Refused
+
+    try:
+        yield
+    except Refused as refusal:
+        names, colon, said = str(refusal).partition(":")
+        words = names.split(", ")
+        if not colon or not all(re.fullmatch(r"[a-z][a-z_]*( ratios| metrics)?", word) for word in words):
+            raise
+        dashed = (f"--{others.get(word, word).replace('_', '-').replace(' ', '-')}" for word in words)
+        raise Refused(f"{', '.join(dashed)}:{said}") from None
 
 
 def tokens(text: str, option: str) -> int:

@@ -22,6 +22,7 @@ from curricle.commands.common import (
     print_json,
     refuse_unwritable,
     refuse_unwritable_file,
+    said_as_options,
 )
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def study(
 
 
 @app.command(
-    epilog="Example: curricle design factorial --sigma 0.02 --gamma 0.05 --out transfer.yaml",
+    epilog="Example: curricle design factorial --sigma 0.02 --gamma 0.1 --out transfer.yaml",
 )
 def factorial(
     dose: Annotated[
@@ -136,11 +137,13 @@ def factorial(
         filler = "prose"
     doses = _doses(dose or ["code=0,200k,400k", "math=0,100k,200k"])
     pair = "→".join(doses), "→".join(list(doses)[::-1])
-    design = factorial_design(
-        doses, seeds=seeds, filler=filler, total_tokens=_count("--total-tokens", total_tokens),
-        filler_arms=[_tokens("--filler-arm", text) for text in filler_arm or []],
-        orders=pair[:1] if one_order else pair, sigma=sigma, wanted=gamma,
-    )  # fmt: skip
+    arms = [_tokens("--filler-arm", text) for text in filler_arm or []]
+    total = _count("--total-tokens", total_tokens)
+    with said_as_options(doses="dose", filler_arms="filler-arm", orders="one-order"):
+        design = factorial_design(
+            doses, seeds=seeds, filler=filler, total_tokens=total, filler_arms=arms,
+            orders=pair[:1] if one_order else pair, sigma=sigma, wanted=gamma,
+        )  # fmt: skip
     file = out or Path("factorial.yaml")
     text = draft_factorial(design, model, source or [], _like(like, set, model, source), file)
     study = parse_study(text, file)
@@ -183,7 +186,9 @@ def swarm(
     if own is not None:
         read = list(dict.fromkeys(s for stage in own.stages.values() for s in stage.sources))
         names = read if natural is None else [part.partition("=")[0] for part in natural.split(",")]
-    mixtures = swarm_design(_sizes(natural, names), runs, seed)
+    sizes = _sizes(natural, names)
+    with said_as_options(sources="source"):
+        mixtures = swarm_design(sizes, runs, seed)
     text = draft_swarm(mixtures, int(_tokens("--budget-tokens", budget_tokens)), model, source or [], own, file)
     study = parse_study(text, file)
     _write(out, text)

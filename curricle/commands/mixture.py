@@ -20,6 +20,7 @@ from curricle.commands.common import (
     print_json,
     refuse_unwritable,
     refuse_unwritable_file,
+    said_as_options,
     tokens,
 )
 
@@ -91,7 +92,7 @@ def mixture(
         larger = read(larger_ratios, "--larger-ratios"), read(larger_metrics, "--larger-metrics")
     console = make_console(quiet=as_json)
     if predict and out:
-        with console.status("fitting"):
+        with console.status("fitting"), said_as_options():
             rows = predictions(
                 *tables, read(predict, "--predict"), method=method, larger=larger, seed=seed, targets=weights(target)
             )
@@ -101,7 +102,7 @@ def mixture(
         else:
             console.print(f"Wrote {len(rows):,} predictions to {out}.", markup=False)
         return
-    with console.status("fitting"):
+    with console.status("fitting"), said_as_options(bounds="bound"):
         found = recommend(
             *tables,
             targets=weights(target),

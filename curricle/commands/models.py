@@ -18,6 +18,7 @@ from curricle.commands.common import (
     print_json,
     refuse_unwritable,
     refuse_unwritable_file,
+    said_as_options,
 )
 
 RemoteOption = Annotated[
@@ -172,7 +173,8 @@ def gain(
         return
     if before is None or after is None:
         raise Refused("gain: --from and --to go together")
-    comparison = analysis.compare_scores(before, after, problems, problems)
+    with said_as_options():
+        comparison = analysis.compare_scores(before, after, problems, problems)
     if as_json:
         print_json(comparison.to_json())
         return

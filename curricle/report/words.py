@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from curricle.analysis import Finding
 from curricle.analysis.finding import Part, between, number
 from curricle.study import Recipe
+from curricle.values import plural as plural
 
 DECIMAL = ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "k"))
 
@@ -75,12 +76,6 @@ def size(value: float) -> str:
 def percent(share: float) -> str:
     """`25 %`; a share below one percent keeps a digit that is not 0."""
     return f"{100 * share:.2g} %" if 0 < share < 0.01 else f"{float(f'{100 * share:.3g}'):g} %"
-
-
-def plural(n: int, noun: str) -> str:
-    if n == 1:
-        return f"1 {noun}"
-    return f"{n:,} {noun[:-1]}ies" if noun.endswith("y") else f"{n:,} {noun}s"
 
 
 def p_value(p: float | None) -> str:

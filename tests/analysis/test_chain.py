@@ -65,7 +65,7 @@ def test_a_chain_says_where_it_begins_and_what_it_lacks() -> None:
     rows = path("a", ["code", "math"], [2.0, 1.0]) + path("a", ["code", "math"], [2.1, 1.1], seed=1)[:-1]
     (found,) = chain(rows)
     assert [row["stage"] for row in found.table] == ["math"]
-    assert "begins at its end" in found.note and "1 seed(s) are not complete" in found.note
+    assert "begins at its end" in found.note and "1 seed without all stages: left out." in found.note
     with pytest.raises(Refused, match="no strategy has two stages"):
         chain(path("a", ["code"], [2.0]))
     with pytest.raises(Refused, match="no column 'position'"):
