@@ -32,6 +32,7 @@ from curricle.values import plural
 
 SEEDS_ONLY = "Intervals speak of other seeds on the same problems."
 ONE_SEED = "One seed: no interval."
+ALIKE = "No variation over seeds: no interval."
 
 
 class Point(NamedTuple):
@@ -118,7 +119,7 @@ def _chained(
     positive = bool((scores > 0).all())
     logs = np.log(scores) if positive else None
     table, sum_alone = [], 0.0
-    notes = [lower_is_better(measure), note, SEEDS_ONLY if interval else ONE_SEED]
+    notes = [lower_is_better(measure), note, speaks_of(interval, seeds)]
     for k, point in enumerate(points[1:], start=1):
         row: dict[str, Part] = {
             "stage": point.stage, "position": point.position, "since": points[k - 1].stage, "tokens": point.tokens,
@@ -153,6 +154,11 @@ def _chained(
         UNITS.get(measure, measure), (interval,) if interval else (), p_value,
         "t over seeds" if p_value is not None else "", 0, len(seeds), (), None, join(notes), parts, tuple(table),
     )  # fmt: skip
+
+
+def speaks_of(interval: Interval | None, seeds: Sequence[Any]) -> str:
+    """What an interval is about, or why there is none."""
+    return SEEDS_ONLY if interval else ALIKE if len(seeds) > 1 else ONE_SEED
 
 
 def mean_of(d_S: np.ndarray, level: float) -> tuple[float, Interval | None, float | None]:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from curricle.analysis.chain import ONE_SEED, SEEDS_ONLY, ends, mean_of, same_scores
+from curricle.analysis.chain import ends, mean_of, same_scores, speaks_of
 from curricle.analysis.columns import Row, chosen, groups, items, known, numbers, the_one, typed
 from curricle.analysis.compare import UNITS, holm_adjusted, one_benchmark
 from curricle.analysis.finding import ACCURACY, THESE_PROBLEMS, Finding, Interval, Part, join, short
@@ -63,7 +63,7 @@ def efficiency(rows: Sequence[Row], level: float = 0.95) -> list[Finding]:
                     made.append(Finding(
                         "efficiency", f"{after.stage} in {name}", str(measure), str(benchmark), value, unit,
                         (interval,) if interval else (), p_value, "t over seeds" if p_value is not None else "",
-                        0, len(seeds), (), None, join([about, note, SEEDS_ONLY if interval else ONE_SEED]), parts,
+                        0, len(seeds), (), None, join([about, note, speaks_of(interval, seeds)]), parts,
                     ))  # fmt: skip
     if not made:
         raise Refused("no stage has a score before it; efficiency needs where it began and where it ended")

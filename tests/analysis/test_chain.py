@@ -61,6 +61,13 @@ def test_shares_multiply_to_the_whole_gain(scores: list[float]) -> None:
     assert "lower is better, so a negative difference is a gain" in found.note
 
 
+def test_seeds_that_agree_are_not_called_one_seed() -> None:
+    (found,) = chain(
+        [*path("a", ["b", "c"], [3.0, 2.0], 0, start=4.0), *path("a", ["b", "c"], [3.0, 2.0], 1, start=4.0)]
+    )
+    assert not found.intervals and "No variation over seeds" in found.note and "One seed" not in found.note
+
+
 def test_a_chain_says_where_it_begins_and_what_it_lacks() -> None:
     rows = path("a", ["code", "math"], [2.0, 1.0]) + path("a", ["code", "math"], [2.1, 1.1], seed=1)[:-1]
     (found,) = chain(rows)
