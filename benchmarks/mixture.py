@@ -30,14 +30,14 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
 
-from curricle.analysis.choosing import Problem, loss_of
-from curricle.analysis.intervals import rank_correlation
-from curricle.analysis.members import fit_member
-from curricle.analysis.mixing_laws import fit_law
 from curricle.analysis.mixture import mixture, prediction_intervals
-from curricle.analysis.mixture_findings import Fitted, fit_swarm
-from curricle.analysis.simplex import best_on_simplex
-from curricle.analysis.swarm import Swarm, read_swarm
+from curricle.analysis.statistics.intervals import rank_correlation
+from curricle.analysis.swarms.choosing import Problem, loss_of
+from curricle.analysis.swarms.members import fit_member
+from curricle.analysis.swarms.mixing_laws import fit_law
+from curricle.analysis.swarms.mixture_findings import Fitted, fit_swarm
+from curricle.analysis.swarms.simplex import best_on_simplex
+from curricle.analysis.swarms.swarm import Swarm, read_swarm
 
 METHODS = ("efftokens", "lightgbm", "linear", "exponential", "gp")
 SIZES = (512, 128, 64, 32)

@@ -233,7 +233,7 @@ def _scored(file: Path) -> tuple[str, str, list[tuple[str, tuple[str, int]]]]:
     """Name, kind, and for each measure the score with its interval and n."""
     import numpy as np
 
-    from curricle.analysis.intervals import bits_per_byte, student, wilson
+    from curricle.analysis.statistics.intervals import bits_per_byte, student, wilson
     from curricle.results import read_table
 
     columns = read_table(file, ["benchmark", "kind", "nats", "bytes", "correct"]).to_pydict()

@@ -11,7 +11,7 @@ import typer
 from tiny_study import tiny, write_study
 from typer.testing import CliRunner
 
-from curricle.analysis.next_runs import next_runs
+from curricle.analysis.proposals.next_runs import next_runs
 from curricle.cli import app
 from curricle.commands.common import make_console, planned
 from curricle.commands.design import WithDefault

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from curricle.analysis.questions import QUESTIONS
+from curricle.analysis.asked.questions import QUESTIONS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*sorted((ROOT / "docs").rglob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]

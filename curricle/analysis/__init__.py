@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 # It costs little, since what is slow (scipy, DuckDB) is imported inside the functions that need it.
 from curricle.analysis.allocation import best_split, split
 from curricle.analysis.answer import answer
+from curricle.analysis.asked.questions import FIRST, QUESTIONS, Answer, Asked, Question, ask, listed, refuse_unknown
 from curricle.analysis.bound import bounds, head_start_bound, information_bound, regret_bound
 from curricle.analysis.bound_score import accuracy_bound, accuracy_from_loss, last_loss_bound
 from curricle.analysis.chain import chain, shapley
@@ -28,12 +29,11 @@ from curricle.analysis.front import front
 from curricle.analysis.gain import Comparison, compare_scores, contrast, contrasts, gain, scores, stage_gains
 from curricle.analysis.mediation import mediation
 from curricle.analysis.mixture import mixture, predictions
-from curricle.analysis.outcomes import outcomes, steps_of
 from curricle.analysis.phase_law import best_order, best_order_of_runs, phase_law
 from curricle.analysis.phases import phases
 from curricle.analysis.published import published
-from curricle.analysis.questions import FIRST, QUESTIONS, Answer, Asked, Question, ask, listed, refuse_unknown
 from curricle.analysis.repetition import effective_tokens, muennighoff2023, repetition
+from curricle.analysis.rows.outcomes import outcomes, steps_of
 from curricle.analysis.saturation import floors, saturation, why_saturated
 from curricle.analysis.scaling import predict_loss, ranks
 from curricle.analysis.split_runs import split_of_runs

@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from curricle.analysis.arms import Row
 from curricle.analysis.code_length import Floor, Lengths, binned, code_lengths, scratch_floor
 from curricle.analysis.finding import BITS_PER_TOKEN, THESE_WEIGHTS, THIS_STRATEGY, Finding, Interval, Part, join
-from curricle.analysis.intervals import Estimate, student
+from curricle.analysis.rows.arms import Row
+from curricle.analysis.statistics.intervals import Estimate, student
 from curricle.study import Refused
 
 ONLINE = "online loss"

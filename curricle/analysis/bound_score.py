@@ -15,10 +15,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from curricle.analysis.arms import Row, checked, ends, items_of, noise, runs_of, scored, tabled
 from curricle.analysis.code_length import fit_floor
-from curricle.analysis.columns import typed
-from curricle.analysis.compare import UNITS
 from curricle.analysis.finding import (
     ACCURACY,
     BITS_PER_BYTE,
@@ -30,8 +27,11 @@ from curricle.analysis.finding import (
     Part,
     join,
 )
-from curricle.analysis.intervals import student, wilson
-from curricle.analysis.spread import within
+from curricle.analysis.rows.arms import Row, checked, ends, items_of, noise, runs_of, scored, tabled
+from curricle.analysis.rows.columns import typed
+from curricle.analysis.rows.compare import UNITS
+from curricle.analysis.statistics.intervals import student, wilson
+from curricle.analysis.statistics.spread import within
 from curricle.study import Refused, nearest
 
 # ---- the last loss --------------------------------------------------------------------------------------------------

@@ -16,8 +16,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from curricle.analysis.columns import Row, groups, known, numbers, typed
-from curricle.analysis.compare import UNITS, holm_adjusted, lower_is_better, one_benchmark
 from curricle.analysis.finding import (
     THESE_PROBLEMS,
     Finding,
@@ -25,8 +23,10 @@ from curricle.analysis.finding import (
     Part,
     join,
 )
-from curricle.analysis.intervals import holm, student
-from curricle.analysis.spread import spread_crossed
+from curricle.analysis.rows.columns import Row, groups, known, numbers, typed
+from curricle.analysis.rows.compare import UNITS, holm_adjusted, lower_is_better, one_benchmark
+from curricle.analysis.statistics.intervals import holm, student
+from curricle.analysis.statistics.spread import spread_crossed
 from curricle.study import Refused
 from curricle.values import plural
 

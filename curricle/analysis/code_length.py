@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from curricle.analysis.arms import Row, checked
+from curricle.analysis.rows.arms import Row, checked
 from curricle.study import Refused, nearest
 
 BINS = 28  # along a stage, equally wide in the logarithm of its tokens

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from curricle.analysis.arms import (
+from curricle.analysis.finding import ACCURACY, BITS_PER_BYTE, THESE_PROBLEMS, Finding, Interval, Part, join
+from curricle.analysis.rows.arms import (
     Domains,
     Row,
     Table,
@@ -31,8 +32,7 @@ from curricle.analysis.arms import (
     weighted,
     weights_of,
 )
-from curricle.analysis.columns import typed
-from curricle.analysis.finding import ACCURACY, BITS_PER_BYTE, THESE_PROBLEMS, Finding, Interval, Part, join
+from curricle.analysis.rows.columns import typed
 from curricle.study import Refused, nearest
 
 SHARE = "% of the tokens"

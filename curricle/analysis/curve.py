@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING
 
-from curricle.analysis.compare import both, holm_adjusted, level
 from curricle.analysis.finding import Finding, Part
 from curricle.analysis.gain import measured
-from curricle.analysis.scores import StageRuns, StrategyRuns, strategies
+from curricle.analysis.rows.compare import both, holm_adjusted, level
+from curricle.analysis.rows.scores import StageRuns, StrategyRuns, strategies
 from curricle.study import Refused, nearest
 
 if TYPE_CHECKING:

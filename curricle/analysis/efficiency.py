@@ -18,11 +18,11 @@ from typing import NamedTuple
 import numpy as np
 
 from curricle.analysis.chain import ends, mean_of, same_scores, speaks_of
-from curricle.analysis.columns import Row, chosen, groups, items, known, numbers, the_one, typed
-from curricle.analysis.compare import UNITS, holm_adjusted, one_benchmark
 from curricle.analysis.finding import ACCURACY, THESE_PROBLEMS, Finding, Interval, Part, join, short
-from curricle.analysis.intervals import student
-from curricle.analysis.powerlaw import CLEAR, HOPELESS, NO_FLOOR, Fit, fit
+from curricle.analysis.rows.columns import Row, chosen, groups, items, known, numbers, the_one, typed
+from curricle.analysis.rows.compare import UNITS, holm_adjusted, one_benchmark
+from curricle.analysis.statistics.intervals import student
+from curricle.analysis.statistics.powerlaw import CLEAR, HOPELESS, NO_FLOOR, Fit, fit
 from curricle.study import Refused
 
 TOKENS = "tokens"

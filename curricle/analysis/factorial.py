@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from curricle.analysis.cells import ordered
-from curricle.analysis.outcomes import DOSE
-from curricle.analysis.spread import reach
+from curricle.analysis.rows.cells import ordered
+from curricle.analysis.rows.outcomes import DOSE
+from curricle.analysis.statistics.spread import reach
 from curricle.analysis.surface import POWER, determined, dose_of, power_needed, prefix_factor, terms
 from curricle.study import Refused, nearest
 from curricle.values import shortened

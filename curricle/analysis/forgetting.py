@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from curricle.analysis.compare import difference, holm_adjusted, level, lower_is_better, one_benchmark
 from curricle.analysis.finding import BITS_PER_BYTE, Finding, Part
 from curricle.analysis.gain import before_stage, measured
-from curricle.analysis.scores import Benchmark, StageRuns, StrategyRuns, strategies
+from curricle.analysis.rows.compare import difference, holm_adjusted, level, lower_is_better, one_benchmark
+from curricle.analysis.rows.scores import Benchmark, StageRuns, StrategyRuns, strategies
 
 if TYPE_CHECKING:
     from curricle.results import Results

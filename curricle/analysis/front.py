@@ -12,7 +12,17 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from curricle.analysis.arms import (
+from curricle.analysis.finding import (
+    ACCURACY,
+    BITS_PER_BYTE,
+    THESE_PROBLEMS,
+    THESE_WEIGHTS,
+    Finding,
+    Interval,
+    Part,
+    join,
+)
+from curricle.analysis.rows.arms import (
     Domains,
     Noise,
     Row,
@@ -29,17 +39,7 @@ from curricle.analysis.arms import (
     weighted,
     weights_of,
 )
-from curricle.analysis.columns import typed
-from curricle.analysis.finding import (
-    ACCURACY,
-    BITS_PER_BYTE,
-    THESE_PROBLEMS,
-    THESE_WEIGHTS,
-    Finding,
-    Interval,
-    Part,
-    join,
-)
+from curricle.analysis.rows.columns import typed
 from curricle.study import Refused
 
 OF_BOX = "% of the box"  # between the best of each objective and the reference point

@@ -13,11 +13,19 @@ from dataclasses import asdict, dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
-from curricle.analysis.compare import both, holm_adjusted, level, one_benchmark, turned
 from curricle.analysis.finding import THESE_WEIGHTS, Finding, Interval, Part
-from curricle.analysis.intervals import binomial_variance, fieller_proportions, normal
-from curricle.analysis.means import difference_of_means, level_of_mean, means_of
-from curricle.analysis.scores import Benchmark, Scores, StageRuns, StrategyRuns, baseline_of, benchmarks, strategies
+from curricle.analysis.rows.compare import both, holm_adjusted, level, one_benchmark, turned
+from curricle.analysis.rows.means import difference_of_means, level_of_mean, means_of
+from curricle.analysis.rows.scores import (
+    Benchmark,
+    Scores,
+    StageRuns,
+    StrategyRuns,
+    baseline_of,
+    benchmarks,
+    strategies,
+)
+from curricle.analysis.statistics.intervals import binomial_variance, fieller_proportions, normal
 from curricle.study import Refused, nearest
 
 if TYPE_CHECKING:

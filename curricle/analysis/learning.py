@@ -20,8 +20,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from curricle.analysis.arms import Row
 from curricle.analysis.phases import cumulative
+from curricle.analysis.rows.arms import Row
 from curricle.study import Refused
 
 Path = Sequence[Sequence[float]] | np.ndarray  # stretches × sources, in tokens

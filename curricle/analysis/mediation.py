@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from curricle.analysis.cells import Row, finite, read_factorial
-from curricle.analysis.columns import typed
 from curricle.analysis.finding import ACCURACY, BITS_PER_BYTE, LOG_LOSS, LOGITS, THESE_PROBLEMS, Finding, Part, join
-from curricle.analysis.intervals import Estimate
-from curricle.analysis.outcomes import outcomes
+from curricle.analysis.rows.cells import Row, finite, read_factorial
+from curricle.analysis.rows.columns import typed
+from curricle.analysis.rows.outcomes import outcomes
+from curricle.analysis.statistics.intervals import Estimate
 from curricle.analysis.surface import TERMS, determined, dose_of, link, terms
 from curricle.study import Refused
 

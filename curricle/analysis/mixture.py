@@ -16,15 +16,15 @@ from typing import Any
 
 import numpy as np
 
-from curricle.analysis.choosing import Problem, choose, choose_among, resample_weights
 from curricle.analysis.finding import Finding
-from curricle.analysis.foldwise import cv_plus, scatter
-from curricle.analysis.members import Member
-from curricle.analysis.mixing_laws import Law, fit_law
-from curricle.analysis.mixture_findings import LEVEL, Answer, Fitted, fit_swarm, witnesses
-from curricle.analysis.recalibration import Moved, Recalibration, recalibrate
-from curricle.analysis.simplex import refuse_too_little, repeated
-from curricle.analysis.swarm import Row, Swarm, join_column, read_amounts, read_ratios, read_swarm
+from curricle.analysis.swarms.choosing import Problem, choose, choose_among, resample_weights
+from curricle.analysis.swarms.foldwise import cv_plus, scatter
+from curricle.analysis.swarms.members import Member
+from curricle.analysis.swarms.mixing_laws import Law, fit_law
+from curricle.analysis.swarms.mixture_findings import LEVEL, Answer, Fitted, fit_swarm, witnesses
+from curricle.analysis.swarms.recalibration import Moved, Recalibration, recalibrate
+from curricle.analysis.swarms.simplex import refuse_too_little, repeated
+from curricle.analysis.swarms.swarm import Row, Swarm, join_column, read_amounts, read_ratios, read_swarm
 from curricle.study import Refused, nearest
 
 RESAMPLES = 64

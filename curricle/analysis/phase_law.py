@@ -17,11 +17,11 @@ from itertools import permutations
 
 import numpy as np
 
-from curricle.analysis.arms import Row, Table, ends, items_of, noise, runs_of, scored, tabled, weights_of
 from curricle.analysis.finding import BITS, BITS_PER_BYTE, THESE_PROBLEMS, Finding, Interval, Part, join
-from curricle.analysis.intervals import student
 from curricle.analysis.learning import PhaseLaw, curves_of, fit, misfit
 from curricle.analysis.phases import ARROW, Design, Phase, design
+from curricle.analysis.rows.arms import Row, Table, ends, items_of, noise, runs_of, scored, tabled, weights_of
+from curricle.analysis.statistics.intervals import student
 from curricle.study import Refused
 
 WRONG = 0.01  # a test of the law below this says that the curves are not its

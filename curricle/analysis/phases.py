@@ -18,11 +18,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from curricle.analysis.arms import Noise, Row, Table, checked, ends, items_of, noise, runs_of, scored, tabled
-from curricle.analysis.compare import UNITS
 from curricle.analysis.finding import ACCURACY, BITS_PER_BYTE, THESE_PROBLEMS, Finding, Interval, Part, join
-from curricle.analysis.intervals import Estimate, holm
-from curricle.analysis.spread import reach
+from curricle.analysis.rows.arms import Noise, Row, Table, checked, ends, items_of, noise, runs_of, scored, tabled
+from curricle.analysis.rows.compare import UNITS
+from curricle.analysis.statistics.intervals import Estimate, holm
+from curricle.analysis.statistics.spread import reach
 from curricle.study import Refused
 
 NOTHING = "nothing"

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from curricle.analysis.columns import DOSE
 from curricle.analysis.repetition import R_STAR, effective_tokens
+from curricle.analysis.rows.columns import DOSE
 from curricle.study import Refused
 
 if TYPE_CHECKING:

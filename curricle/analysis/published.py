@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from importlib.resources import files
 from math import log, sqrt
 
-from curricle.analysis.compare import NOTHING_WRONG, holm_adjusted
 from curricle.analysis.finding import ACCURACY, ERRORS, PERCENT, POINTS, THESE_WEIGHTS, Finding, Interval, Part, join
 from curricle.analysis.gain import compare_scores, two_sided
-from curricle.analysis.intervals import binomial_variance, normal
+from curricle.analysis.rows.compare import NOTHING_WRONG, holm_adjusted
+from curricle.analysis.statistics.intervals import binomial_variance, normal
 
 ONE_RUN = "One run each: seeds are unknown, so nothing is said about another run. Pairing is unknown: unpaired."
 UNKNOWN_N = "The number of problems is not stated, so there is no interval."

@@ -16,10 +16,10 @@ from importlib.resources import files
 
 import numpy as np
 
-from curricle.analysis.columns import Row, items, numbers, the_one, typed
 from curricle.analysis.finding import THESE_PROBLEMS, Finding, Interval, Part, join
-from curricle.analysis.intervals import student
-from curricle.analysis.powerlaw import Fit, fit
+from curricle.analysis.rows.columns import Row, items, numbers, the_one, typed
+from curricle.analysis.statistics.intervals import student
+from curricle.analysis.statistics.powerlaw import Fit, fit
 from curricle.study import Refused
 
 R_STAR = 15.39  # repeats after which a pool has given 1 − 1/e of all that repeating it can give

@@ -15,7 +15,6 @@ from itertools import combinations
 
 import numpy as np
 
-from curricle.analysis.columns import Row, chosen, groups, items, known, numbers, the_one, typed
 from curricle.analysis.efficiency import both_ways, points_of
 from curricle.analysis.finding import (
     ACCURACY,
@@ -27,8 +26,9 @@ from curricle.analysis.finding import (
     join,
     short,
 )
-from curricle.analysis.intervals import FEWEST_RANKED, rank_correlation, ranked, spearman_interval, student
-from curricle.analysis.spread import within
+from curricle.analysis.rows.columns import Row, chosen, groups, items, known, numbers, the_one, typed
+from curricle.analysis.statistics.intervals import FEWEST_RANKED, rank_correlation, ranked, spearman_interval, student
+from curricle.analysis.statistics.spread import within
 from curricle.study import Refused
 
 CORRELATION = "rank correlation"

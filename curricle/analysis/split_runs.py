@@ -19,13 +19,13 @@ from typing import Any
 import numpy as np
 
 from curricle.analysis.allocation import best_split
-from curricle.analysis.cells import SAME_DOSE, finite
-from curricle.analysis.columns import Row, items, known, the_one, typed
-from curricle.analysis.compare import UNITS
 from curricle.analysis.finding import ACCURACY, THESE_PROBLEMS, Finding, Interval, Part, join, short
-from curricle.analysis.intervals import student
-from curricle.analysis.outcomes import DOSE
-from curricle.analysis.powerlaw import CLEAR, HOPELESS
+from curricle.analysis.rows.cells import SAME_DOSE, finite
+from curricle.analysis.rows.columns import Row, items, known, the_one, typed
+from curricle.analysis.rows.compare import UNITS
+from curricle.analysis.rows.outcomes import DOSE
+from curricle.analysis.statistics.intervals import student
+from curricle.analysis.statistics.powerlaw import CLEAR, HOPELESS
 from curricle.study import Refused
 from curricle.values import plural
 

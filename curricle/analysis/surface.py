@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from curricle.analysis.cells import Cell, Factorial
 from curricle.analysis.finding import ACCURACY, THESE_PROBLEMS, THESE_WEIGHTS, THIS_STRATEGY
-from curricle.analysis.intervals import NEGLIGIBLE, Estimate
-from curricle.analysis.spread import Spread, spread_within
+from curricle.analysis.rows.cells import Cell, Factorial
+from curricle.analysis.statistics.intervals import NEGLIGIBLE, Estimate
+from curricle.analysis.statistics.spread import Spread, spread_within
 from curricle.study import Refused
 
 TERMS = ("base", "alpha", "beta", "gamma", "phi")

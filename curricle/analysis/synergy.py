@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from curricle.analysis.cells import Factorial, Row, read_factorial
 from curricle.analysis.finding import ACCURACY, KAPPA, THESE_PROBLEMS, Finding, Interval, Part, join
-from curricle.analysis.intervals import student
+from curricle.analysis.rows.cells import Factorial, Row, read_factorial
+from curricle.analysis.statistics.intervals import student
 from curricle.analysis.surface import on, raw
 from curricle.study import Refused
 

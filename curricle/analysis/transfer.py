@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from curricle.analysis.cells import Factorial, Row, columns, read_factorial
-from curricle.analysis.compare import holm_adjusted
 from curricle.analysis.finding import ACCURACY, LOG_LOSS, LOGITS, THIS_STRATEGY, Finding, Part, join
-from curricle.analysis.intervals import Estimate, holm
+from curricle.analysis.rows.cells import Factorial, Row, columns, read_factorial
+from curricle.analysis.rows.compare import holm_adjusted
+from curricle.analysis.statistics.intervals import Estimate, holm
 from curricle.analysis.surface import (
     LACK,
     Cells,
@@ -169,7 +169,7 @@ def claims_adjusted(found: Sequence[Finding], claim: str) -> list[Finding]:
 
 def measured_pairs(rows: Sequence[Row] | Results) -> list[tuple[str, str]]:
     if hasattr(rows, "sql"):
-        from curricle.analysis.scores import Benchmark, benchmarks
+        from curricle.analysis.rows.scores import Benchmark, benchmarks
 
         return [(name, measure) for name in benchmarks(rows) for measure in Benchmark(rows, name).measures]  # type: ignore[arg-type]
     columns(rows, ["benchmark", "measure"])

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from curricle.analysis.cells import Factorial, ordered
-from curricle.analysis.crossover import double_cancellation, gail_simon
 from curricle.analysis.finding import THESE_PROBLEMS, Part
-from curricle.analysis.intervals import Estimate, holm
-from curricle.analysis.spread import reach
+from curricle.analysis.rows.cells import Factorial, ordered
+from curricle.analysis.statistics.crossover import double_cancellation, gail_simon
+from curricle.analysis.statistics.intervals import Estimate, holm
+from curricle.analysis.statistics.spread import reach
 from curricle.analysis.surface import LACK, Cells, Surface, fit, power_needed, prefix_factor
 
 

@@ -17,12 +17,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from curricle.analysis.columns import Row, chosen, groups, items, known, numbers, the_one, typed
 from curricle.analysis.efficiency import curve_of
 from curricle.analysis.finding import THESE_PROBLEMS, Finding, Interval, Part, join, short
-from curricle.analysis.intervals import student
-from curricle.analysis.powerlaw import HOPELESS
-from curricle.analysis.spread import two_way
+from curricle.analysis.rows.columns import Row, chosen, groups, items, known, numbers, the_one, typed
+from curricle.analysis.statistics.intervals import student
+from curricle.analysis.statistics.powerlaw import HOPELESS
+from curricle.analysis.statistics.spread import two_way
 from curricle.study import Refused
 
 FARTHEST = 4.0  # of α; a profile that is still inside there is open on that side

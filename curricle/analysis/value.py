@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from curricle.analysis.columns import typed
 from curricle.analysis.finding import PERCENT, THESE_WEIGHTS, Finding, Interval, Part, join
-from curricle.analysis.intervals import (
+from curricle.analysis.rows.columns import typed
+from curricle.analysis.statistics.intervals import (
     FEWEST_RANKED,
     NEGLIGIBLE,
     Estimate,

@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from curricle.analysis.columns import typed
-from curricle.analysis.compare import UNITS
 from curricle.analysis.finding import ACCURACY, BITS_PER_BYTE, THESE_PROBLEMS, Finding, Interval, Part, join
-from curricle.analysis.intervals import holm, student
-from curricle.analysis.spread import reach, two_way
+from curricle.analysis.rows.columns import typed
+from curricle.analysis.rows.compare import UNITS
+from curricle.analysis.statistics.intervals import holm, student
+from curricle.analysis.statistics.spread import reach, two_way
 from curricle.study import Refused, nearest
 
 Row = Mapping[str, Any]

@@ -51,7 +51,7 @@ def analyse(
 ) -> None:
     """Put questions to result rows: what each stage gave, how curves bend, what is open and why."""
     from curricle import analysis
-    from curricle.analysis.questions import refuse_unknown_questions
+    from curricle.analysis.asked.questions import refuse_unknown_questions
     from curricle.study import Refused
 
     refuse_unwritable("--figures", figures)
@@ -97,7 +97,7 @@ def found(
 ) -> tuple[Results, Study | None, float | None]:
     """The rows that are meant, and the study with the model's parameters, where it is one. `named` are the benchmark,
     measure or target asked for: one that the study cannot have is refused before a corpus is read."""
-    from curricle.analysis.questions import refuse_unscored
+    from curricle.analysis.asked.questions import refuse_unscored
     from curricle.study import Refused
     from curricle.studyfile import load_study
 

@@ -72,7 +72,7 @@ def study(
     set: Set = None,
 ) -> None:
     """Say which question is open at what cost, what the budget buys, and what strategies trade for the target."""
-    from curricle.analysis.next_runs import next_runs, the_budget
+    from curricle.analysis.proposals.next_runs import next_runs, the_budget
     from curricle.commands.analysis import found
     from curricle.report.proposals import next_runs_view
 
@@ -177,7 +177,7 @@ def swarm(
     as_json: Json = False,
 ) -> None:
     """Draw the mixtures of a swarm of small runs, from which a law of mixtures is then fitted."""
-    from curricle.analysis.swarm_design import swarm_design
+    from curricle.analysis.proposals.swarm_design import swarm_design
     from curricle.drafting import SUPPLIED, draft_swarm
     from curricle.studyfile import parse_study
 

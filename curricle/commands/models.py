@@ -79,7 +79,7 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Score a checkpoint on GSM8K or MATH: exact match, and bits per byte of the reference solutions."""
-    from curricle.analysis.intervals import wilson
+    from curricle.analysis.statistics.intervals import wilson
     from curricle.evaluation.benchmarks import load as load_benchmark
     from curricle.progress import jobs_watched
     from curricle.remote import Remote

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from curricle.analysis import next_runs
 from curricle.analysis.factorial import Design
 from curricle.analysis.finding import ACCURACY, BITS, POINTS, number
+from curricle.analysis.proposals import next_runs
 from curricle.report import words
 from curricle.report.terminal import SPACE, add_row, plain_table
 

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 
-from curricle.analysis.cells import read_factorial
 from curricle.analysis.finding import (
     ACCURACY,
     BITS_PER_BYTE,
@@ -27,6 +26,7 @@ from curricle.analysis.finding import (
     Finding,
     Interval,
 )
+from curricle.analysis.rows.cells import read_factorial
 from curricle.analysis.surface import on, raw
 from curricle.analysis.synergy import synergy
 from curricle.analysis.transfer import transfer

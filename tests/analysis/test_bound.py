@@ -16,7 +16,7 @@ from curricle.analysis.bound import bounds, head_start_bound, information_bound,
 from curricle.analysis.bound_score import accuracy_bound, accuracy_from_loss, binary_kl, highest, last_loss_bound
 from curricle.analysis.code_length import code_lengths, fit_floor
 from curricle.analysis.finding import Finding
-from curricle.analysis.outcomes import steps_of
+from curricle.analysis.rows.outcomes import steps_of
 from curricle.report.charts import bound as charts
 from curricle.results import Results
 from curricle.study import Refused

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from curricle.analysis.allocation import best_split, split
 from curricle.analysis.efficiency import efficiency, marginal, transfer_law, transferred
-from curricle.analysis.powerlaw import PowerLaw
+from curricle.analysis.statistics.powerlaw import PowerLaw
 from curricle.analysis.transfer_runs import transfer_law_of_runs
 from curricle.report.charts.efficiency import chart
 from curricle.study import Refused

@@ -22,7 +22,7 @@ from curricle.analysis import (
     stage_gains,
 )
 from curricle.analysis.finding import ERRORS, KINDS, PERCENT, THESE_WEIGHTS, THIS_STRATEGY, join
-from curricle.analysis.intervals import impossible
+from curricle.analysis.statistics.intervals import impossible
 from curricle.results import Results
 from curricle.study import Refused
 

@@ -14,14 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curricle.analysis.finding import Finding
-from curricle.analysis.foldwise import cv_plus, foldwise, pairs
-from curricle.analysis.intervals import rank_correlation
-from curricle.analysis.members import fit_member
-from curricle.analysis.mixing_laws import FORMS, VALUES, Features, Law, fit_law
 from curricle.analysis.mixture import mixture, predictions
-from curricle.analysis.recalibration import recalibrate
-from curricle.analysis.simplex import Limit, best_on_simplex, divergence, repeated
-from curricle.analysis.swarm import read_swarm
+from curricle.analysis.statistics.intervals import rank_correlation
+from curricle.analysis.swarms.foldwise import cv_plus, foldwise, pairs
+from curricle.analysis.swarms.members import fit_member
+from curricle.analysis.swarms.mixing_laws import FORMS, VALUES, Features, Law, fit_law
+from curricle.analysis.swarms.recalibration import recalibrate
+from curricle.analysis.swarms.simplex import Limit, best_on_simplex, divergence, repeated
+from curricle.analysis.swarms.swarm import read_swarm
 from curricle.study import Refused
 
 REGMIX = Path(os.environ.get("CURRICLE_DATA", "nowhere")) / "swarms" / "regmix"

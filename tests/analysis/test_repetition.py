@@ -12,9 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curricle.analysis.exhaustion import corrected
+from curricle.analysis.asked.exhaustion import corrected
 from curricle.analysis.finding import Finding
-from curricle.analysis.powerlaw import PowerLaw
 from curricle.analysis.repetition import (
     R_STAR,
     against_published,
@@ -23,6 +22,7 @@ from curricle.analysis.repetition import (
     repetition,
     worth_of_next,
 )
+from curricle.analysis.statistics.powerlaw import PowerLaw
 from curricle.report.charts.repetition import chart
 from curricle.study import Refused
 

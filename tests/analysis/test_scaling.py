@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curricle.analysis.intervals import ranked
-from curricle.analysis.powerlaw import PowerLaw
 from curricle.analysis.scaling import predict_loss, ranks
+from curricle.analysis.statistics.intervals import ranked
+from curricle.analysis.statistics.powerlaw import PowerLaw
 from curricle.report.charts.scaling import chart
 from curricle.study import Refused
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from simulated import script
 
-from curricle.analysis.cells import read_factorial
 from curricle.analysis.finding import ACCURACY
+from curricle.analysis.rows.cells import read_factorial
 from curricle.analysis.synergy import data_of, law, profile, synergy
 from curricle.study import Refused
 

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from simulated import script
 
 from curricle.analysis import Finding
-from curricle.analysis.cells import read_factorial, snapped
-from curricle.analysis.crossover import double_cancellation, gail_simon
 from curricle.analysis.finding import ACCURACY, BITS_PER_BYTE, THESE_PROBLEMS, THESE_WEIGHTS, THIS_STRATEGY
+from curricle.analysis.rows.cells import read_factorial, snapped
+from curricle.analysis.statistics.crossover import double_cancellation, gail_simon
 from curricle.analysis.transfer import claims_adjusted, concluded, transfer, transfer_published, transfers
 from curricle.results import MIXTURES, write_rows
 from curricle.study import Refused

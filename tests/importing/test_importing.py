@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from curricle import analysis
-from curricle.analysis.outcomes import outcomes
+from curricle.analysis.rows.outcomes import outcomes
 from curricle.cli import app
 from curricle.importing import gather, reading, write
 from curricle.results import Results

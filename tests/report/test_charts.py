@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from curricle import analysis
-from curricle.analysis.columns import Row
 from curricle.analysis.finding import THESE_PROBLEMS, Finding, Interval
+from curricle.analysis.rows.columns import Row
 from curricle.report.charts import CHARTS, UNDRAWN, drawn
 from curricle.report.charts.laws import assigned
 from curricle.report.figures import COLORS, Look, svg

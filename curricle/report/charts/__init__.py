@@ -109,7 +109,7 @@ def figures_of(findings: Sequence[Finding], results: Results | None) -> Iterator
 
 def style_of(results: Results) -> dict[str, Look]:
     """How the strategies of these rows look."""
-    from curricle.analysis.scores import baseline_of, strategies
+    from curricle.analysis.rows.scores import baseline_of, strategies
     from curricle.report import figures
 
     known = strategies(results)

@@ -1,0 +1,1 @@
+"""What to run next: the questions that a study leaves open, and the runs that would answer them."""

@@ -1,0 +1,1 @@
+"""Result rows at the door: checked, chosen and laid out as what an estimator reads."""
