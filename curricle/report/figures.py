@@ -59,7 +59,10 @@ class Look(NamedTuple):
 def looks(strategies: Sequence[str], baseline: str) -> dict[str, Look]:
     """How each strategy looks, in every chart."""
     others = [s for s in strategies if s != baseline]
-    made = {s: Look(COLORS[i % 8], SHAPES[(i + 1) % 8], DASHES[i % 8]) for i, s in enumerate(others)}
+    # A colour that comes again has another shape and dash.
+    made = {
+        s: Look(COLORS[i % 8], SHAPES[(i + 1 + i // 8) % 8], DASHES[(i + i // 8) % 8]) for i, s in enumerate(others)
+    }
     grey = {baseline: Look(BASELINE_COLOR, SHAPES[0], BASELINE_DASH)}
     return {s: (grey | made)[s] for s in strategies}
 

@@ -12,9 +12,9 @@ import pytest
 from curricle import analysis
 from curricle.analysis.finding import THESE_PROBLEMS, Finding, Interval
 from curricle.analysis.rows.columns import Row
-from curricle.report.charts import CHARTS, UNDRAWN, drawn
+from curricle.report.charts import CHARTS, UNDRAWN, drawn, figures_of, has_figure
 from curricle.report.charts.laws import assigned
-from curricle.report.figures import COLORS, Look, svg
+from curricle.report.figures import COLORS, SHAPES, Look, looks, svg
 
 ROOM = Path(analysis.__file__).parent
 MAKERS = {"Finding", "finding", "both", "level", "_contrasts"}
@@ -151,6 +151,41 @@ def test_a_strategy_has_the_colour_that_it_has_on_the_rest_of_the_page(name: str
     assert LOOKS["code"].color in picture and not any(color in picture for color in COLORS)
     plain = svg(drawn(FOUND[name]).to_dict())
     assert LOOKS["code"].color not in plain and any(color in plain for color in COLORS)
+
+
+def test_a_figure_that_leaves_its_page_has_its_title_in_it() -> None:
+    for name, chart in figures_of([f for f in FOUND.values() if f is not None], None):
+        spec = chart.to_dict()
+        assert "".join(spec["title"]["text"]) and spec["height"] > spec["title"]["offset"], name
+        shown = svg(spec)
+        assert spec["title"]["text"][0].split()[0] in shown, name
+
+
+def test_more_sources_than_colours_are_told_apart_by_leaving_the_least_together() -> None:
+    sources = [f"s{i:02}" for i in range(12)]
+    table = tuple({"run": run, "source": s, "share": (12 - i) / 78} for run in (1, 2) for i, s in enumerate(sources))
+    made = drawn(Finding("mixture-next", "next runs", "loss", "swarm", 2.0, "runs", table=table))
+    assert made is not None
+    scale = made.to_dict()["layer"][0]["encoding"]["color"]["scale"]
+    assert scale["domain"] == [*sources[:8], "4 others"] and len(set(scale["range"])) == 9
+    rows = made.to_dict()["data"]["values"]
+    assert sum(row["share"] for row in rows if row["run"] == "run 1") == pytest.approx(1.0) and len(rows) == 18
+
+
+def test_no_two_of_many_strategies_or_series_look_alike() -> None:
+    style = looks([f"s{i}" for i in range(40)], "s0")
+    assert len({(look.color, look.shape) for look in style.values()}) == 40
+    assert len({(look.color, str(look.dash)) for look in style.values()}) == 40
+    series = [str(i) for i in range(40)]
+    assert len(set(zip(assigned(series, {}, COLORS), assigned(series, {}, SHAPES, shift=1), strict=True))) == 40
+
+
+def test_a_chain_without_any_share_has_no_figure_and_no_empty_axis() -> None:
+    rows = [{"stage": s, "share": None, "share_of_difference": None, "low": None, "high": None} for s in ("a", "b")]
+    flat = Finding("chain", "code: a to b", "accuracy", "gsm", 0.0, "points", table=tuple(rows))
+    assert not has_figure(flat) and drawn(flat) is None
+    one = Finding("chain", "code: a", "accuracy", "gsm", 1.0, "points", table=({**rows[0], "share": 1.0},))
+    assert has_figure(one)
 
 
 def test_a_series_that_is_no_strategy_has_a_colour_of_its_own_by_its_position() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pkgutil
 import re
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -24,11 +25,14 @@ class Chart(NamedTuple):
     drawn_by: str  # "module:function", of one finding
     tabled: bool = True  # drawn from the finding's table; else from its estimate and parts
     styled: bool = False  # draws strategies: the function takes their looks too
+    shows: tuple[str, ...] = ()  # columns of the table, where it may hold none of them in any row
 
 
 ROOM = "curricle.report.charts"
 CHARTS: dict[str, Chart] = {
-    "chain": Chart("Shares of the gain by stage", f"{ROOM}.chain:chart", styled=True),
+    "chain": Chart(
+        "Shares of the gain by stage", f"{ROOM}.chain:chart", styled=True, shows=("share", "share_of_difference")
+    ),
     "shapley": Chart("What each stage is worth, over all orders", f"{ROOM}.chain:chart", styled=True),
     "efficiency": Chart("Per token and per FLOP", f"{ROOM}.efficiency:chart"),
     "transferred": Chart("What a head start is worth in tokens", f"{ROOM}.efficiency:head_start", styled=True),
@@ -79,7 +83,11 @@ UNDRAWN = {
 def has_figure(finding: Finding) -> bool:
     """Whether its question has a figure, and the finding something to draw."""
     known = CHARTS.get(finding.question)
-    return known is not None and bool(finding.table if known.tabled else finding.estimate is not None)
+    if known is None:
+        return False
+    if not known.tabled:
+        return finding.estimate is not None
+    return any(not known.shows or any(row[c] is not None for c in known.shows) for row in finding.table)
 
 
 def drawn(finding: Finding, looks: Mapping[str, Look] | None = None) -> Any | None:
@@ -121,13 +129,19 @@ def alone(findings: Iterable[Finding], style: Mapping[str, Look]) -> Iterator[tu
     for f in findings:
         chart = drawn(f, style)
         if chart is not None:
-            yield f"{f.question} {f.benchmark} {f.measure} {f.subject}", chart
+            title = f"{CHARTS[f.question].title}: {f.measure} on {f.benchmark}"
+            yield f"{f.question} {f.benchmark} {f.measure} {f.subject}", titled(chart, title, f.subject)
 
 
 def together(findings: Sequence[Finding], results: Results, style: Mapping[str, Look]) -> Iterator[tuple[str, Any]]:
     from curricle.report import figures, queries
 
-    for question, part in (("score", None), ("curve", "stage"), ("held-out-curve", None)):
+    parts = (
+        ("score", None, "Strategies at their end"),
+        ("curve", "stage", "Along {stage}"),
+        ("held-out-curve", None, "Held-out text along the stages"),
+    )
+    for question, part, title in parts:
         groups: dict[tuple[str, str, str], list[Finding]] = {}
         for f in findings:
             if f.question == question and f.measure in figures.TITLES:
@@ -143,7 +157,24 @@ def together(findings: Sequence[Finding], results: Results, style: Mapping[str, 
                 chart = figures.curve(here, seeds, looks, stage, measure, legend=True)
             else:
                 chart = figures.side_by_side(here, queries.seed_scores(results, benchmark), style, measure)
-            yield f"{question} {benchmark} {measure} {stage}", chart
+            heading = f"{title.format(stage=stage)}: {measure} on {benchmark}"
+            yield f"{question} {benchmark} {measure} {stage}", titled(chart, heading)
+
+
+def titled(chart: Any, title: str, under: str = "") -> Any:
+    """A figure that leaves its page, where a heading stood above it: with the title in it, and room for that."""
+    import altair as alt
+
+    from curricle.report.figures import HEIGHT, WIDTH
+
+    width, height = (
+        size if isinstance(size, int | float) else usual
+        for size, usual in ((chart.width, WIDTH), (chart.height, HEIGHT))
+    )
+    lines, small = textwrap.wrap(title, int(width / 8)), textwrap.wrap(under, int(width / 7))  # widths of a letter
+    colors = {"color": "currentColor", "subtitleColor": "currentColor"}
+    heading = alt.TitleParams(text=lines, subtitle=small, anchor="start", offset=12, fontSize=14, **colors)
+    return chart.properties(title=heading, height=height + 18 * len(lines) + 14 * len(small) + 12)
 
 
 def save_all(findings: Sequence[Finding], results: Results | None, folder: Path) -> list[str]:

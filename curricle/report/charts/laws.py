@@ -31,16 +31,18 @@ def color(series: Sequence[str], legend: bool = True, looks: Looks = UNKNOWN) ->
 
 def shape(series: Sequence[str], legend: bool = True, looks: Looks = UNKNOWN) -> alt.Shape:
     given = {name: look.shape for name, look in looks.items()}
-    scale = alt.Scale(domain=list(series), range=assigned(series, given, (*SHAPES[1:], SHAPES[0])))
+    scale = alt.Scale(domain=list(series), range=assigned(series, given, (*SHAPES[1:], SHAPES[0]), shift=1))
     return alt.Shape("series:N", scale=scale, legend=_key() if legend else None)
 
 
-def assigned(series: Sequence[str], given: Mapping[str, str], by_position: Sequence[str]) -> list[str]:
-    """What is given to a series, else the next by position that no other one here was given."""
+def assigned(series: Sequence[str], given: Mapping[str, str], by_position: Sequence[str], shift: int = 0) -> list[str]:
+    """What is given to a series, else the next by position that no other one here was given. Where they are used up
+    they begin again, `shift` places on: so shapes that shift tell two series of one colour apart."""
     taken = {given[name] for name in series if name in given}
     free = [each for each in by_position if each not in taken] or list(by_position)
     others = [name for name in series if name not in given]
-    return [given.get(name) or free[others.index(name) % len(free)] for name in series]
+    places = {name: at + shift * (at // len(free)) for at, name in enumerate(others)}
+    return [given.get(name) or free[places[name] % len(free)] for name in series]
 
 
 def own_color(finding: Finding, looks: Looks) -> str:

@@ -74,12 +74,22 @@ def gain(finding: Finding) -> alt.LayerChart:
 
 
 def next_runs(finding: Finding) -> alt.LayerChart:
-    """Of the finding `mixture-next`: each proposed run's shares."""
-    rows = [{**row, "run": f"run {row['run']}"} for row in finding.table]
-    sources = list(dict.fromkeys(str(row["source"]) for row in rows))
-    names = words.short_names(sources)
-    rows = [{**row, "source": names[str(row["source"])]} for row in rows]
-    scale = alt.Scale(domain=[names[s] for s in sources], range=[COLORS[k % 8] for k in range(len(sources))])
+    """Of the finding `mixture-next`: each proposed run's shares. Where there are more sources than colours, those with
+    the least over all runs are one."""
+    sources = list(dict.fromkeys(str(row["source"]) for row in finding.table))
+    names: dict[str, str] = words.short_names(sources)
+    whole = dict.fromkeys(sources, 0.0)
+    for row in finding.table:
+        whole[str(row["source"])] += float(row["share"] or 0)
+    few = sorted(sources, key=lambda s: -whole[s])[len(COLORS) :]
+    names |= dict.fromkeys(few, f"{words.plural(len(few), 'other')}")
+    shares: dict[tuple[str, str], float] = {}
+    for row in finding.table:
+        part = f"run {row['run']}", names[str(row["source"])]
+        shares[part] = shares.get(part, 0.0) + float(row["share"] or 0)
+    rows = [{"run": run, "source": source, "share": share} for (run, source), share in shares.items()]
+    domain = [*(names[s] for s in sources if s not in few), *dict.fromkeys(names[s] for s in few)]
+    scale = alt.Scale(domain=domain, range=[*COLORS[: len(domain) - bool(few)], *[BASELINE_COLOR] * bool(few)])
     bars = alt.Chart(alt.Data(values=rows)).mark_bar(height=18).encode(
         y=alt.Y("run:N", title=None, sort=None, axis=alt.Axis(ticks=False, domain=False, labelPadding=8)),
         x=alt.X("share:Q", title="share of the tokens", axis=alt.Axis(format="%"), stack="normalize"),
