@@ -25,7 +25,7 @@ import yaml
 from curricle.execution import Execution
 from curricle.planning import Plan
 from curricle.running import runner
-from curricle.running.preparation import make_plan, prepare, stock
+from curricle.running.preparation import make_plan, prepare, write_streams
 from curricle.running.workers import LocalCrew, cores
 from curricle.store import Store
 from curricle.studyfile import load_study
@@ -127,7 +127,7 @@ def main() -> None:
         file.write_text(yaml.safe_dump(study(asked.runs, asked.tokens, asked.preset), sort_keys=False))
         store = Path(folder) / "store"
         plan = make_plan(load_study(file), store)
-        stock(prepare(plan.study, Store(store)), plan)
+        write_streams(prepare(plan.study, Store(store)), plan)
         seconds: dict[str, list[float]] = {way: [] for way in WAYS}
         weights: dict[str, bytes] = {}
         for number in range(asked.rounds):

@@ -135,7 +135,7 @@ class Plan:
                         available=supplied.tokens,
                         epochs=epochs,
                         declared=supplied.declared,
-                        padding=supplied.lie.padding if supplied.lie and source in node.whole else 0.0,
+                        padding=supplied.packing.padding if supplied.packing and source in node.whole else 0.0,
                     )
                     if whole is not None:
                         line = replace(line, available=whole, subsample=supplied.tokens)

@@ -19,7 +19,7 @@ class Stretch(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Lie:
+class Packing:
     """How a source's conversations lie in rows where each is whole."""
 
     rows: int | None
@@ -48,15 +48,15 @@ class Supplied:
     declared: bool = False
     whole_tokens: int | None = None
     """Of the whole source, where the rest tells of the subsample that a proxy reads."""
-    lie: Lie | None = None
+    packing: Packing | None = None
     """In rows of the study's context, where an instruct stage reads it."""
 
 
 def rows_in_epoch(source: Supplied, context: int, whole: bool = False) -> int | None:
     """Rows of `context` tokens in one pass; None for an endless source. The last token is a target only. Where
     conversations lie `whole`, rows as they were counted; without a count, as if none were padded."""
-    if whole and source.lie is not None:
-        return source.lie.rows
+    if whole and source.packing is not None:
+        return source.packing.rows
     return None if source.tokens is None else max(0, (source.tokens - 1) // context)
 
 

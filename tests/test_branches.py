@@ -17,7 +17,7 @@ from curricle.remote import Remote
 from curricle.report.terminal import moving_prefixes
 from curricle.results import Results
 from curricle.running import gathering, runner, transfer, upkeep
-from curricle.running.preparation import make_plan, prepare, stock
+from curricle.running.preparation import make_plan, prepare, write_streams
 from curricle.running.work import is_done, work_on
 from curricle.store import Store, read_json
 from curricle.study import Refused, Study
@@ -244,7 +244,7 @@ def compiled(folder: Path, store: Path, strategies: dict[str, list[str]], scored
     )
     prepared = prepare(load_study(write_study(folder, fields)), Store(store))
     plan = compile_plan(prepared.study, prepared.catalogue)
-    stock(prepared, plan)
+    write_streams(prepared, plan)
     return prepared, {node.stage: node for node in plan.nodes.values()}
 
 

@@ -156,7 +156,7 @@ def test_how_conversations_are_laid_out_is_part_of_what_was_trained_on_and_plain
 @pytest.mark.parametrize("source", ["chat", "algebra"])
 def test_every_row_of_an_instruct_stage_begins_with_a_question_and_ends_in_an_answer(tmp_path, source):
     """Also where the same source was read as running text before."""
-    from curricle.running.preparation import sampler_for, stock
+    from curricle.running.preparation import sampler_for, write_streams
     from curricle.tokens.tokenizer import load
 
     study = study_of(tmp_path, {"chat": MESSAGES}, {source: 1.0}, model={"preset": "0.5m", "context": 128})
@@ -166,7 +166,7 @@ def test_every_row_of_an_instruct_stage_begins_with_a_question_and_ends_in_an_an
     study = load_study(write_study(tmp_path, fields))
     prepared = prepare(study, Store(tmp_path / "store"))
     plan = compile_plan(study, prepared.catalogue)
-    stock(prepared, plan)
+    write_streams(prepared, plan)
     read, instruct = (plan.nodes[run] for run in plan.paths["from scratch", 0])
     before = {n for i in range(read.rows[source]) for n in sampler_for(prepared, read).read(i)[3]}
     sampler, tokenizer = sampler_for(prepared, instruct), load(prepared.tokenizer)

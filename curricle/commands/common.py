@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from curricle.planning import Plan
     from curricle.running.preparation import Prepared
     from curricle.study import Study
-    from curricle.supplied import Lie
+    from curricle.supplied import Packing
 
 StudyArgument = Annotated[str, typer.Argument(help="A study's YAML file, or the name of one that ships.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="A.B.C=VALUE", help="Override a field of the study.")]
@@ -220,20 +220,20 @@ def planned(study: Study, store: Path, console: Console) -> tuple[Plan, Prepared
         for overlapped, count in entry.removed.items():
             console.print(f"{name}: {count:,} documents removed that overlap {overlapped}", markup=False)
     for name, supplied in prepared.catalogue.sources.items():
-        for line in overlong(name, supplied.lie, study.model.context):
+        for line in overlong(name, supplied.packing, study.model.context):
             console.print(line, markup=False, soft_wrap=True)
     return compile_plan(study, prepared.catalogue), prepared
 
 
-def overlong(name: str, lie: Lie | None, context: int) -> list[str]:
+def overlong(name: str, packing: Packing | None, context: int) -> list[str]:
     """What is said of conversations that are longer than a row."""
-    if lie is None or not lie.cut + lie.left_out:
+    if packing is None or not packing.cut + packing.left_out:
         return []
-    sampled = f" (in a sample of {lie.documents:,})" if lie.rows is None else ""
-    fates = [f"{lie.cut:,} cut at its end"] * bool(lie.cut)
-    fates += [f"{lie.left_out:,} left out, whose answers begin past its end"] * bool(lie.left_out)
+    sampled = f" (in a sample of {packing.documents:,})" if packing.rows is None else ""
+    fates = [f"{packing.cut:,} cut at its end"] * bool(packing.cut)
+    fates += [f"{packing.left_out:,} left out, whose answers begin past its end"] * bool(packing.left_out)
     told = f"{name}: conversations longer than a row of {context:,} tokens{sampled}: {', '.join(fates)}; the first:"
-    return [told, *(f"  {where}" for where in lie.examples)]
+    return [told, *(f"  {where}" for where in packing.examples)]
 
 
 def show_plan(

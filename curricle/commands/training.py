@@ -247,7 +247,7 @@ def run_as_rank(
 
     from curricle.progress import Reading, Training
     from curricle.running import runner, upkeep
-    from curricle.running.preparation import stock
+    from curricle.running.preparation import write_streams
     from curricle.stopping import asked_to_stop
     from curricle.study import Refused
     from curricle.tracking import Tracker, refuse_missing, tracked
@@ -273,7 +273,7 @@ def run_as_rank(
         if ranks.first:
             runner.refuse_small_disk(plan, prepared.store, done, execution.keep)
             upkeep.remember(plan, prepared, folder)
-            stock(prepared, plan, Reading(console))
+            write_streams(prepared, plan, Reading(console))
             show_plan(console, plan, prepared, done, runner.left_out(plan, prepared))
         return plan, prepared, done
 

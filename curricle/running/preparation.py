@@ -90,7 +90,7 @@ class Prepared:
                 "hub": spec.hub if isinstance(spec, Hub) else None,
                 "tokens": rows * node.context,
                 "available_tokens": supplied.tokens,
-                "padding": supplied.lie.padding if supplied.lie and name in node.whole else 0.0,
+                "padding": supplied.packing.padding if supplied.packing and name in node.whole else 0.0,
                 "epochs": epochs_of(supplied, node.read(name), node.context),
             }
             if supplied.whole_tokens is not None:
@@ -243,8 +243,8 @@ def prepare(study: Study, store: Store, watch: Watch = lambda _name, documents: 
     shards, supplied, layouts = {}, {}, {}
     for name, entry in entries.items():
         if entry.endless:
-            lie = tokenization.lie_of_stream(study, name, of_streams, tokenizer)
-            supplied[name] = Supplied(entry.fingerprint, None, lie=lie)
+            packing = tokenization.packing_of_stream(study, name, of_streams, tokenizer)
+            supplied[name] = Supplied(entry.fingerprint, None, packing=packing)
             continue
         layouts[name] = tokenization.layout_of(name, sources[name], tokenizer)
         content = fingerprint([entry.fingerprint, *layouts[name]]) if layouts[name] else entry.fingerprint
@@ -261,7 +261,7 @@ def prepare(study: Study, store: Store, watch: Watch = lambda _name, documents: 
             found = tokenization.subsampled(study, store, name, supplied[name], of, folders[name], tokenizer_key, watch)
             supplied[name], shards[name] = found
     for name, shard in shards.items():
-        supplied[name] = replace(supplied[name], lie=tokenization.lie_of(study, name, shard, folders[name]))
+        supplied[name] = replace(supplied[name], packing=tokenization.packing_of(study, name, shard, folders[name]))
     asked = _asked(study, benchmarks, entries, layouts)
     prepared = Prepared(
         study, store, entries, folders, tokenizer_folder, shards, benchmarks, asked, _EMPTY, origin, tuple(kept)
@@ -279,7 +279,7 @@ def prepare(study: Study, store: Store, watch: Watch = lambda _name, documents: 
     return replace(prepared, catalogue=catalogue)
 
 
-def stock(prepared: Prepared, plan: Plan, watch: Watch = lambda _name, documents: documents) -> None:
+def write_streams(prepared: Prepared, plan: Plan, watch: Watch = lambda _name, documents: documents) -> None:
     """Write out as much of every endless source as the plan's runs will read; what is there stays."""
     wanted: dict[tuple[str, int], list[Node]] = {}
     for node in plan.nodes.values():

@@ -19,7 +19,7 @@ from curricle.remote import Remote
 from curricle.results import Results
 from curricle.running import cluster, transfer
 from curricle.running.gathering import ancestor, arms_left, gather, settled
-from curricle.running.preparation import Prepared, Watch, prepare, stock
+from curricle.running.preparation import Prepared, Watch, prepare, write_streams
 from curricle.running.upkeep import remember
 from curricle.running.work import Message, is_done, work_on
 from curricle.running.workers import SAYS_MORE, Crew, LocalCrew, cores, usual_workers
@@ -88,7 +88,7 @@ def run(
             raise Refused("the sources have changed since the plan was made; make the plan again")
         folder = Path(out) if out is not None else Path("runs") / plan.study.name
         remember(plan, prepared, folder, remote)
-        stock(prepared, plan, *([watch] if watch else []))
+        write_streams(prepared, plan, *([watch] if watch else []))
         failures: Mapping[str, str] = settled(plan, prepared)
         with asked_to_stop() as interrupted:
             try:

@@ -25,7 +25,7 @@ from curricle.corpus.documents import SHOWN, Document
 from curricle.running.leakage import OfStreams, Watch, clean, file_name
 from curricle.store import Store, fingerprint, is_complete
 from curricle.study import Counterfactual, Files, Generated, Hub, Refused, Source, Study
-from curricle.supplied import Lie, Supplied
+from curricle.supplied import Packing, Supplied
 from curricle.supplies import is_answered
 from curricle.training.origin import Origin
 
@@ -117,26 +117,26 @@ def refuse_unanswered(study: Study, folders: Mapping[str, Path], shards: Mapping
                 )
 
 
-def lie_of(study: Study, name: str, shard: Path, corpus: Path) -> Lie | None:
+def packing_of(study: Study, name: str, shard: Path, corpus: Path) -> Packing | None:
     """How a source's conversations lie in rows; None where no `instruct` stage asks."""
     from curricle.tokens import subsample
-    from curricle.tokens.packing import lie_of
+    from curricle.tokens.packing import packing_of
     from curricle.tokens.shards import Supply
 
     if not _asked_whole(study, name):
         return None
-    lie, long = lie_of(Supply.open([shard]), study.model.context)
+    packing, long = packing_of(Supply.open([shard]), study.model.context)
     stood = subsample.places(shard)
     wanted = long[:SHOWN] if stood is None else [int(stood[n]) for n in long[:SHOWN]]
     until = itertools.islice(corpora.documents(corpus), max(wanted, default=-1) + 1)
-    return replace(lie, examples=tuple(document.id for place, document in enumerate(until) if place in wanted))
+    return replace(packing, examples=tuple(document.id for place, document in enumerate(until) if place in wanted))
 
 
-def lie_of_stream(
+def packing_of_stream(
     study: Study, name: str, of_streams: OfStreams | None, tokenizer: PreTrainedTokenizerFast
-) -> Lie | None:
+) -> Packing | None:
     """The same of an endless source, from a sample. Raises `Refused` where nothing in it could be learnt."""
-    from curricle.tokens.packing import lie_of
+    from curricle.tokens.packing import packing_of
     from curricle.tokens.shards import Shard, Supply, encode
 
     spec = study.sources[name]
@@ -146,12 +146,12 @@ def lie_of_stream(
     found = list(encode(documents, tokenizer))
     ids, loss = (np.concatenate([getattr(each, part) for each in found]) for part in ("ids", "loss"))
     ends = np.cumsum([len(each.ids) for each in found]).astype(np.uint64)
-    lie, long = lie_of(Supply([Shard(ids, ends, loss)]), study.model.context)
-    if not lie.rows:
+    packing, long = packing_of(Supply([Shard(ids, ends, loss)]), study.model.context)
+    if not packing.rows:
         raise Refused(
             f"sources.{name}: no answer begins within one row of {study.model.context:,} tokens; raise model.context"
         )
-    return replace(lie, rows=None, examples=tuple(documents[place].id for place in long[:SHOWN]))
+    return replace(packing, rows=None, examples=tuple(documents[place].id for place in long[:SHOWN]))
 
 
 def _asked_whole(study: Study, name: str) -> bool:

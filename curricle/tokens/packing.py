@@ -3,7 +3,7 @@
 A row begins with a delimiter and then holds documents in the order in which the source is read anyway: as many as fit,
 the next one begins the next row. What is left of a row is padding: the delimiter, without loss, as a document of its
 own, which no other attends to. A document longer than a row has one to itself and is cut at its end; one whose answer
-would begin past that end teaches nothing there and is left out. Both are counted by `lie_of`, before training.
+would begin past that end teaches nothing there and is left out. Both are counted by `packing_of`, before training.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from curricle.supplied import Lie, Stretch
+from curricle.supplied import Packing, Stretch
 from curricle.tokens.shards import Supply
 
 Place = tuple[int, int]
@@ -174,12 +174,12 @@ def lacking(stream: Supply, reads: Iterable[tuple[Sequence[Stretch], int, bool]]
     return most
 
 
-def lie_of(supply: Supply, row_tokens: int) -> tuple[Lie, list[int]]:
+def packing_of(supply: Supply, row_tokens: int) -> tuple[Packing, list[int]]:
     """How a source's conversations lie in rows, in the catalogue's order; and those that are cut or left out, by their
     place there."""
     rows = WholeRows(Supply(supply.shards, permuted=False))
     packed, long, kept = rows.packed(0, row_tokens, 0), supply.lengths > row_tokens, rows.kept(row_tokens)
     held = int(np.minimum(supply.lengths[kept], row_tokens).sum())
     padding = 1 - held / (packed.rows * row_tokens) if packed.rows else 0.0
-    lie = Lie(packed.rows, padding, supply.documents, cut=int((long & kept).sum()), left_out=int((~kept).sum()))
-    return lie, np.flatnonzero(long).tolist()
+    packing = Packing(packed.rows, padding, supply.documents, cut=int((long & kept).sum()), left_out=int((~kept).sum()))
+    return packing, np.flatnonzero(long).tolist()

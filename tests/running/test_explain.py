@@ -139,7 +139,7 @@ def test_a_recipe_that_a_stage_overrides_in_part_is_recalled_as_it_was(tmp_path)
     from curricle.running.recall import noted
     from curricle.store import write_json
 
-    runner.stock(prepared, plan)
+    runner.write_streams(prepared, plan)
     run = run_of(plan, "math", "from scratch")
     write_json(store.run_folder(run) / "run.json", {"identity": dict(plan.nodes[run].identity)})
     kept = json.loads(json.dumps({"study": "tiny", **noted(plan, prepared)}))

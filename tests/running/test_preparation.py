@@ -10,7 +10,7 @@ import pytest
 from tiny_study import tiny, write_study
 
 from curricle.corpus import catalogue as corpora
-from curricle.running.preparation import make_plan, prepare, stock
+from curricle.running.preparation import make_plan, prepare, write_streams
 from curricle.running.tokenization import refuse_other_tokenizer, sample
 from curricle.store import Store
 from curricle.study import Refused
@@ -39,7 +39,7 @@ def stream(study_file: Path, store: Path) -> tuple[str, str, list[dict]]:
     study, place = load_study(study_file), Store(store)
     plan = make_plan(study, place)
     prepared = prepare(study, place)
-    stock(prepared, plan)
+    write_streams(prepared, plan)
     folder = prepared.stream("algebra", 0)
     removed = [json.loads(line) for f in sorted(folder.glob("removed-*.jsonl")) for line in f.read_text().splitlines()]
     tokens = prepared.supply("algebra", 0).shards[0].tokens
@@ -195,7 +195,7 @@ def test_a_hub_id_is_read_at_the_commit_that_was_seen_wherever_it_is_read(study,
         tokenizers, "load", lambda place, revision=None: asked.append(("tokenizer", place, revision)) or loaded
     )
     monkeypatch.setattr(models, "begin", lambda place, revision, _: asked.append(("weights", place, revision)))
-    stock(found, SimpleNamespace(nodes={}))
+    write_streams(found, SimpleNamespace(nodes={}))
     work._initial(found, SimpleNamespace(parent=None), 0)
     assert asked == [("tokenizer", "org/name", "abc"), ("weights", "org/name", "abc")]
 

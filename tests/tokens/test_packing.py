@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from curricle.supplied import Stretch
-from curricle.tokens.packing import WholeRows, entered, lacking, lie_of, place_after
+from curricle.tokens.packing import WholeRows, entered, lacking, packing_of, place_after
 from curricle.tokens.sampler import Sampler
 from curricle.tokens.shards import Shard, Supply
 
@@ -51,13 +51,13 @@ def test_every_conversation_lies_whole_in_one_row_once_an_epoch_and_what_is_not_
     first = shard_of(one)
     supply = Supply([first, shard_of(other, 1000)])
     documents, sizes = [*documents_of(first), *documents_of(supply.shards[1])], one + other
-    lie, long = lie_of(supply, T)
+    packing, long = packing_of(supply, T)
     assert long == [n for n, document in enumerate(documents) if len(document) > T]
     left_out = {n for n in long if sizes[n][0] >= T}
-    assert (lie.cut, lie.left_out) == (len(long) - len(left_out), len(left_out))
+    assert (packing.cut, packing.left_out) == (len(long) - len(left_out), len(left_out))
     rows = WholeRows(supply)
     row = 0
-    for epoch in range(2 if lie.rows else 0):
+    for epoch in range(2 if packing.rows else 0):
         read = []
         while len(read) < len(documents) - len(left_out):
             read += held(rows, row, T, seed)
@@ -69,18 +69,18 @@ def test_every_conversation_lies_whole_in_one_row_once_an_epoch_and_what_is_not_
 @given(chats, row_lengths)
 def test_a_row_takes_as_many_as_fit_and_the_padding_that_is_told_is_what_is_left(sizes, T):
     supply = Supply([shard_of(sizes)], permuted=False)
-    rows, (lie, _) = WholeRows(supply), lie_of(supply, T)
-    each = [held(rows, row, T, 0) for row in range(lie.rows)]
+    rows, (packing, _) = WholeRows(supply), packing_of(supply, T)
+    each = [held(rows, row, T, 0) for row in range(packing.rows)]
     filled = [sum(len(tokens) for _, tokens in row) for row in each]
     assert all(n + len(after[0][1]) > T for n, after in zip(filled, each[1:]))
-    assert lie.padding == pytest.approx(1 - sum(filled) / (lie.rows * T) if lie.rows else 0)
+    assert packing.padding == pytest.approx(1 - sum(filled) / (packing.rows * T) if packing.rows else 0)
 
 
 @given(chats, row_lengths, st.lists(st.booleans(), min_size=2, max_size=8), st.integers(0, 3))
 @example([(3, 4)] * 4, 8, [False, True], 0)
 def test_no_token_is_a_target_twice_within_an_epoch_whatever_stages_follow_each_other(sizes, T, stages, seed):
     supply = Supply([shard_of(sizes)])
-    if not supply.rows(T) or not lie_of(supply, T)[0].rows:
+    if not supply.rows(T) or not packing_of(supply, T)[0].rows:
         return
     before, seen = [], []
     for whole in stages:  # each of one row
