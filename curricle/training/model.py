@@ -19,7 +19,7 @@ from transformers.utils.logging import disable_progress_bar
 from curricle.shapes import Shape
 from curricle.store import whole_folder
 from curricle.study import Refused
-from curricle.training.origin import refuse_unread_gguf
+from curricle.training.origin import refuse_partial, refuse_unread_gguf, unsaid
 
 # Where a package for it is installed, transformers would keep the weights of a GGUF file packed, and no gradient could
 # move them.
@@ -58,17 +58,19 @@ def load(
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **settings)
         weights = {**settings, **(_FULL_NUMBERS if "gguf_file" in settings else {"use_safetensors": True})}
-        model, found = AutoModelForCausalLM.from_pretrained(
-            name, trust_remote_code=False, dtype=dtype, output_loading_info=True, **weights
-        )
+        with unsaid():
+            model, found = AutoModelForCausalLM.from_pretrained(
+                name,
+                trust_remote_code=False,
+                dtype=dtype,
+                ignore_mismatched_sizes=True,  # they are refused below
+                output_loading_info=True,
+                **weights,
+            )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise Refused(f"{path}: not a checkpoint that transformers reads: {first_line}") from None
-    if lacking := sorted(found["missing_keys"]):  # transformers would draw them at random, anew on every rank
-        raise Refused(
-            f"{path}: not a whole causal language model: its weights lack {lacking[0]}"
-            + (f" and {len(lacking) - 1} more" if len(lacking) > 1 else "")
-        )
+    refuse_partial(str(path), found)
     if tokenizer.eos_token_id is None:
         raise Refused(f"{path}: its tokenizer names no end-of-text token, which documents are delimited by")
     if "gguf_file" in settings:

@@ -1,9 +1,10 @@
 """The checkpoint that a study begins from, told by its content before its weights are loaded.
 
 A folder in the Hugging Face format, a GGUF file, or a hub id. `find` promises a fingerprint of the content, the shape,
-and where the tokenizer lies; it refuses what could not be trained on: no weights that are read as data, a family whose
-positions cannot restart inside a packed row. Of a GGUF file, tokenizer and configuration are converted once into a
-folder of the store (some seconds for a vocabulary of 49k), so that whatever comes after reads a folder.
+and where the tokenizer lies; it refuses what could not be trained on: no weights that are read as data, weights that
+are not whole, a family whose positions cannot restart inside a packed row. Of a GGUF file, tokenizer and configuration
+are converted once into a folder of the store (some seconds for a vocabulary of 49k), so that whatever comes after reads
+a folder.
 """
 
 from __future__ import annotations
@@ -11,7 +12,10 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import inspect
-from collections.abc import Iterable
+import json
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +27,7 @@ from curricle.store import Store, fingerprint, is_complete, read_json, whole_fol
 from curricle.study import Model, Refused, Study
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig
+    from transformers import PretrainedConfig, PreTrainedModel
 
 FIELD = "model.checkpoint"
 
@@ -82,8 +86,89 @@ def _in_folder(folder: Path, store: Store) -> Origin:
     if not weights or not (folder / "config.json").exists():
         raise Refused(f"{FIELD}: {folder} holds no config.json with *.safetensors beside it")
     config = _config(str(folder), f"{FIELD}: {folder / 'config.json'} is not readable")
+    refuse_torn(folder, config)
     content = _digest([folder / "config.json"], weights, store)
     return Origin(content, shape_of(config), folder, licence=card_licence(folder))
+
+
+def refuse_torn(folder: Path, config: PretrainedConfig) -> None:
+    """Raise `Refused` where the weights are not whole. Only their headers are read; transformers then lays tensors of
+    these names and shapes, which hold no numbers, into the model, so that it knows a checkpoint's older names."""
+    import torch
+    from safetensors import SafetensorError, safe_open
+
+    tensors: dict[str, torch.Tensor] = {}
+    for file in _weight_files(folder):
+        try:
+            with safe_open(str(file), "pt") as header:  # compares the file's length with what its header states
+                for name in header.keys():  # noqa: SIM118 (no mapping)
+                    tensors[name] = torch.zeros(()).expand(header.get_slice(name).get_shape())  # takes no memory
+        except FileNotFoundError:
+            raise Refused(f"{FIELD}: {file}: not there, and {INDEX} beside it names it; fetch it anew") from None
+        except (SafetensorError, OSError) as error:
+            raise Refused(f"{FIELD}: {file}: cut short or damaged ({_first_line(error)}); fetch it anew") from None
+    kind = _class_of(config)
+    with unsaid():
+        _, found = kind.from_pretrained(
+            None,
+            config=config,
+            state_dict=tensors,
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    refuse_partial(f"{FIELD}: {folder}", found)
+
+
+INDEX = "model.safetensors.index.json"
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """Those that transformers reads: the one, or the parts that the index names."""
+    if (folder / "model.safetensors").exists():
+        return [folder / "model.safetensors"]
+    try:
+        parts = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()
+    except FileNotFoundError:
+        raise Refused(
+            f"{FIELD}: {folder} holds no model.safetensors and no {INDEX}, which would name its parts"
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Refused(f"{FIELD}: {folder / INDEX} is not readable: {_first_line(error)}") from None
+    return sorted({folder / str(part) for part in parts})
+
+
+def refuse_partial(name: str, found: Mapping[str, Any]) -> None:
+    """Raise `Refused` where transformers would draw weights at random, anew on every rank. `found` is what it says of a
+    loading."""
+    if lacking := sorted(found["missing_keys"]):
+        others = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
+        raise Refused(f"{name}: not a whole causal language model: its weights lack {lacking[0]}{others}")
+    if unlike := sorted(found["mismatched_keys"]):
+        tensor, held, wanted = unlike[0]
+        raise Refused(
+            f"{name}: weights and config.json do not belong together: {tensor} is {'×'.join(map(str, held))} where "
+            f"config.json makes it {'×'.join(map(str, wanted))}"
+        )
+
+
+@contextmanager
+def unsaid() -> Iterator[None]:
+    """Keep back transformers' progress bars, and its table of the weights that `refuse_partial` names; of weights that
+    it has no use for, it still tells."""
+    from transformers.utils.logging import disable_progress_bar
+
+    def other(record: logging.LogRecord) -> bool:
+        said = record.getMessage()
+        return "LOAD REPORT" not in said or not ("MISSING" in said or "MISMATCH" in said)
+
+    logger = logging.getLogger("transformers.modeling_utils")
+    disable_progress_bar()
+    logger.addFilter(other)
+    try:
+        yield
+    finally:
+        logger.removeFilter(other)
 
 
 def _digest(read: Iterable[Path], hashed: Iterable[Path], store: Store) -> str:
@@ -183,18 +268,21 @@ def _first_line(error: Exception) -> str:
 def _refuse_without_positions(config: PretrainedConfig) -> None:
     """Documents in a packed row are kept apart by positions that restart. A family that takes no positions (BLOOM,
     MPT: ALiBi; Mamba, RWKV: a state) would read across them; `model.refuse_leaks` finds those that take and ignore."""
+    if "position_ids" not in inspect.signature(_class_of(config).forward).parameters:
+        raise Refused(
+            f"{FIELD}: a model of the family {config.model_type!r} takes no positions, so that documents packed into "
+            f"one row would read each other; begin from another family (Llama, Qwen, GPT-2, Gemma, OLMo, GPT-NeoX …)"
+        )
+
+
+def _class_of(config: PretrainedConfig) -> type[PreTrainedModel]:
     from transformers import AutoModelForCausalLM
 
     kinds = AutoModelForCausalLM._model_mapping
     if type(config) not in kinds:
         raise Refused(f"{FIELD}: {config.model_type!r} is no causal language model that transformers has")
     kind = kinds[type(config)]
-    kind = kind[0] if isinstance(kind, tuple) else kind
-    if "position_ids" not in inspect.signature(kind.forward).parameters:
-        raise Refused(
-            f"{FIELD}: a model of the family {config.model_type!r} takes no positions, so that documents packed into "
-            f"one row would read each other; begin from another family (Llama, Qwen, GPT-2, Gemma, OLMo, GPT-NeoX …)"
-        )
+    return kind[0] if isinstance(kind, tuple) else kind
 
 
 def _refuse_experts(config: PretrainedConfig) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import transformers as hf
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny_models import SHAPE
 
 from curricle.execution import Execution
@@ -121,6 +121,63 @@ def test_a_family_without_positions_is_refused_before_its_weights_are_read(famil
     study = load_study(study_file, ["model={checkpoint: checkpoint, context: 64}", "tokenizer={path: checkpoint}"])
     with pytest.raises(Refused, match="takes no positions"):
         find(study, Store(tmp_path / "store"), False)
+
+
+BEGINS = ["model={checkpoint: checkpoint, context: 64}", "tokenizer={path: checkpoint}"]
+
+
+def test_a_whole_checkpoint_of_any_family_is_taken_and_one_with_a_tensor_less_is_not(checkpoint, study_file, tmp_path):
+    study, store = load_study(study_file, BEGINS), Store(tmp_path / "store")
+    assert find(study, store, False).shape.vocabulary == PADDED
+    weights = load_file(checkpoint / "model.safetensors")
+    lacking = next(name for name, tensor in weights.items() if ".1." in name and tensor.ndim == 2)
+    save_file({n: t for n, t in weights.items() if n != lacking}, checkpoint / "model.safetensors", {"format": "pt"})
+    with pytest.raises(Refused, match=f"not a whole causal language model: its weights lack {lacking}"):
+        find(study, store, False)
+
+
+def test_weights_under_a_family_s_older_names_are_known(study_file, tokenizer, tmp_path):
+    model = hf.AutoModelForCausalLM.from_config(hf.GPT2Config(**SHAPE))
+    model.save_pretrained(tmp_path / "checkpoint")
+    file = tmp_path / "checkpoint" / "model.safetensors"
+    save_file({n.removeprefix("transformer."): t for n, t in load_file(file).items()}, file, {"format": "pt"})
+    assert find(load_study(study_file, BEGINS), Store(tmp_path / "store"), False)
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        ("cut", r"model-00002-of-.*: cut short or damaged \(.*\); fetch it anew"),
+        ("taken", r"model-00002-of-.*: not there, and model\.safetensors\.index\.json beside it names it"),
+        ("unindexed", r"holds no model\.safetensors and no model\.safetensors\.index\.json"),
+        ("emptied", r"index\.json is not readable: "),
+        ("widened", r"do not belong together: .* is 32×64 where config\.json makes it 32×65"),
+    ],
+)
+def test_weights_that_are_not_whole_are_refused_when_the_study_is_planned(
+    damage, said, llama, tokenizer, study_file, tmp_path, capfd
+):
+    folder = tmp_path / "checkpoint"
+    llama.float().save_pretrained(folder, max_shard_size="40KB")
+    tokenizer.save_pretrained(folder)
+    index, parts = folder / "model.safetensors.index.json", sorted(folder.glob("model-*.safetensors"))
+    study = load_study(study_file, BEGINS)
+    assert len(parts) > 2 and make_plan(study, tmp_path / "store")
+    if damage == "cut":
+        parts[1].write_bytes(parts[1].read_bytes()[:-1])
+    elif damage == "taken":
+        parts[1].unlink()
+    elif damage == "unindexed":
+        index.unlink()
+    elif damage == "emptied":
+        index.write_text("[]")
+    else:
+        config = folder / "config.json"
+        config.write_text(config.read_text().replace('"intermediate_size": 64', '"intermediate_size": 65'))
+    capfd.readouterr()
+    with pytest.raises(Refused, match=f"^model\\.checkpoint: .*{said}"):
+        make_plan(study, tmp_path / "store")
+    assert "LOAD REPORT" not in "".join(capfd.readouterr())
 
 
 @pytest.mark.parametrize("family", ["llama", "llama untied", "qwen2 tied", "qwen3", "gpt2", "gpt_neox"])
