@@ -81,7 +81,7 @@ def write(
         style=style,
         flow=flow_svg(layout, findings, target, {arm: style[of] for arm, of in plan.arms.items()}, rates),
         groups=[
-            *chart_groups(study, plan, layout, results, findings, style),
+            *chart_groups(study, plan, layout, results, findings, style, rates),
             *question_groups(findings, study.answer_target, style),
         ],
         changes=[f for among in by(changes, lambda f: f.subject).values() for f in among][:MOST_NUMBERS],
@@ -200,7 +200,7 @@ def group(
 
 def chart_groups(
     study: Study, plan: Plan, layout: Flow, results: Results, findings: Sequence[Finding],
-    style: Mapping[str, figures.Look],
+    style: Mapping[str, figures.Look], rates: Mapping[str, str],
 ) -> list[Row]:  # fmt: skip
     """The page's sections of charts, each with the findings that it draws; a section without any is left out."""
     target = study.answer_target
@@ -235,7 +235,10 @@ def chart_groups(
             )
         )
     held = [f for f in findings if f.question == "held-out"]
-    columns = {(s, box.position): box.column for box in layout.boxes for s in box.strategies}
+    # The plan has an arm for each learning rate; a strategy's findings are those of the arm that stands for it.
+    columns = {
+        (s, box.position): box.column for s in style for box in layout.boxes if rates.get(s, s) in box.strategies
+    }
     names = layout.column_names()
     groups.append(
         group(

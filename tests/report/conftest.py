@@ -100,8 +100,11 @@ def make_rows(plan: Plan, output: str = "") -> dict[str, list[dict]]:
                      "target_tokens": 10, "bytes": int(length)}
                 )  # fmt: skip
 
-    for (strategy, seed), path in plan.paths.items():
-        before = 0
+    stands_for = {strategy: arm for arm, strategy in plan.arms.items()}  # the last, as if it had been the best
+    for (arm, seed), path in plan.paths.items():
+        strategy, before = plan.arms[arm], 0
+        if arm != stands_for[strategy]:
+            continue
         first = plan.nodes[path[0]].stage
         bpb = dict.fromkeys(TRAINED, 3.6)
         for position, run in enumerate(path):
@@ -109,9 +112,10 @@ def make_rows(plan: Plan, output: str = "") -> dict[str, list[dict]]:
             for source in bpb:
                 bpb[source] = TRAINED[source] if source in node.sources else bpb[source] + 0.25
             runs.append(
-                {"study": "code-first", "strategy": strategy, "baseline": strategy == plan.study.baseline, "seed": seed,
-                 "position": position, "stage": node.stage, "kind": node.kind, "run": run, "budget_tokens": node.tokens,
-                 "tokens_before": before, "training_flops": plan.training_flops(node), "wall_seconds": 11.0}
+                {"study": "code-first", "strategy": strategy, "arm": arm, "baseline": strategy == plan.study.baseline,
+                 "seed": seed, "position": position, "stage": node.stage, "kind": node.kind, "run": run,
+                 "budget_tokens": node.tokens, "tokens_before": before,
+                 "training_flops": plan.training_flops(node), "wall_seconds": 11.0}
             )  # fmt: skip
             before += node.tokens
             if run in known:

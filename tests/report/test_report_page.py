@@ -164,6 +164,25 @@ def test_a_stage_that_stands_twice_has_two_columns(made, tmp_path):
     assert [v["column"] for v in values if v["strategy"] == "once"] == [2]
 
 
+def test_a_strategy_that_swept_learning_rates_is_drawn_in_every_chart(small, made, tmp_path):
+    stages = small.study.model_dump(mode="json", exclude_unset=True)["stages"]
+    stages["math"]["sweep"] = [1e-3, 4e-3]
+    text = text_of(made(tmp_path, {"stages": stages, "seeds": [0]}).page)
+    for title in ("Strategies side by side", "What was learnt and what was forgotten",
+                  "Held-out text along training"):  # fmt: skip
+        section = text[text.index(f"<h2>{title}</h2>") :].split("</section>")[0]
+        specs = re.findall(r'<script type="application/json">(.*?)</script>', section, flags=re.DOTALL)
+        drawn = {v["strategy"] for spec in specs for v in rows_of(json.loads(spec))}
+        assert drawn == set(small.study.strategies), title
+
+
+def rows_of(spec: dict) -> list[dict]:
+    """Every row that a chart draws."""
+    rows = list(spec.get("data", {}).get("values", []))
+    rows += [row for named in spec.get("datasets", {}).values() for row in named]
+    return rows + [row for layer in spec.get("layer", []) for row in rows_of(layer)]
+
+
 def test_strategies_look_different_and_the_baseline_is_grey():
     style = figures.looks(["a", "base", "b", "c"], "base")
     assert style["base"].color == figures.BASELINE_COLOR
