@@ -107,6 +107,16 @@ def test_a_learning_rate_that_diverges_is_settled_and_its_sweep_goes_on(folder, 
 
 
 @pytest.mark.slow
+def test_a_run_that_learnt_nothing_before_the_guard_knew_what_is_usual_is_named_at_the_end(folder, verb, monkeypatch):
+    # A negative rate climbs, surely; the guard knows nothing in so few steps.
+    monkeypatch.setattr(loop, "learning_rate", lambda recipe, step, steps: -0.05)
+    code, said, errors = verb("--set", "strategies={code: [code]}")
+    plan = make_plan(load_study(folder / "tiny.yaml", ["strategies={code: [code]}"]), folder / "runs" / "store")
+    (run,) = plan.nodes
+    assert code == 0 and f"! {run}, seed 0: its loss ends at" in said, said + errors
+
+
+@pytest.mark.slow
 def test_what_is_complete_is_reported_before_a_failure_is_told(folder, verb):
     page = folder / "runs" / "tiny" / "report.html"
     for _ in range(2):  # the second trains nothing

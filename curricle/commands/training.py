@@ -364,6 +364,8 @@ def write_report(
     for run, why in missing.items():
         if why != gathering.NOT_YET:
             console.print(f"✗ {run}, seed {plan.nodes[run].seed}: {why}", markup=False, soft_wrap=True)
+    for run, why in queries.lost(results, plan.catalogue.vocabulary).items():
+        console.print(f"! {run}, seed {plan.nodes[run].seed}: {why}", markup=False, soft_wrap=True)
     if spent := time_line(queries.time_spent(results)):
         console.print(spent, style="dim", soft_wrap=True)
     console.print()

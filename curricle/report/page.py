@@ -272,7 +272,8 @@ def chart_groups(
         group(
             "Training loss",
             "A faint line for each run, smoothed over a twenty-fifth of its steps; the mean over seeds strong. A stage "
-            "that strategies share is drawn once, in the colour of the first of them.",
+            "that strategies share is drawn once, in the colour of the first of them."
+            + "".join(f" {run}: {why}." for run, why in queries.lost(results, plan.catalogue.vocabulary).items()),
             [
                 chart(f"loss{i}", stage, figures.loss(losses[stage], style), f"Training loss along {stage}.")
                 for i, stage in enumerate(name for name in study.stages if name in losses)

@@ -5,6 +5,7 @@ Each is one query on the results and returns plain rows, so that a number in the
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from curricle.results import Results
@@ -57,6 +58,29 @@ def losses(results: Results) -> list[Row]:
         ORDER BY line, seed, step
         """
     )
+
+
+def lost(results: Results, vocabulary: int) -> dict[str, str]:
+    """Runs that learnt nothing, each with what to say of it: the mean loss over the last tenth of its steps lies above
+    its first, and above that of a guess that takes each of so many tokens for equally likely. The loss guard cannot
+    see it where the loss rose before it knew what is usual. Neither sign alone would do: a stage may begin where its
+    loss can only rise, and a few steps from fresh weights end near the guess."""
+    guess = math.log(vocabulary)
+    rows = results.sql(
+        """
+        WITH ends AS (SELECT s.run, max(step) AS last FROM steps s JOIN runs r ON r.run = s.run
+                      GROUP BY s.run HAVING max(tokens) >= max(budget_tokens)),
+        means AS (SELECT run, arg_min(loss_nats, step) AS first, avg(loss_nats) FILTER (step > 0.9 * last) AS loss_nats
+                  FROM steps JOIN ends USING (run) GROUP BY run)
+        SELECT * FROM means WHERE loss_nats > greatest(first, ?) ORDER BY run
+        """,
+        [guess],
+    )
+    return {
+        row["run"]: f"its loss ends at {row['loss_nats']:.2f} nats per token, above its first ({row['first']:.2f}) and "
+        f"above that of a blind guess ({guess:.2f}); lower recipe.learning_rate, or look at its text"
+        for row in rows
+    }
 
 
 def examples(results: Results, benchmark: str, strategy: str, beside: str | None, each: int = 3) -> list[Row]:

@@ -99,6 +99,25 @@ def test_loss_curves_keep_the_last_step_and_few_points(small):
         assert mine[-1] == node.tokens and len(mine) <= 2 * queries.LOSS_POINTS
 
 
+def test_a_run_whose_loss_ends_above_its_first_and_above_a_guess_is_named(small, written, tmp_path):
+    risen, fallen, low, left = list(small.plan.nodes)[:4]
+    ways = {risen: (5.0, 9.0), fallen: (9.0, 7.0), low: (1.0, 3.0), left: (5.0, 9.0)}  # a guess: ln 512 = 6.24
+    tables = {name: small.results.sql(f"SELECT * FROM {name}") for name in SCHEMAS}
+    for row in tables["steps"]:
+        if row["run"] in ways:
+            row["loss_nats"] = ways[row["run"]][row["step"] > 1]
+    last = small.plan.nodes[left].steps
+    tables["steps"] = [row for row in tables["steps"] if (row["run"], row["step"]) != (left, last)]
+    for name, schema in SCHEMAS.items():
+        write_rows(tmp_path / f"{name}.parquet", tables[name], schema)
+    results = Results(tmp_path)
+    assert list(queries.lost(results, 512)) == [risen]
+    assert queries.lost(small.results, 512) == {}
+    text = text_of(written(tmp_path, small.study, small.plan, results))
+    section = text[text.index("<h2>Training loss</h2>") :].split("</section>")[0]
+    assert f"{risen}: its loss ends at 9.00 nats per token, above its first (5.00) and above that of a" in section
+
+
 def test_examples_show_solved_and_unsolved_of_the_same_seed(small):
     rows = queries.examples(small.results, "problems", "code first", "from scratch")
     assert [row["correct"] for row in rows] == [True] * 3 + [False] * 3
