@@ -108,6 +108,28 @@ def test_torchrun_that_is_told_to_stop_saves_and_one_process_goes_on(alone, fres
     assert [json.loads(s)["step"] for s in steps if "loss_nats" in s] == list(range(1, 81))
 
 
+def test_each_rank_that_torchrun_is_told_to_stop_leaves_with_130_also_where_another_has_left_before(tmp_path):
+    """One is struck in its plan, which it obeys at once; the other waits for it in a collective, which breaks."""
+    write_study(tmp_path, tiny())
+    script = str(Path(__file__).with_name("rank_struck.py"))
+    with subprocess.Popen(
+        [*TORCHRUN[:-2], script, "run", "tiny.yaml"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "60"},
+    ) as started:
+        until = time.monotonic() + HUNG_SECONDS
+        while not (tmp_path / "lingers").exists():
+            assert time.monotonic() < until and started.poll() is None
+            time.sleep(0.1)
+        started.send_signal(signal.SIGTERM)
+        said = started.stdout.read()
+    assert {file.name: file.read_text() for file in tmp_path.glob("left-*")} == {"left-0": "130", "left-1": "130"}, said
+    assert said.count("interrupted") == 1 and "Connection closed" not in said, said
+
+
 @pytest.mark.slow
 def test_ranks_that_stand_still_are_ended_and_the_run_goes_on(alone, fresh, monkeypatch):
     monkeypatch.chdir(fresh)

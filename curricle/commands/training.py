@@ -251,7 +251,7 @@ def run_as_rank(
     from curricle.stopping import asked_to_stop
     from curricle.study import Refused
     from curricle.tracking import Tracker, refuse_missing, tracked
-    from curricle.training.distribution import Ranks
+    from curricle.training.distribution import Ranks, left_together
 
     ranks = Ranks.of_torchrun()
     assert ranks is not None
@@ -280,7 +280,7 @@ def run_as_rank(
     failed = runner.Failed({})
     try:
         plan, prepared, done = runner.first_then_all(ranks, prepare)
-        with asked_to_stop() as interrupted:
+        with asked_to_stop() as interrupted, left_together(interrupted):
             peaks = _peaks_of_ranks(prepared.store, torch.get_num_threads(), ranks.size)
             training = Training(console, plan, done, peaks, runner.left_out(plan, prepared))
             say = lambda text: console.print(text, markup=False, soft_wrap=True)  # noqa: E731

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import datetime
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -113,6 +114,19 @@ def timed_out(error: Exception) -> bool:
     from then on by another for every call."""
     said = str(error)
     return isinstance(error, RuntimeError) and ("Timed out waiting" in said or "Application timeout" in said)
+
+
+@contextmanager
+def left_together(asked_to_stop: Callable[[], bool]) -> Iterator[None]:
+    """While this is open, what breaks because another rank has gone is the stop that this one was asked for, where it
+    was: ranks are told at one time, and one that has nothing to save yet leaves at once."""
+    try:
+        yield
+    except RuntimeError as error:
+        # Of gloo it has no class of its own, as above.
+        if not asked_to_stop() or not (isinstance(error, dist.DistError) or "gloo" in str(error)):
+            raise
+        raise KeyboardInterrupt from None
 
 
 def shard(learner: nn.Module, model: PreTrainedModel, ranks: Ranks, *, precision: str, replicas: int = 1) -> None:
