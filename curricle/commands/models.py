@@ -5,6 +5,7 @@ What is scored or measured is printed as a table or, with `--json`, as one objec
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -106,6 +107,10 @@ def evaluate(
     loaded, tokenizer = load(place)
     context = context_of(loaded)
     rows = score(loaded, tokenizer, list(specs.values()), {}, context=context, watch=jobs_watched(console))
+    if not all(math.isfinite(row["nats"]) for row in rows if row.get("nats") is not None):
+        raise Refused(
+            f"{model}: its logits are no numbers (NaN or infinite), though its weights are; nothing can be scored"
+        )
     if out is not None:
         where = {"run": model, "stage": "", "seed": 0, "tokens": 0, "final": True}
         write_rows(out, [{**where, **row} for row in rows], EVALUATIONS)

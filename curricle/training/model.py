@@ -71,6 +71,7 @@ def load(
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise Refused(f"{path}: not a checkpoint that transformers reads: {first_line}") from None
     refuse_partial(str(path), found)
+    _refuse_unfinite(str(path), model)
     if tokenizer.eos_token_id is None:
         raise Refused(f"{path}: its tokenizer names no end-of-text token, which documents are delimited by")
     if "gguf_file" in settings:
@@ -79,6 +80,20 @@ def load(
         if hasattr(model.config, "quantization_config"):
             del model.config.quantization_config
     return model.eval(), tokenizer
+
+
+def _refuse_unfinite(name: str, model: PreTrainedModel) -> None:
+    spoilt = [
+        tensor
+        for tensor, weights in model.named_parameters()
+        if weights.numel() and not all(extreme.isfinite() for extreme in weights.data.aminmax())
+    ]
+    if spoilt:
+        others = f" and {len(spoilt) - 1} more" if len(spoilt) > 1 else ""
+        raise Refused(
+            f"{name}: its weights are no numbers (NaN or infinite) in {spoilt[0]}{others}, as after a training that "
+            f"diverged; take an earlier checkpoint"
+        )
 
 
 def begin(path: str | Path, revision: str | None, delimiter: int) -> PreTrainedModel:
@@ -103,6 +118,10 @@ def refuse_leaks(model: PreTrainedModel, delimiter: int, name: str) -> None:
         place = where[:, len(first) :]
         alone = model(input_ids=row[:, len(first) :], position_ids=place, attention_mask=None, use_cache=False).logits
     model.train(training)
+    if not (packed.isfinite().all() and alone.isfinite().all()):
+        raise Refused(
+            f"{name}: its logits are no numbers (NaN or infinite), though its weights are; it cannot be trained"
+        )
     scale = float(alone.float().std())
     apart = float((packed - alone[0]).float().abs().max())
     if not apart <= ROUNDING[model.dtype] * scale:

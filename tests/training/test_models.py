@@ -1,18 +1,20 @@
 """Where models are found, and what is no model."""
 
+import json
 import os
 
 import pytest
 import torch
 import transformers
 from tiny_models import SHAPE
+from verbs import curricle
 
 from curricle.store import Store
 from curricle.study import Refused
 from curricle.training import origin
 from curricle.training.distribution import _copy
 from curricle.training.loss import bends_logits
-from curricle.training.model import load
+from curricle.training.model import begin, load
 
 
 def test_a_saved_model_loads_with_its_tokenizer_as_it_was(llama, tokenizer, tmp_path):
@@ -57,6 +59,34 @@ def test_weights_that_lack_a_tensor_are_refused_and_not_drawn_at_random(llama, t
         tokenizer.save_pretrained(folder)
         with pytest.raises(Refused, match=f"not a whole causal language model: its weights lack {lacking}"):
             load(folder)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("-inf")])
+def test_weights_that_are_no_numbers_are_refused_by_name_before_anything_is_made_of_them(
+    llama, tokenizer, tmp_path, number
+):
+    with torch.no_grad():
+        llama.model.layers[1].mlp.down_proj.weight[3, 2] = number
+    llama.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    for read in (load, lambda path: begin(path, None, 0)):
+        with pytest.raises(
+            Refused, match=r"weights are no numbers \(NaN or infinite\) in model.layers.1.mlp.down_proj"
+        ):
+            read(tmp_path)
+
+
+def test_logits_that_are_no_numbers_are_not_taken_for_documents_that_read_each_other(llama, tokenizer, tmp_path):
+    with torch.no_grad():
+        llama.lm_head.weight.fill_(3e38)
+    llama.float().save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(Refused, match="its logits are no numbers"):
+        begin(tmp_path, None, 0)
+    (tmp_path / "gsm8k.jsonl").write_text(json.dumps({"question": "1 + 1?", "answer": "2\n#### 2"}) + "\n")
+    asked = ("--benchmark", "gsm8k=gsm8k.jsonl", "--shots", 0, "--max-new-tokens", 2)
+    shown = curricle("evaluate", tmp_path, *asked, cwd=tmp_path)
+    assert shown.returncode == 2 and "its logits are no numbers" in shown.stderr and not shown.stdout
 
 
 def test_a_mixture_of_experts_is_refused_before_anything_is_reckoned_for_it(tokenizer, tmp_path):
