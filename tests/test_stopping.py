@@ -11,6 +11,7 @@ import time
 
 import pytest
 from tiny_study import tiny, write_study
+from verbs import HUNG_SECONDS
 
 from curricle.stopping import asked_to_stop, obeyed_at_once
 from curricle.store import is_complete
@@ -43,3 +44,19 @@ def test_a_signal_is_obeyed_until_runs_train_and_again_after_them():
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGTERM)
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_rank_that_waits_for_the_others_hears_a_signal(tmp_path):
+    waits = f"""
+import os, signal, threading
+from curricle.stopping import obeyed_at_once
+from curricle.training.distribution import Ranks
+with obeyed_at_once():
+    threading.Timer(1, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    try:
+        Ranks.join(0, 2, "file://{tmp_path / "meet"}")
+    except KeyboardInterrupt:
+        print("heard")
+"""
+    done = subprocess.run([sys.executable, "-c", waits], capture_output=True, text=True, timeout=HUNG_SECONDS)
+    assert done.stdout == "heard\n" and done.returncode == 0, done.stderr

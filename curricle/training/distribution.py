@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import datetime
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -61,8 +63,12 @@ class Ranks:
             torch.cuda.set_device(device)
         # gloo beside nccl: flags and objects travel without waiting for the GPU.
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, init_method=rendezvous, rank=rank, world_size=size, timeout=STEP_PATIENCE)
-        return cls(rank, size, device, dist.new_group(backend="gloo", timeout=PATIENCE))
+
+        def meet() -> Any:
+            dist.init_process_group(backend, init_method=rendezvous, rank=rank, world_size=size, timeout=STEP_PATIENCE)
+            return dist.new_group(backend="gloo", timeout=PATIENCE)
+
+        return cls(rank, size, device, _hearing(meet))
 
     @classmethod
     def of_torchrun(cls) -> Ranks | None:
@@ -107,6 +113,21 @@ class Ranks:
             )
         part = rows // self.size
         return slice(self.rank * part, (self.rank + 1) * part)
+
+
+def _hearing(meet: Callable[[], Any]) -> Any:
+    """What `meet` returns. It waits for other ranks in a thread of its own, so that this one hears a signal meanwhile:
+    Python hears none inside of a call that does not return."""
+    met: Future[Any] = Future()
+
+    def wait() -> None:
+        try:
+            met.set_result(meet())
+        except BaseException as error:
+            met.set_exception(error)
+
+    threading.Thread(target=wait, daemon=True).start()
+    return met.result()
 
 
 def timed_out(error: Exception) -> bool:
