@@ -63,11 +63,25 @@ def load(folder: Path | str, revision: str | None = None) -> PreTrainedTokenizer
             from transformers import AutoTokenizer  # asks what models there are, which takes seconds
 
             tokenizer = AutoTokenizer.from_pretrained(str(folder), revision=revision or "main", trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise Refused(f"tokenizer: {folder} holds no tokenizer that transformers can read: {error}") from None
+    except Exception as error:  # of a damaged file, `tokenizers` raises nothing narrower
+        raise Refused(f"tokenizer: {why_unread(folder, error)}") from None
     if tokenizer.eos_token_id is None:
         raise Refused(f"tokenizer: {folder} names no end-of-text token, which documents are delimited by")
     return tokenizer
+
+
+FILE = "tokenizer.json"
+
+
+def why_unread(place: Path | str, error: Exception) -> str:
+    """What to say where transformers raised `error` for the tokenizer of a folder or hub id."""
+    if Path(place).is_dir() and not (Path(place) / FILE).exists():
+        return (
+            f"{place} holds no tokenizer: there is no {FILE}; put it there from where the weights are from, with "
+            f"tokenizer_config.json, which names the end-of-text token"
+        )
+    lines = str(error).strip().splitlines()
+    return f"{place} holds no tokenizer that transformers can read: {lines[0] if lines else type(error).__name__}"
 
 
 def save(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
@@ -95,13 +109,13 @@ def fingerprint_of(place: Path | str, revision: str | None = None) -> str:
     token delimits documents (a base and an instruct model may differ in nothing else)."""
     from transformers.utils import cached_file
 
-    file: Path | str | None = Path(place) / "tokenizer.json"
+    file: Path | str | None = Path(place) / FILE
     if not Path(place).is_dir():
         try:
-            file = cached_file(str(place), "tokenizer.json", revision=revision or "main")
+            file = cached_file(str(place), FILE, revision=revision or "main")
         except (OSError, ValueError) as error:
             raise Refused(f"tokenizer: {place}: {str(error).splitlines()[0]}") from None
     if file is None or not Path(file).exists():
-        raise Refused(f"tokenizer: {file} is not there; Curricle reads fast tokenizers")
+        raise Refused(f"tokenizer: {place}: there is no {FILE}; Curricle reads fast tokenizers")
     content = Path(file).read_bytes() + f" {load(place, revision).eos_token_id}".encode()
     return hashlib.sha256(content).hexdigest()[:16]

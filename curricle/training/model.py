@@ -19,6 +19,7 @@ from transformers.utils.logging import disable_progress_bar
 from curricle.shapes import Shape
 from curricle.store import whole_folder
 from curricle.study import Refused
+from curricle.tokens.tokenizer import why_unread
 from curricle.training.origin import refuse_partial, refuse_unread_gguf, unsaid
 
 # Where a package for it is installed, transformers would keep the weights of a GGUF file packed, and no gradient could
@@ -56,7 +57,6 @@ def load(
     """The model and its tokenizer. Raises `Refused` where `path` is no checkpoint that transformers reads."""
     name, settings = _located(str(path), revision)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **settings)
         weights = {**settings, **(_FULL_NUMBERS if "gguf_file" in settings else {"use_safetensors": True})}
         with unsaid():
             model, found = AutoModelForCausalLM.from_pretrained(
@@ -72,6 +72,10 @@ def load(
         raise Refused(f"{path}: not a checkpoint that transformers reads: {first_line}") from None
     refuse_partial(str(path), found)
     _refuse_unfinite(str(path), model)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **settings)
+    except Exception as error:  # as in `tokens.tokenizer`
+        raise Refused(why_unread(path, error)) from None
     if tokenizer.eos_token_id is None:
         raise Refused(f"{path}: its tokenizer names no end-of-text token, which documents are delimited by")
     if "gguf_file" in settings:

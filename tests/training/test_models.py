@@ -76,6 +76,30 @@ def test_weights_that_are_no_numbers_are_refused_by_name_before_anything_is_made
             read(tmp_path)
 
 
+def test_a_checkpoint_without_a_tokenizer_is_refused_with_the_files_that_it_lacks(
+    llama, tokenizer, tmp_path, study_file
+):
+    folder = tmp_path / "checkpoint"
+    llama.float().save_pretrained(folder)
+    (tmp_path / "gsm8k.jsonl").write_text(json.dumps({"question": "1 + 1?", "answer": "2\n#### 2"}) + "\n")
+    verbs = {
+        "evaluate": (folder, "--benchmark", "gsm8k=gsm8k.jsonl"),
+        "plan": (study_file, "--set", "model={checkpoint: checkpoint, context: 64}", "--set", "tokenizer=null"),
+    }
+    for damage, said in {
+        None: "holds no tokenizer: there is no tokenizer.json; put it there",
+        '{"model": {}}': "holds no tokenizer that transformers can read: ",
+    }.items():
+        if damage is not None:
+            tokenizer.save_pretrained(folder)
+            (folder / "tokenizer.json").write_text(damage)
+        for verb, asked in verbs.items():
+            shown = curricle(verb, *asked, cwd=tmp_path)
+            wrong = [line for line in shown.stderr.splitlines() if line.startswith("error: ")]
+            assert shown.returncode == 2 and said in wrong[0], shown.stderr
+            assert shown.stderr.splitlines()[-1] == wrong[0], "one line"
+
+
 def test_logits_that_are_no_numbers_are_not_taken_for_documents_that_read_each_other(llama, tokenizer, tmp_path):
     with torch.no_grad():
         llama.lm_head.weight.fill_(3e38)
