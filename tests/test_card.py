@@ -128,9 +128,9 @@ def test_a_run_without_weights_here_is_told_from_a_hub_id(tmp_path, monkeypatch)
     write_json(tmp_path / "studies" / "tiny.json", {"remote": "s3://b/c", "nodes": {run: {}}})
     for lines, said in (
         ("", "not complete (0 of 2,048 tokens)"),
-        ('{"tokens": 1024}\n{"tok', "not complete (1,024 of 2,048 tokens)"),
+        ('{"step": 1, "tokens": 1024}\n{"step": 2, "tok', "not complete (1,024 of 2,048 tokens)"),
         (
-            '{"tokens": 1024}\n{"tokens": 2048}\n',
+            '{"step": 1, "tokens": 1024}\n{"step": 2, "tokens": 2048}\n',
             f"its weights are at s3://b/c; fetch them with  curricle export {run} ",
         ),
     ):
