@@ -17,15 +17,16 @@ import yaml
 
 from curricle.store import Store, read_json
 from curricle.study import Refused
+from curricle.tokens.chat import OPENING
 
 CARD = "README.md"
 SHOWN = 12  # licences of a source that are named one by one
 Row = dict[str, Any]
 
 
-def of_run(store: Store, run: str, tokens: int | None = None) -> str:
-    """The card of a run at its end, or at the evaluation point after `tokens` of its own. Raises `Refused` where the
-    run's file does not say what it began from."""
+def of_run(store: Store, run: str, tokens: int | None = None, template: str | None = None) -> str:
+    """The card of a run at its end, or at the evaluation point after `tokens` of its own; `template` is the chat
+    template that goes out with it. Raises `Refused` where the run's file does not say what it began from."""
     stages = history(store, run)
     last, first = stages[-1], stages[0]
     entries = {s: _entry(store, stage, s) for stage in stages for s in stage["sources"]}
@@ -52,12 +53,7 @@ def of_run(store: Store, run: str, tokens: int | None = None) -> str:
         "## What was decontaminated\n\n" + _removed(entries),
         "## How it was trained\n\n" + _recipes(stages) + "\n\n" + _receipt(store, run),
         "## How to make it again\n\n" + _again(references, last),
-        "## How to use it\n\n"
-        "```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n"
-        'model = AutoModelForCausalLM.from_pretrained("THIS FOLDER")\n'
-        'tokenizer = AutoTokenizer.from_pretrained("THIS FOLDER")\n```\n\n'
-        "In training every document began with the token that ended the one before it, "
-        f"`tokenizer.eos_token`; a prompt is best opened with it. Rows held {last['identity']['context']:,} tokens.",
+        "## How to use it\n\n" + _use(last, template),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -298,6 +294,34 @@ def _receipt(store: Store, run: str) -> str:
         f" The first {adopted['tokens']:,} tokens were not trained for it: they are those of the run "
         f"`{adopted['run']}`, made on {machines or 'a machine that is not known'}."
     )
+
+
+def _use(last: Row, template: str | None) -> str:
+    """How to load it and, where it was tuned to answer, to ask it as it was trained to be asked."""
+    code = (
+        "from transformers import AutoModelForCausalLM, AutoTokenizer\n"
+        'model = AutoModelForCausalLM.from_pretrained("THIS FOLDER")\n'
+        'tokenizer = AutoTokenizer.from_pretrained("THIS FOLDER")\n'
+    )
+    before = "In training every document began with the token that ended the one before it, `tokenizer.eos_token`"
+    rows = f"Rows held {last['identity']['context']:,} tokens."
+    if last["kind"] != "instruct" or template is None:
+        return f"```python\n{code}```\n\n{before}; a prompt is best opened with it. {rows}"
+    code += (
+        'messages = [{"role": "user", "content": "What is 6 times 7?"}]\n'
+        "asked = tokenizer.apply_chat_template(\n"
+        '    messages, add_generation_prompt=True, return_dict=True, return_tensors="pt"\n)\n'
+        "answer = model.generate(**asked, max_new_tokens=200)\n"
+        'print(tokenizer.decode(answer[0, asked["input_ids"].shape[1] :], skip_special_tokens=True))\n'
+    )
+    said = (
+        "; the chat template writes it. Text that it rendered is tokenised with `add_special_tokens=False`, as "
+        "`apply_chat_template` does."
+        if template.startswith(OPENING)
+        else ". The chat template does not write it: put it in front of what "
+        "`apply_chat_template` renders to ask exactly as in training."
+    )
+    return f"```python\n{code}```\n\n{before}{said} {rows}"
 
 
 def _again(references: Sequence[Row], last: Row) -> str:

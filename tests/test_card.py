@@ -57,6 +57,25 @@ def test_an_export_loads_in_transformers_and_holds_no_mark_of_the_store(place, t
     assert model.config.vocab_size == len(AutoTokenizer.from_pretrained(tmp_path / "out"))
 
 
+def test_the_card_asks_a_tuned_model_as_it_was_trained_and_says_who_writes_the_token_in_front(place, tmp_path, capsys):
+    _, store, plan, _ = place
+    math, instruct = plan.paths["from scratch", 0]
+    upkeep.export(store, instruct, tmp_path / "out")
+    said = (tmp_path / "out" / "README.md").read_text()
+    assert "the chat template writes it" in said
+    code = said.split("```python\n")[1].split("```")[0].replace("THIS FOLDER", str(tmp_path / "out"))
+    names: dict = {}
+    exec(code.replace("max_new_tokens=200", "max_new_tokens=2"), names)
+    ids, tokenizer = names["asked"]["input_ids"][0].tolist(), names["tokenizer"]
+    assert ids.count(tokenizer.eos_token_id) == 1 and ids[0] == tokenizer.eos_token_id
+    assert tokenizer.decode(ids[1:]) == "Problem: What is 6 times 7?\nSolution:\n"
+    own = card.of_run(store, instruct, template="{% for m in messages %}{{ m.content }}{% endfor %}")
+    assert "apply_chat_template" in own and "The chat template does not write it" in own
+    upkeep.export(store, math, tmp_path / "math")
+    plain = (tmp_path / "math" / "README.md").read_text()
+    assert "apply_chat_template" not in plain and "a prompt is best opened with it" in plain
+
+
 def test_an_export_into_a_folder_with_something_in_it_is_refused(place, tmp_path):
     _, store, plan, _ = place
     (tmp_path / "out").mkdir()

@@ -15,7 +15,7 @@ from curricle.running.preparation import prepare
 from curricle.store import Store
 from curricle.study import Refused
 from curricle.studyfile import load_study
-from curricle.tokens.chat import PLAIN, PROBLEMS
+from curricle.tokens.chat import PLAIN, PROBLEMS, opened
 
 torch.set_num_threads(1)
 
@@ -67,15 +67,20 @@ def test_a_run_trains_on_answers_and_leaves_a_tokenizer_that_renders_what_it_saw
 
     model = prepared.store.run_folder(node.run) / "model"
     tokenizer = AutoTokenizer.from_pretrained(model)
-    assert tokenizer.chat_template == PLAIN
+    assert tokenizer.chat_template == opened(PLAIN)
     shard = Shard.open(prepared.shards["chat"] / "data.ds")
     documents = list(corpora.documents(prepared.corpora["chat"]))
     start = 0
     for document, end in zip(documents[:40], shard.ends, strict=False):
         messages = [{"role": role, "content": content} for role, content in document.conversation]
-        assert tokenizer.decode(shard.tokens[start : int(end)].tolist()) == tokenizer.apply_chat_template(
-            messages, tokenize=False
-        )
+        # A row stands on the delimiter: with it the template gives its very tokens, by either way to them.
+        rendered = tokenizer.apply_chat_template(messages, tokenize=False)
+        row = [tokenizer.eos_token_id, *shard.tokens[start : int(end)].tolist()]
+        assert tokenizer.decode(row) == rendered
+        assert tokenizer.apply_chat_template(messages)["input_ids"] == row
+        assert tokenizer(rendered, add_special_tokens=False)["input_ids"] == row
+        asked = tokenizer.apply_chat_template(messages[:-1], add_generation_prompt=True)["input_ids"]
+        assert len(asked) > 1 and asked == row[: len(asked)]
         start = int(end)
     metrics = [json.loads(line) for line in (prepared.store.run_folder(node.run) / "metrics.jsonl").open()]
     assert all(math.isfinite(row["loss_nats"]) for row in metrics if "loss_nats" in row)
@@ -104,8 +109,8 @@ def test_held_out_answers_are_scored_without_questions_and_tool_outputs(tmp_path
 def test_a_run_on_generated_problems_leaves_their_template_and_a_pretrained_one_leaves_none(tmp_path):
     study = study_of(tmp_path, {"chat": MESSAGES}, {"algebra": 1.0})
     prepared = prepare(study, Store(tmp_path / "store"))
-    assert prepared.chat_template("instruct", ["algebra"]) == PROBLEMS
-    assert prepared.chat_template("instruct", ["algebra", "chat"]) == PLAIN
+    assert prepared.chat_template("instruct", ["algebra"]) == opened(PROBLEMS)
+    assert prepared.chat_template("instruct", ["algebra", "chat"]) == opened(PLAIN)
     assert prepared.chat_template("instruct", ["algebra", "code"]) is None
     assert prepared.chat_template("pretrain", ["chat"]) is None
 

@@ -146,14 +146,15 @@ class Prepared:
     def chat_template(self, kind: str, names: Iterable[str]) -> str | None:
         """What lays out questions to a model that was trained on answers to them; None where the tokenizer has it, or
         where nothing was asked."""
-        from curricle.tokens.chat import PLAIN, PROBLEMS
+        from curricle.tokens.chat import PLAIN, PROBLEMS, opened
 
         sources = [self.study.sources[name] for name in names] if kind == "instruct" else []
         if any(tokenization.template_of(source) == "plain" for source in sources):
-            return PLAIN
+            return opened(PLAIN)
         # The checkpoint's own stays where anything of the study is laid out by it.
         own = any(tokenization.template_of(source) == "checkpoint" for source in self.study.sources.values())
-        return PROBLEMS if sources and not own and all(isinstance(source, Generated) for source in sources) else None
+        generated = sources and all(isinstance(source, Generated) for source in sources)
+        return opened(PROBLEMS) if generated and not own else None
 
 
 def prepare(study: Study, store: Store, watch: Watch = lambda _name, documents: documents) -> Prepared:

@@ -164,7 +164,8 @@ def export(store: Store, name: str, folder: Path, remote: Remote | None = None) 
     place = model_of(store, name, remote)
     run, tokens = _place_in(store, place)
     if run is not None:
-        text = card.of_run(store, run, tokens)
+        template = Path(place) / "chat_template.jinja"
+        text = card.of_run(store, run, tokens, template.read_text("utf-8") if template.exists() else None)
         with whole_folder(folder) as temporary:
             for file in Path(place).iterdir():
                 if file.suffix == ".safetensors":

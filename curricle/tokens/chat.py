@@ -2,8 +2,9 @@
 
 A template is a piece of Jinja, as `tokenizer.apply_chat_template` renders it, and it is the only statement of a layout:
 which of its characters belong to whom is found by rendering it on stand-ins for the messages. So what is trained on is
-what the exported tokenizer renders, up to the delimiter that closes the document. Special tokens that the template
-writes become special tokens; a message that spells one out gets the tokens of its letters.
+what the exported tokenizer renders, from the delimiter that opens the document (`opened`) up to the one that closes it.
+Special tokens that the template writes become special tokens; a message that spells one out gets the tokens of its
+letters.
 """
 
 from __future__ import annotations
@@ -42,6 +43,16 @@ PROBLEMS = (
     "{% if message['role'] == 'assistant' %}{{ message['content'] + eos_token }}"
     "{% else %}{{ " + _BEFORE + " + message['content'] + " + _AFTER + " }}{% endif %}{% endfor %}"
 )
+
+# A layout is a document's, and what stands before a document in training is the delimiter that closed the one before.
+# Whoever asks the model has no document before: so ours go out with the delimiter in front, once for a conversation.
+OPENING = "{{ eos_token }}"
+
+
+def opened(jinja: str) -> str:
+    """One of our layouts as the chat template of a tokenizer that goes out."""
+    return OPENING + jinja
+
 
 # A template that writes the date always gets the one that Llama 3's writes where it knows none. As Jinja, before the
 # template, since transformers hands no function to it.
@@ -92,11 +103,13 @@ def jinja_of(template: str, tokenizer: PreTrainedTokenizerBase, source: str) -> 
     if template == "plain":
         return PLAIN
     try:
-        return tokenizer.get_chat_template()
+        own = tokenizer.get_chat_template()
     except ValueError:
         raise Refused(
             f"sources.{source}.template: the tokenizer of the checkpoint has no chat_template; write plain"
         ) from None
+    # A model that went out from here brings our layout opened; rows bring the delimiter along.
+    return {opened(layout): layout for layout in (PLAIN, PROBLEMS)}.get(own, own)
 
 
 class ChatTemplate:

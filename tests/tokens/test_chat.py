@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from curricle.corpus.documents import Document
 from curricle.corpus.problems import PROMPT
 from curricle.study import Refused
-from curricle.tokens.chat import PLAIN, PROBLEMS
+from curricle.tokens.chat import PLAIN, PROBLEMS, opened
 from curricle.tokens.sampler import Sampler
 from curricle.tokens.shards import Shard, Supply, encode, write_shard
 from curricle.tokens.tokenizer import train_bpe
@@ -203,6 +203,19 @@ def test_a_template_that_cannot_be_followed_is_refused_with_the_source_and_the_d
 def test_a_tokenizer_without_a_template_of_its_own_is_refused_by_the_source():
     with pytest.raises(Refused, match=r"sources\.s\.template: the tokenizer of the checkpoint has no chat_template"):
         list(encode([conversation(SHORT, "own")], train_bpe(["abc"], 300)))
+
+
+@pytest.mark.parametrize("layout", [PLAIN, PROBLEMS], ids=["plain", "problems"])
+def test_a_template_that_went_out_from_here_is_trained_on_as_it_was_without_a_second_delimiter(layout):
+    own = named("plain")
+    own.chat_template = layout
+    (before,) = encode([conversation(SHORT, "own")], own)
+    own.chat_template = opened(layout)
+    (again,) = encode([conversation(SHORT, "own")], own)
+    assert again.ids.tolist() == before.ids.tolist() and again.loss.tolist() == before.loss.tolist()
+    messages = [{"role": role, "content": content} for role, content in SHORT]
+    row = [own.eos_token_id, *again.ids.tolist()]
+    assert own.apply_chat_template(messages)["input_ids"] == row and row.count(own.eos_token_id) == 2
 
 
 def test_generated_problems_have_a_template_that_renders_them(tokenizer):
