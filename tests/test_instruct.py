@@ -115,6 +115,14 @@ def test_a_run_on_generated_problems_leaves_their_template_and_a_pretrained_one_
     assert prepared.chat_template("pretrain", ["chat"]) is None
 
 
+def test_text_run_together_may_stand_beside_a_template_and_that_is_the_one_that_goes_out(tmp_path):
+    sources = {"chat": MESSAGES, "joined": PAIRS | {"template": "none"}}
+    prepared = prepare(study_of(tmp_path, sources, {"chat": 0.5, "joined": 0.5}), Store(tmp_path / "store"))
+    assert prepared.chat_template("instruct", ["chat", "joined"]) == opened(PLAIN)
+    assert prepared.chat_template("instruct", ["joined"]) is None
+    assert prepared.chat_template("instruct", ["joined", "algebra"]) is None
+
+
 def test_two_templates_in_one_study_are_refused_by_name(tmp_path):
     study = study_of(tmp_path, {"a": MESSAGES, "b": PAIRS | {"template": "checkpoint"}}, {"a": 0.5, "b": 0.5})
     with pytest.raises(
