@@ -53,7 +53,8 @@ class Stage(Frozen):
     """What differs from the study's recipe."""
     sweep: tuple[Annotated[float, Field(gt=0, le=1)], ...] = ()
     """Learning rates: every strategy that passes through here is run with each of them and judged by its best, since
-    the ranking of sources changes with the rate. The plan counts the cost."""
+    the ranking of sources changes with the rate. The plan counts the cost. None, as `--set stages.NAME.sweep=[]` says of
+    a study that has some, is no sweep."""
 
     @pydantic.model_validator(mode="after")
     def _sums_to_one(self) -> Self:

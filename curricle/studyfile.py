@@ -134,7 +134,11 @@ _BRIEFLY.maxlevel, _BRIEFLY.maxstring, _BRIEFLY.maxother = 3, 200, 200
 def explain(error: pydantic.ValidationError) -> list[str]:
     """One line for each fault: the field's path, what is wrong, the value."""
     lines = []
-    for fault in error.errors():
+    faults = error.errors()
+    for fault in faults:
+        inside = [other["loc"] for other in faults if len(other["loc"]) > len(fault["loc"])]
+        if fault["type"] == "too_short" and any(loc[: len(fault["loc"])] == fault["loc"] for loc in inside):
+            continue  # pydantic counts the items that are right; those that are wrong have lines of their own
         path = ".".join(
             str(part) for part in fault["loc"] if not str(part).startswith(("kind:", "function-", "constrained-"))
         )
