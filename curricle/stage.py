@@ -53,8 +53,8 @@ class Stage(Frozen):
     """What differs from the study's recipe."""
     sweep: tuple[Annotated[float, Field(gt=0, le=1)], ...] = ()
     """Learning rates: every strategy that passes through here is run with each of them and judged by its best, since
-    the ranking of sources changes with the rate. The plan counts the cost. None, as `--set stages.NAME.sweep=[]` says of
-    a study that has some, is no sweep."""
+    the ranking of sources changes with the rate. The plan counts the cost. An empty list is no sweep: so `--set` takes
+    one off."""
 
     @pydantic.model_validator(mode="after")
     def _sums_to_one(self) -> Self:
