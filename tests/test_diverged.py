@@ -161,10 +161,10 @@ def test_status_names_what_has_diverged_its_step_and_the_command_that_trains_it_
 
 def test_a_run_that_has_diverged_is_called_so_by_every_verb_and_none_tells_to_run_it_again_in_vain(folder, verb):
     _, said, errors = verb("--set", "stages.math.sweep=[0.5, 1.0]")
-    marks = [line for line in said.splitlines() if line.startswith("✗ math, seed 0 ")]
+    marks = [line for line in said.splitlines() if line.startswith("✗ math (maths [math ")]
     assert len(marks) == 2 and all(line.endswith("diverged") for line in marks), said
     assert "math/" in errors and " failed: " not in errors, errors
-    run = marks[0].split()[4]
+    run = marks[0].split()[-2]
     listed = next(line for line in curricle("list").stdout.splitlines() if line.startswith(run))
     assert listed.split()[3] == "diverged", listed
     refused = curricle("export", run, "out")
