@@ -240,9 +240,25 @@ def show_plan(
     console: Console, plan: Plan, prepared: Prepared, done: frozenset[str], left_out: frozenset[str] = frozenset()
 ) -> None:
     """`left_out` are runs that are not done and will not be: no time is planned for them."""
+    from curricle.progress import doing
     from curricle.report.terminal import plan_view
     from curricle.running.calibration import estimate_seconds, measure
     from curricle.running.runner import cores
 
-    speed = measure(plan, prepared.store)
+    speed = measure(plan, prepared.store, lambda: doing(console, "measuring how fast this machine is"))
     console.print(plan_view(plan, done, estimate_seconds(plan, speed, cores(), done | left_out), speed.basis))
+    for line in slow_precision(plan, done | left_out):
+        console.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+
+def slow_precision(plan: Plan, settled: frozenset[str]) -> list[str]:
+    """What is said where runs that are left to do would be trained here in bf16, and this CPU has none."""
+    from curricle.running.calibration import bf16_is_slow_here
+
+    wanted = {node.stage for run, node in plan.nodes.items() if run not in settled and node.recipe.precision == "bf16"}
+    if not wanted or plan.declared() or not bf16_is_slow_here():
+        return []
+    own = {stage for stage in wanted if (recipe := plan.study.stages[stage].recipe) and recipe.precision == "bf16"}
+    fields = ["recipe.precision"] * bool(wanted - own) + [f"stages.{stage}.recipe.precision" for stage in sorted(own)]
+    ways = " ".join(f"--set {field}=fp32" for field in fields)
+    return [f"{fields[0]}: bf16 on this CPU, which has no instructions for it: fp32 is many times faster here ({ways})"]

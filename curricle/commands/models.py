@@ -43,6 +43,7 @@ def calibrate(
     from dataclasses import asdict
 
     from curricle.execution import Execution
+    from curricle.progress import doing
     from curricle.report.listing import calibration_view
     from curricle.running import calibration
     from curricle.running.workers import cores, threads_each
@@ -56,7 +57,7 @@ def calibrate(
     for device in calibration.devices():
         for threads in sorted(counts) if device == "cpu" else (0,):
             on = f"{device}, {threads} {'thread' if threads == 1 else 'threads'}" if threads else device
-            with console.status(f"measuring {on}"):
+            with doing(console, f"measuring {on}"):
                 peaks.append(asdict(calibration.peak(Store(store), device, threads, again=again)))
     if as_json:
         print_json({"peaks": peaks})

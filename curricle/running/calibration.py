@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +29,11 @@ if TYPE_CHECKING:
 
 TRIED_PARAMETERS = 30_000_000  # larger models are not tried, their time is worked out
 MATRIX_SHARE = 0.4  # of the matrix product's rate that such a model is taken to reach
+PATIENT_SECONDS = 10.0  # for one measurement
 EVALUATION_SHARE = 0.6  # answers end before max_new_tokens; measured on the default study
+
+
+Says = Callable[[], AbstractContextManager[object]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +65,9 @@ def estimate_seconds(plan: Plan, speed: Speed, workers: int, done: frozenset[str
     return max(total / workers, max(finish.values(), default=0.0))
 
 
-def measure(plan: Plan, store: Store) -> Speed:
-    """This machine's speed for the plan's model; from the store where it was measured before."""
+def measure(plan: Plan, store: Store, says: Says = nullcontext) -> Speed:
+    """This machine's speed for the plan's model; from the store where it was measured before. `says` is open while it
+    is measured."""
     import torch
 
     node = next(iter(plan.nodes.values()))
@@ -78,29 +83,40 @@ def measure(plan: Plan, store: Store) -> Speed:
     }
     file = store.root / "calibration" / f"{fingerprint(identity)}.json"
     if not file.exists():
-        with _threads(1):
+        with says(), _threads(1):
             found = _tried(plan, device) if small else _from_matrix_product(plan, device)
         write_json(file, found)
     return Speed(**read_json(file))
 
 
+def bf16_is_slow_here() -> bool:
+    """Whether runs of this machine are trained on a CPU without instructions for bf16 (AVX-512, AMX or ARM's), where
+    torch multiplies number by number: measured at AVX2, 4 to 75 times slower than in fp32 (docs/LOG.md)."""
+    import torch
+
+    if torch.cuda.is_available() or not torch.backends.mkldnn.is_available():
+        return False
+    return not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
 def _seconds(work: Callable[[], object], times: int, warm: bool = False) -> float:
-    """The median of several goes, after one that is not counted; `warm` where that has been done."""
-    if not warm:
-        work()
-    taken = []
-    for _ in range(times):
+    """The median of several goes, after one that is not counted; `warm` where that has been done. Slow work is not
+    begun again after `PATIENT_SECONDS`, of which a first go may be all."""
+    taken: list[float] = []
+    while len(taken) < times + (not warm) and sum(taken) < PATIENT_SECONDS:
         began = time.perf_counter()
         work()
         taken.append(time.perf_counter() - began)
-    return sorted(taken)[times // 2]
+    counted = sorted(taken if warm or len(taken) == 1 else taken[1:])
+    return counted[len(counted) // 2]
 
 
 # ---- the peak -----------------------------------------------------------------------------------------------------
 
 MATRIX_SIZES = {"cpu": (1024, 2048), "cuda": (4096, 8192)}  # small ones stay below a CPU's best, large ones take long
 COPIED_BYTES = {"cpu": 2**27, "cuda": 2**30}  # past every cache
-TRIED_SECONDS = 0.8  # for one product or copy; the best of what fits is kept
+TRIED_SECONDS = 0.3  # for one product or copy; the best of what fits is kept
+SLOW_SECONDS = 2.0  # for one product; where the smaller matrices take that long, the larger ones are not tried
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,14 +211,18 @@ def _measured(device: str, name: str, threads: int) -> Peak:
         for precision in ("fp32", "bf16") if kind == "cpu" else ("fp32", "tf32", "bf16", "fp16"):
             for size in MATRIX_SIZES[kind]:
                 seconds = _product_seconds(torch.device(device), precision, size)
-                rates[precision] = max(rates.get(precision, 0.0), 2 * size**3 / seconds)
+                rates[precision] = max(rates.get(precision, 0.0), 2 * size**3 / min(seconds))
+                if max(seconds) > SLOW_SECONDS:
+                    break
         a = torch.ones(COPIED_BYTES[kind] // 4, device=device)
         b = torch.zeros_like(a)
-        seconds = _best_seconds(_finished(lambda: b.copy_(a), device))
-    return Peak(device, name, threads, rates, 2 * COPIED_BYTES[kind] / seconds)
+        copy = _best_seconds(_finished(lambda: b.copy_(a), device))
+    return Peak(device, name, threads, rates, 2 * COPIED_BYTES[kind] / copy)
 
 
-def _product_seconds(device: torch.device, precision: str, size: int) -> float:
+def _product_seconds(device: torch.device, precision: str, size: int) -> tuple[float, ...]:
+    """Of a layer's three products: its forward's, and those of the gradients of its input and its weights. A library
+    may be slow in one of them alone: in bf16 on a CPU with AVX2, the second takes ten times as long as the first."""
     import torch
 
     kinds = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -210,7 +230,8 @@ def _product_seconds(device: torch.device, precision: str, size: int) -> float:
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     try:
-        return _best_seconds(_finished(lambda: a @ b, device))
+        products: list[Callable[[], object]] = [lambda: a @ b.T, lambda: a @ b, lambda: a.T @ b]
+        return tuple(_best_seconds(_finished(product, device)) for product in products)
     finally:
         torch.set_float32_matmul_precision(before)
 
@@ -291,7 +312,8 @@ def _from_matrix_product(plan: Plan, device: torch.device) -> dict[str, Any]:
     size = MATRIX_SIZES[device.type][0]
     precision = node.recipe.precision
     rates = {
-        p: MATRIX_SHARE * 2 * size**3 / _product_seconds(device, p, size) for p in dict.fromkeys(["fp32", precision])
+        p: MATRIX_SHARE * 6 * size**3 / sum(_product_seconds(device, p, size))
+        for p in dict.fromkeys(["fp32", precision])
     }
     forward = shape.forward_flops_per_token(plan.catalogue.vocabulary, node.context)
     return {

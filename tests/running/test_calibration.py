@@ -7,6 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from tiny_study import tiny, write_study
+from verbs import curricle
 
 from curricle.running import calibration, gathering
 from curricle.running.calibration import known_peak, peak, peak_flops
@@ -56,6 +58,43 @@ def test_the_rate_is_operations_over_the_best_time(tmp_path, monkeypatch):
     found = peak(Store(tmp_path))
     assert found.flops_per_second["fp32"] == 2 * 256**3 / 0.5  # the better of the sizes
     assert found.copy_bytes_per_second == 2 * 2**20 / 0.5
+
+
+def test_where_a_product_is_slow_no_larger_one_is_tried_and_the_best_of_a_layer_s_three_counts(tmp_path, monkeypatch):
+    tried = []
+
+    def products(device, precision, size):
+        tried.append((precision, size))
+        return (0.1, 50.0, 0.2) if precision == "bf16" else (0.1, 0.2, 0.2)
+
+    monkeypatch.setattr(calibration, "_product_seconds", products)
+    found = peak(Store(tmp_path))
+    assert tried == [("fp32", 128), ("fp32", 256), ("bf16", 128)]
+    assert found.flops_per_second == {"fp32": 2 * 256**3 / 0.1, "bf16": 2 * 128**3 / 0.1}
+
+
+@pytest.mark.parametrize(("lasts", "goes"), [(0.001, 6), (4.0, 3), (60.0, 1)])
+def test_slow_work_is_not_timed_again_and_again(monkeypatch, lasts, goes):
+    clock, done = [0.0], []
+
+    def work():
+        done.append(1)
+        clock[0] += lasts
+
+    monkeypatch.setattr(calibration.time, "perf_counter", lambda: clock[0])
+    assert calibration._seconds(work, 5) == pytest.approx(lasts) and len(done) == goes
+
+
+def test_bf16_on_a_cpu_that_has_none_is_warned_of_with_the_option_that_changes_it(tmp_path, monkeypatch):
+    write_study(tmp_path, tiny())
+    bf16 = ("plan", "tiny.yaml", "--set", "recipe.precision=bf16")
+    own = ("plan", "tiny.yaml", "--set", "stages.math.recipe={precision: bf16}")
+    monkeypatch.setattr(calibration, "bf16_is_slow_here", lambda: True)
+    assert "faster here (--set recipe.precision=fp32)" in curricle(*bf16, cwd=tmp_path).stdout
+    assert "faster here (--set stages.math.recipe.precision=fp32)" in curricle(*own, cwd=tmp_path).stdout
+    assert "faster here" not in curricle("plan", "tiny.yaml", cwd=tmp_path).stdout
+    monkeypatch.setattr(calibration, "bf16_is_slow_here", lambda: False)
+    assert "faster here" not in curricle(*bf16, cwd=tmp_path).stdout
 
 
 def test_a_precision_that_is_not_measured_is_refused(tmp_path):
