@@ -47,17 +47,10 @@ class Node:
     whole: tuple[str, ...] = ()
     """Sources of which every conversation lies whole in a row."""
     strategies: tuple[str, ...] = ()
-    shared: tuple[str, int] | None = None
-    """An earlier run of the plan with the same first part, and its tokens: they are trained once."""
 
     @property
     def tokens(self) -> int:
         return self.steps * self.recipe.batch_tokens
-
-    @property
-    def own_tokens(self) -> int:
-        """Those that no earlier run of the plan reads in the same way."""
-        return self.tokens - (self.shared[1] if self.shared else 0)
 
     @property
     def fingerprint(self) -> str:
@@ -90,19 +83,6 @@ def averaged_steps(recipe: Recipe, steps: int) -> list[int]:
         return []
     apart = max(1, round(recipe.average.every_tokens / recipe.batch_tokens))
     return [s for s in range(steps - (recipe.average.last - 1) * apart, steps + 1, apart) if s > 0]
-
-
-def lent_steps(node: Node) -> list[int]:
-    """The steps up to which a run may take over another's, the latest first: those of its states, but where it averages
-    only until the first that it must keep for that, since the other has not."""
-    averaged = averaged_steps(node.recipe, node.steps)
-    return [step for step in sorted(node.states, reverse=True) if not averaged or step < averaged[0]]
-
-
-def shared_tokens(node: Node, other: Node) -> int:
-    """The tokens of a run's first part that it may take over from another; 0 for none."""
-    same = (step for step in lent_steps(node) if node.states[step] == other.states.get(step))
-    return node.tokens_at(next(same, 0))
 
 
 def average_fault(stage: str, recipe: Recipe, steps: int) -> str | None:

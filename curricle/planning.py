@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from curricle.node import Node, average_fault, lent_steps, shared_tokens, state_after
+from curricle.node import Node, average_fault, state_after
 from curricle.schedule import warmup_fault
 from curricle.shapes import Shape
 from curricle.store import canonical, fingerprint
@@ -82,8 +82,8 @@ class Plan:
 
     @property
     def tokens(self) -> int:
-        """Tokens to train on, what is shared counted once."""
-        return sum(node.own_tokens for node in self.nodes.values())
+        """Tokens to train on, shared stages counted once."""
+        return sum(node.tokens for node in self.nodes.values())
 
     def tokens_in(self, path: Sequence[str], position: int) -> int:
         """Tokens of the stage at `position` of a path that the path passes through: all, but where the next branches
@@ -93,7 +93,6 @@ class Plan:
         return node.tokens if after is None or after.branch_step is None else node.tokens_at(after.branch_step)
 
     def training_flops(self, node: Node) -> float:
-        """Of a run as a whole, whoever trains its first part."""
         return node.tokens * self.catalogue.shape.training_flops_per_token(self.catalogue.vocabulary, node.context)
 
     def evaluation_flops(self, node: Node) -> float:
@@ -103,12 +102,7 @@ class Plan:
 
     @property
     def flops(self) -> float:
-        return self.all_training_flops + sum(map(self.evaluation_flops, self.nodes.values()))
-
-    @property
-    def all_training_flops(self) -> float:
-        """What is shared counts once."""
-        return sum(self.training_flops(node) * node.own_tokens / node.tokens for node in self.nodes.values())
+        return sum(self.training_flops(n) + self.evaluation_flops(n) for n in self.nodes.values())
 
     def accelerator_hours(self, name: str) -> float:
         """Hours on one accelerator at `STATED_MFU` of its peak."""
@@ -159,7 +153,7 @@ class Plan:
             "question": self.study.question,
             "parameters": self.parameters,
             "tokens": self.tokens,
-            "training_flops": self.all_training_flops,
+            "training_flops": sum(map(self.training_flops, self.nodes.values())),
             "evaluation_flops": sum(map(self.evaluation_flops, self.nodes.values())),
             "accelerator_hours": {name: self.accelerator_hours(name) for name in ACCELERATORS},
             "stated_mfu": STATED_MFU,
@@ -176,7 +170,6 @@ class Plan:
                     "steps": n.steps,
                     "evaluate_at_tokens": [n.tokens_at(s) for s in n.evaluate_at],
                     "training_flops": self.training_flops(n),
-                    "shares": None if n.shared is None else {"run": n.shared[0], "tokens": n.shared[1]},
                     "branch_at_tokens": self.branch_tokens(n),
                     "strategies": list(n.strategies),
                     "done": n.run in finished,
@@ -244,20 +237,15 @@ def _with_states(nodes: dict[str, Node], paths: Iterable[Sequence[str]]) -> dict
             needed[node.parent].add(node.branch_step)
         elif node.parent is not None and node.init_from != "weights":
             needed[node.parent].add(nodes[node.parent].steps)
-    found: dict[str, Node] = {}
-    first: dict[str, Node] = {}  # by state, the first run that has it
+    found = {}
     for run, node in nodes.items():
         kept = sorted({end for end, _ in node.mixtures} | branches[run])
-        node = replace(
+        found[run] = replace(
             node,
             evaluate_at=tuple(sorted({*node.evaluate_at, *branches[run]})),
             states={step: state_after(node, step) for step in kept},
             needed=frozenset(needed[run]),
         )
-        known = next((first[state] for s in lent_steps(node) if (state := node.states[s]) in first), None)
-        found[run] = replace(node, shared=(known.run, shared_tokens(node, known)) if known else None)
-        for state in node.states.values():
-            first.setdefault(state, node)
     return found
 
 

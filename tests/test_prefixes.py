@@ -9,10 +9,8 @@ from test_branches import FIELDS, WHOLE, node_of
 from test_planning import catalogue
 from tiny_study import tiny, write_study
 
-from curricle.node import shared_tokens
 from curricle.planning import compile_plan
 from curricle.recipe import RECIPES
-from curricle.report.terminal import first_parts
 from curricle.running import runner, work
 from curricle.running.adoption import state_folder
 from curricle.running.preparation import make_plan
@@ -84,22 +82,11 @@ def test_runs_with_a_first_part_in_common_train_it_once_though_there_are_workers
     stages = {"one": whole, "two": whole, "three": phased, "four": other}
     fields = tiny(stages=stages, strategies={name: [name] for name in stages}, baseline="one", benchmarks={})
     plan = make_plan(load_study(write_study(tmp_path, fields)), tmp_path / "store")
-    assert plan.tokens == 2048 + 2048 + 1024
-    assert [line.plain for line in first_parts(plan)] == [
-        "two: its first 2.05k tokens are those of one, and trained once",
-        "four: its first 1.02k tokens are those of three, and trained once",
-    ]
-    runner.run(plan, store=tmp_path / "store", out=tmp_path / "out", workers=4)
+    said = []
+    runner.run(plan, store=tmp_path / "store", out=tmp_path / "out", workers=4, show=said.append)
     adopted = {}
     for name in stages:
         file = Store(tmp_path / "store").run_folder(plan.paths[name, 0][0]) / "run.json"
         adopted[name] = read_json(file).get("adopted", {}).get("tokens", 0)
     assert sorted([adopted["one"], adopted["two"]]) == [0, 2048], "named twice, trained once"
     assert sorted([adopted["three"], adopted["four"]]) == [0, 1024], "alike until the first phase ends"
-
-
-def test_what_a_run_must_average_itself_is_no_part_that_it_shares():
-    average = {"average": {"last": 2, "every_tokens": 1024}}
-    plain, averaged = node_of(WHOLE), node_of({**WHOLE, "recipe": average})
-    assert plain.states == averaged.states and list(plain.states) == [plain.steps]
-    assert shared_tokens(plain, averaged) == plain.tokens and shared_tokens(averaged, plain) == 0

@@ -47,15 +47,7 @@ def plan_view(plan: Plan, done: Collection[str], estimate_seconds: float | None,
         head.append(Text(_about(estimate_seconds)))
     tree = TreeView(flow(plan), finished)
     costs = cost(plan, estimate_seconds, based_on)
-    told = [
-        ledger(plan),
-        *padding(plan),
-        SPACE,
-        *proxy(plan),
-        *recipes(plan),
-        *first_parts(plan),
-        *moving_prefixes(plan),
-    ]
+    told = [ledger(plan), *padding(plan), SPACE, *proxy(plan), *recipes(plan), *moving_prefixes(plan)]
     return Group(Flowing(head), SPACE, tree, SPACE, *told, SPACE, *costs)
 
 
@@ -197,17 +189,6 @@ def recipes(plan: Plan) -> list[RenderableType]:
     return lines
 
 
-def first_parts(plan: Plan) -> list[Text]:
-    """What several runs have in common, though their stages are two."""
-    shared = {
-        (node.stage, plan.nodes[node.shared[0]].stage): node.shared[1] for node in plan.nodes.values() if node.shared
-    }
-    return [
-        Text(f"{stage}: its first {words.count(tokens)} tokens are those of {other}, and trained once")
-        for (stage, other), tokens in shared.items()
-    ]
-
-
 def moving_prefixes(plan: Plan) -> list[Text]:
     """Of stages with phases, and of those that others branch from: where a longer one would not keep what is trained,
     since its learning rates are others from the first step on."""
@@ -231,7 +212,7 @@ def moving_prefixes(plan: Plan) -> list[Text]:
 
 def cost(plan: Plan, estimate_seconds: float | None, based_on: str) -> list[RenderableType]:
     """Parameters, FLOPs, hours elsewhere and time here."""
-    training = plan.all_training_flops
+    training = sum(map(plan.training_flops, plan.nodes.values()))
     evaluation = sum(map(plan.evaluation_flops, plan.nodes.values()))
     hours = {name: words.duration(3600 * plan.accelerator_hours(name)) for name in ACCELERATORS}
     told = {time: " or ".join(n for n in hours if hours[n] == time) for time in hours.values()}

@@ -9,7 +9,7 @@ import os
 import shutil
 from pathlib import Path
 
-from curricle.node import Node, lent_steps
+from curricle.node import Node, averaged_steps
 from curricle.running.receipt import sessions
 from curricle.store import Store, is_complete, read_json, whole_file, whole_folder, write_json
 from curricle.training import metrics
@@ -28,7 +28,10 @@ def adopt(store: Store, node: Node, folder: Path) -> None:
     """Take over the first part of another run, up to the latest state that is a state of this one, too: its states, its
     weights at the points that are asked of this run, its metrics, the record of where it was made. Nothing where there
     is no such state. Only call it while holding the run's lock, before the run has a state of its own."""
-    for step in lent_steps(node):
+    averaged = averaged_steps(node.recipe, node.steps)
+    for step in sorted(node.states, reverse=True):
+        if averaged and step >= averaged[0]:
+            continue  # the donor has not kept what must be averaged until then
         file = store.root / "states" / f"{node.states[step]}.json"
         donor = store.run_folder(read_json(file)["run"]) if file.exists() else folder
         kept = {weights_folder(folder, node, s): _kept_by(donor, node, s) for s in node.evaluate_at if s <= step}

@@ -59,7 +59,7 @@ def estimate_seconds(plan: Plan, speed: Speed, workers: int, done: frozenset[str
     for run, node in plan.nodes.items():
         seconds = 0.0
         if run not in done:
-            seconds = node.own_tokens / speed.training_tokens_per_second + len(node.evaluate_at) * a_point
+            seconds = node.tokens / speed.training_tokens_per_second + len(node.evaluate_at) * a_point
         total += seconds
         finish[run] = seconds + (finish[node.parent] if node.parent else 0.0)
     return max(total / workers, max(finish.values(), default=0.0))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from curricle.execution import Execution
-from curricle.node import Node, averaged_steps, shared_tokens
+from curricle.node import Node, averaged_steps
 from curricle.planning import Plan
 from curricle.remote import Remote
 from curricle.results import Results
@@ -256,10 +256,8 @@ def execute(
     try:
         while waiting or crew.busy:
             for node in list(waiting) if crew.free and not stopping else ():
-                ready = (node.parent is None or node.parent in finished) and all(
-                    reached.get(run, 0) > shared
-                    for run, other in running.items()
-                    if (shared := shared_tokens(node, other))
+                ready = (node.parent is None or node.parent in finished) and not any(
+                    reached.get(run, 0) <= shared_tokens(node, other) for run, other in running.items()
                 )
                 if crew.free and ready and time.monotonic() >= held.get(node.run, 0.0):
                     waiting.remove(node)
@@ -302,6 +300,12 @@ def execute(
     if stopping:
         also = f"; {Failed(failed)}" if failed else ""
         raise Interrupted(f"{len(finished)} of {len(plan.nodes)} runs are done, what was begun is saved{also}")
+
+
+def shared_tokens(node: Node, other: Node) -> int:
+    """The tokens of the first part that two runs have in common, up to a state that both keep; -1 for none. Whichever
+    comes second takes it over (`adoption`) once the first is past it."""
+    return max((node.tokens_at(s) for s, state in node.states.items() if other.states.get(s) == state), default=-1)
 
 
 def first_then_all(ranks: Ranks, make: Callable[[], Made]) -> Made:
