@@ -7,17 +7,14 @@ from types import SimpleNamespace
 import pytest
 from test_branches import FIELDS, WHOLE, node_of
 from test_planning import catalogue
-from tiny_study import tiny, write_study
 
 from curricle.planning import compile_plan
 from curricle.recipe import RECIPES
-from curricle.running import runner, work
+from curricle.running import work
 from curricle.running.adoption import state_folder
-from curricle.running.preparation import make_plan
 from curricle.schedule import learning_rate
 from curricle.store import COMPLETE, Store, read_json
 from curricle.study import Refused, Study
-from curricle.studyfile import load_study
 
 
 def cooldown(warmup: dict, own: dict):
@@ -70,23 +67,3 @@ def test_a_prefix_is_noted_again_where_the_run_that_had_it_is_gone(tmp_path):
 def test_a_published_batch_can_be_shared_out_over_whole_nodes(recipe):
     rows, rest = divmod(recipe["batch_tokens"], 4096)
     assert rest == 0 and all(rows % ranks == 0 for ranks in (2, 4, 8, 16, 32, 64, 128))
-
-
-def test_runs_with_a_first_part_in_common_train_it_once_though_there_are_workers_for_all(tmp_path):
-    whole = {"mixture": {"algebra": 1}, "budget_tokens": 2048}
-    phased = {
-        "phases": [{"until": "50%", "mixture": {"algebra": 1}}, {"until": "100%", "mixture": {"code": 1}}],
-        "budget_tokens": 2048,
-    }
-    other = {**phased, "phases": [phased["phases"][0], {"until": "100%", "mixture": {"algebra": 0.5, "code": 0.5}}]}
-    stages = {"one": whole, "two": whole, "three": phased, "four": other}
-    fields = tiny(stages=stages, strategies={name: [name] for name in stages}, baseline="one", benchmarks={})
-    plan = make_plan(load_study(write_study(tmp_path, fields)), tmp_path / "store")
-    said = []
-    runner.run(plan, store=tmp_path / "store", out=tmp_path / "out", workers=4, show=said.append)
-    adopted = {}
-    for name in stages:
-        file = Store(tmp_path / "store").run_folder(plan.paths[name, 0][0]) / "run.json"
-        adopted[name] = read_json(file).get("adopted", {}).get("tokens", 0)
-    assert sorted([adopted["one"], adopted["two"]]) == [0, 2048], "named twice, trained once"
-    assert sorted([adopted["three"], adopted["four"]]) == [0, 1024], "alike until the first phase ends"

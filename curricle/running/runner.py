@@ -22,7 +22,7 @@ from curricle.running.gathering import ancestor, arms_left, gather, settled
 from curricle.running.preparation import Prepared, Watch, prepare, write_streams
 from curricle.running.upkeep import remember
 from curricle.running.work import Message, is_done, work_on
-from curricle.running.workers import SAYS_MORE, Crew, LocalCrew, cores, usual_workers
+from curricle.running.workers import Crew, LocalCrew, cores, usual_workers
 from curricle.stopping import asked_to_stop
 from curricle.store import Held, Store, locked
 from curricle.study import Refused
@@ -241,14 +241,13 @@ def execute(
 ) -> Iterator[Message]:
     """Everything the crew says, until all runs are done. Runs that another driver works on are waited for. A run that
     fails, or is `broken` already, takes only those with it that begin from it: one arm that diverges must not keep the
-    others from their end. Of runs with a first part in common one goes ahead, and the others take that part over.
+    others from their end.
     """
     finished = set(done_before)
     waiting = left_to_do(plan, done_before, broken or {})
     ahead = _work_ahead(plan)
     waiting.sort(key=lambda node: -ahead[node.run])  # the longest chain first, so that none is left alone at the end
     held: dict[str, float] = {}  # by run, when to ask again
-    running: dict[str, Node] = {}
     reached: dict[str, int] = {}  # by run, its tokens so far
     left: dict[str, int] = {}  # by run that was left without being asked to, its tokens then
     failed = dict(broken or {})  # by run, what happened
@@ -256,18 +255,13 @@ def execute(
     try:
         while waiting or crew.busy:
             for node in list(waiting) if crew.free and not stopping else ():
-                ready = (node.parent is None or node.parent in finished) and not any(
-                    reached.get(run, 0) <= shared_tokens(node, other) for run, other in running.items()
-                )
+                ready = node.parent is None or node.parent in finished
                 if crew.free and ready and time.monotonic() >= held.get(node.run, 0.0):
                     waiting.remove(node)
-                    running[node.run] = node
                     crew.start(node)
             if stopping and not crew.busy:
                 break
             for message in crew.listen(timeout=0.2):
-                if message.kind not in SAYS_MORE:
-                    running.pop(message.run, None)
                 if message.kind == "failed":
                     failed[message.run] = message.text
                 if message.kind == "refused":
@@ -300,12 +294,6 @@ def execute(
     if stopping:
         also = f"; {Failed(failed)}" if failed else ""
         raise Interrupted(f"{len(finished)} of {len(plan.nodes)} runs are done, what was begun is saved{also}")
-
-
-def shared_tokens(node: Node, other: Node) -> int:
-    """The tokens of the first part that two runs have in common, up to a state that both keep; -1 for none. Whichever
-    comes second takes it over (`adoption`) once the first is past it."""
-    return max((node.tokens_at(s) for s, state in node.states.items() if other.states.get(s) == state), default=-1)
 
 
 def first_then_all(ranks: Ranks, make: Callable[[], Made]) -> Made:
