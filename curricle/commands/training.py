@@ -271,7 +271,7 @@ def run_as_rank(
             runner.try_again(plan, prepared, again)
         done = runner.done(plan, prepared)
         if ranks.first:
-            runner.refuse_small_disk(plan, prepared.store, done, execution.keep)
+            runner.refuse_small_disk(plan, prepared.store, done, execution.keep, workers=1)
             upkeep.remember(plan, prepared, folder)
             write_streams(prepared, plan, Reading(console))
             show_plan(console, plan, prepared, done, runner.left_out(plan, prepared))

@@ -47,7 +47,7 @@ def plan_view(plan: Plan, done: Collection[str], estimate_seconds: float | None,
         head.append(Text(_about(estimate_seconds)))
     tree = TreeView(flow(plan), finished)
     costs = cost(plan, estimate_seconds, based_on)
-    told = [ledger(plan), *padding(plan), SPACE, *proxy(plan), *recipes(plan), *moving_prefixes(plan)]
+    told = [ledger(plan), *padding(plan), SPACE, *proxy(plan), *recipes(plan), *twins(plan), *moving_prefixes(plan)]
     return Group(Flowing(head), SPACE, tree, SPACE, *told, SPACE, *costs)
 
 
@@ -187,6 +187,22 @@ def recipes(plan: Plan) -> list[RenderableType]:
                  "as {optimizer: adamw, learning_rate: 2.0e-4}", style="yellow")
         )  # fmt: skip
     return lines
+
+
+def twins(plan: Plan) -> list[Text]:
+    """Stages that are one run under several names: a run's folder has its stage's name, so each is trained."""
+    names: dict[str, dict[str, None]] = {}
+    for node in plan.nodes.values():
+        names.setdefault(node.fingerprint, {})[node.stage] = None
+    alike = {tuple(stages): None for stages in names.values() if len(stages) > 1}
+    return [
+        Text(
+            f"{' and '.join(stages)} are the same stage under {len(stages)} names, and each is trained; write one of "
+            f"them wherever it is meant",
+            style="yellow",
+        )
+        for stages in alike
+    ]
 
 
 def moving_prefixes(plan: Plan) -> list[Text]:

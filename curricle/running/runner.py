@@ -83,7 +83,7 @@ def run(
         cluster.needs(how)  # for what it refuses
     with cluster.reached(on, workers) if on is not None else nullcontext():
         prepared = prepared or prepare(plan.study, place, *([watch] if watch else []))
-        refuse_small_disk(plan, place, done(plan, prepared), how.keep)
+        refuse_small_disk(plan, place, done(plan, prepared), how.keep, workers or (None if on else usual_workers(how)))
         if prepared.catalogue != plan.catalogue:
             raise Refused("the sources have changed since the plan was made; make the plan again")
         folder = Path(out) if out is not None else Path("runs") / plan.study.name
@@ -208,26 +208,35 @@ def refuse_declared(plan: Plan) -> None:
         )
 
 
-def bytes_wanted(plan: Plan, finished: frozenset[str] = frozenset(), keep: int = Execution().keep) -> int:
+def bytes_wanted(
+    plan: Plan, finished: frozenset[str] = frozenset(), keep: int = Execution().keep, workers: int | None = None
+) -> int:
     """What is left needs weights at every point, the whole state (weights and two moments) where others may begin and,
     while a run is under way, in those that it keeps and one more, and the weights that it averages; all in fp32."""
     left = [node for run, node in plan.nodes.items() if run not in finished]
-    at_once = min(len(left), cores())
+    at_once = min(len(left), workers or cores())
     averaged = sorted(len(averaged_steps(n.recipe, n.steps)) for n in left)[len(left) - at_once :]
     copies = sum(len(n.evaluate_at) + 3 * len(n.states) for n in left) + 3 * (keep + 1) * at_once + sum(averaged)
     return 4 * plan.parameters * copies
 
 
 def refuse_small_disk(
-    plan: Plan, store: Store, finished: frozenset[str] = frozenset(), keep: int = Execution().keep
+    plan: Plan,
+    store: Store,
+    finished: frozenset[str] = frozenset(),
+    keep: int = Execution().keep,
+    workers: int | None = None,
 ) -> None:
+    """`workers` runs go at once; as many as there are cores where that is not known."""
     store.root.mkdir(parents=True, exist_ok=True)
-    wanted = bytes_wanted(plan, finished, keep)
+    begun = [store.run_folder(run) for run in plan.nodes if run not in finished]
+    there = sum(file.stat().st_size for folder in begun for file in folder.rglob("*") if file.is_file())
+    wanted = bytes_wanted(plan, finished, keep, workers) - there
     free = shutil.disk_usage(store.root).free
     if wanted > free:
         raise Refused(
             f"--store {store.root}: {free / 1e9:.1f} GB are free, and weights and checkpoints of this plan may take "
-            f"{wanted / 1e9:.1f} GB; name another folder"
+            f"{wanted / 1e9:.1f} GB more; name another folder"
         )
 
 
@@ -265,7 +274,9 @@ def execute(
                 if message.kind == "failed":
                     failed[message.run] = message.text
                 if message.kind == "refused":
-                    raise Refused(message.text)
+                    if not reached:  # nothing was trained: it is the study's, or this machine's
+                        raise Refused(message.text)
+                    failed[message.run] = message.text
                 if message.kind == "held":
                     held[message.run] = time.monotonic() + ASK_AGAIN_SECONDS
                     waiting.append(plan.nodes[message.run])

@@ -360,11 +360,11 @@ def told(prepared: Prepared, node: Node, ranks: Any, execution: Execution, asked
     except Refused as refusal:
         yield Message("refused", node.run, text=str(refusal))
     except Exception as error:
-        from curricle.training.distribution import timed_out
+        from curricle.training.distribution import lost
         from curricle.training.loop import Diverged, NothingToLearn
 
-        if timed_out(error):  # where no step tells the driver that they stand still: before the first, in an evaluation
-            yield Message("stopped", node.run, text="its ranks waited for each other in vain")
+        if lost(error):  # where no step tells the driver that they stand still: before the first, in an evaluation
+            yield Message("stopped", node.run, text="its ranks have lost each other")
             return
         expected = isinstance(error, Diverged | NothingToLearn)
         yield Message("failed", node.run, text=str(error) if expected else traceback.format_exc())

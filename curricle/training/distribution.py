@@ -130,11 +130,13 @@ def _hearing(meet: Callable[[], Any]) -> Any:
     return met.result()
 
 
-def timed_out(error: Exception) -> bool:
-    """Whether ranks waited for each other in vain. gloo says so by a `RuntimeError` that has no class of its own, and
-    from then on by another for every call."""
-    said = str(error)
-    return isinstance(error, RuntimeError) and ("Timed out waiting" in said or "Application timeout" in said)
+LOST = ("Timed out waiting", "Application timeout", "Connection closed by peer", "Connection reset by peer")
+
+
+def lost(error: Exception) -> bool:
+    """Whether ranks waited for each other in vain, or one of them has gone. gloo says so by a `RuntimeError` that has
+    no class of its own: one of them by the time, those that wait beside it by a closed connection."""
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in LOST)
 
 
 @contextmanager

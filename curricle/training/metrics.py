@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from io import BytesIO
 from itertools import takewhile
 from pathlib import Path
@@ -52,10 +51,10 @@ def reach(content: bytes) -> tuple[int, int]:
 def divergence(content: bytes) -> str | None:
     """What the last whole line of a metrics file says of a run that stopped because it learnt no more; None for any
     other. A run that goes on after it writes that line again."""
-    last = content.rpartition(b"\n")[0].rpartition(b"\n")[2]
-    with suppress(ValueError, AttributeError):
-        return json.loads(last).get("diverged")
-    return None
+    if b'"diverged"' not in content.rpartition(b"\n")[0].rpartition(b"\n")[2]:
+        return None  # nearly always: the rest is not read for it
+    whole = [said for _, said in whole_lines(BytesIO(content))]
+    return whole[-1].get("diverged") if whole else None
 
 
 def diverged(run: Path) -> str | None:

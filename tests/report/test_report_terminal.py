@@ -86,6 +86,14 @@ def test_names_are_never_read_as_markup(planned):
     assert "[red]one[/red]" in shown(terminal.plan_view(plan, [], None))
 
 
+def test_a_stage_under_two_names_is_told(planned):
+    math = {"mixture": {"algebra": 1}, "budget_tokens": 300_000}
+    plan = planned(strategies={"a": ["math"], "b": ["again"]}, baseline="b", stages={"math": math, "again": math})
+    text = " ".join(shown(terminal.plan_view(plan, [], None)).split())
+    assert "math and again are the same stage under 2 names, and each is trained" in text
+    assert "under 2 names" not in shown(terminal.plan_view(planned(), [], None))
+
+
 def test_why_names_the_field():
     text = shown(terminal.why_view("math/1", "math/2", [Difference("recipe.clip", 1.0, 2.0)]), 100)
     assert "math/2 is nearest and differs in 1 field" in text

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -232,6 +233,24 @@ def test_a_run_that_fails_takes_only_those_with_it_that_begin_from_it(tmp_path):
     assert done == {run for run in plan.nodes if not failing & {run, *before(plan, run)}} and len(done) == 6
 
 
+def test_a_run_that_is_refused_when_others_are_under_way_takes_no_other_with_it(tmp_path):
+    plan = make_plan(load_study(write_study(tmp_path, tiny())), tmp_path / "store")
+    refused, *_ = plan.paths["code first", 0]
+
+    class Refusing(Leaving):
+        def start(self, node):
+            super().start(node)
+            self.said.insert(0, Message("step", node.run, 512))
+            if node.run == refused:
+                self.said[-1] = Message("refused", node.run, text="model/ is damaged")
+
+    said = []
+    with pytest.raises(runner.Failed, match="model/ is damaged"):
+        for message in runner.execute(plan, None, Refusing(0), lambda: False, frozenset()):
+            said.append(message)
+    assert {m.run for m in said if m.kind == "done"} == set(plan.paths["from scratch", 0])
+
+
 def test_an_arm_that_diverged_is_not_waited_for_and_never_the_best(tmp_path):
     import pyarrow as pa
 
@@ -325,14 +344,25 @@ def test_a_declared_source_can_be_planned_and_not_run(tmp_path):
         runner.run(plan, store=tmp_path / "store")
 
 
-def test_a_plan_that_does_not_fit_on_the_disk_is_refused(trained, monkeypatch):
-    from types import SimpleNamespace
-
+def test_a_plan_that_does_not_fit_on_the_disk_is_refused(trained, tmp_path, monkeypatch):
     file, store, _, _ = trained
     plan = make_plan(load_study(file), store)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10**6))
     with pytest.raises(Refused, match=r"GB are free, and weights and checkpoints of this plan may take"):
-        runner.refuse_small_disk(plan, Store(store))
+        runner.refuse_small_disk(plan, Store(tmp_path))
+
+
+def test_what_an_interrupted_study_has_written_is_not_asked_of_the_disk_again(tmp_path, monkeypatch):
+    plan = make_plan(load_study(write_study(tmp_path, tiny())), tmp_path / "store")
+    store, wanted = Store(tmp_path / "store"), runner.bytes_wanted(plan, workers=1)
+    kept = store.run_folder(next(iter(plan.nodes))) / "points" / "000000001024" / "model.safetensors"
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(bytes(4 * plan.parameters))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=wanted - 4 * plan.parameters))
+    runner.refuse_small_disk(plan, store, workers=1)
+    kept.unlink()
+    with pytest.raises(Refused, match="GB are free"):
+        runner.refuse_small_disk(plan, store, workers=1)
 
 
 def test_states_that_will_be_averaged_are_counted_among_what_the_disk_must_hold(study, tmp_path, monkeypatch):

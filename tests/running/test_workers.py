@@ -62,7 +62,7 @@ print(len(os.listdir("/proc/self/task")), "pyarrow" in sys.modules, len(ignored)
     assert done.stdout.split() == ["1", "False", "2"], done.stderr
 
 
-def test_ranks_that_waited_for_each_other_in_vain_leave_the_run_to_be_begun_again(monkeypatch):
+def test_ranks_that_have_lost_each_other_leave_the_run_to_be_begun_again(monkeypatch):
     store, patience = dist.HashStore(), timedelta(seconds=1)
     with ThreadPoolExecutor() as both:  # of two ranks the second never comes to the gather
         groups = both.map(lambda rank: dist.ProcessGroupGloo(store, rank, 2, patience), range(2))
@@ -74,7 +74,7 @@ def test_ranks_that_waited_for_each_other_in_vain_leave_the_run_to_be_begun_agai
 
     monkeypatch.setattr(workers, "work_on", work)
     step, last = workers.told(Mock(), SimpleNamespace(run="math/1"), Mock(), Execution(ranks=2), lambda: False)
-    assert (step.kind, last.kind) == ("step", "stopped") and "waited for each other" in last.text
+    assert (step.kind, last.kind) == ("step", "stopped") and "lost each other" in last.text
     worker = object.__new__(workers.Worker)
     worker.node, worker.processes = SimpleNamespace(run="math/1"), [Mock(), Mock()]
     worker._last, worker._quiet, worker._quietest = "step", 0.0, 0.0

@@ -72,3 +72,10 @@ def test_a_file_reaches_as_far_as_its_first_damaged_line(rows, damage, data):
         max((step for step, _ in before), default=0),
         sum(scored for _, scored in before),
     )
+
+
+def test_a_divergence_behind_a_damaged_line_is_none(tmp_path):
+    run = written(tmp_path / "run", {"step": 1})
+    with open(run / metrics.FILE, "ab") as out:
+        out.write(b"\0\0\n" + json.dumps({"step": 2, "diverged": "at 2"}).encode() + b"\n")
+    assert metrics.diverged(run) is None
