@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 
 from curricle.execution import Execution
 from curricle.schedule import learning_rate
@@ -254,8 +255,11 @@ def gradients(
     kind = ranks.device.type
     autocast = torch.autocast(kind, torch.bfloat16) if recipe.precision == "bf16" else contextlib.nullcontext()
     nats = torch.zeros((), device=ranks.device)
-    for at in range(0, len(batch.tokens_BT), micro_rows):
+    starts = range(0, len(batch.tokens_BT), micro_rows)
+    for at in starts:
         part = slice(at, at + micro_rows)
+        if isinstance(learner, FSDPModule):  # copies of a model add up their shards once, with the last part's
+            learner.set_requires_all_reduce(at == starts[-1])
         with autocast:
             loss = learner(batch.tokens_BT[part], batch.positions_BT[part], batch.labels_BT[part])
         # Divided by the targets of the whole batch, so that neither accumulation nor sharing out changes a gradient;

@@ -1,6 +1,8 @@
 """One rank of a small training run, as a program: what the tests start twice, kill and start again.
 
 python one_rank.py FOLDER RANK SIZE MEETING STEPS OPTIMIZER [--stop-after N] [--fail-at N] [--replicas N] …
+
+It notes how often `all_reduce` was called, in `sent-RANK`.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import time
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from test_training import RECIPE, make
 
 from curricle.execution import Execution
@@ -47,13 +50,22 @@ def main() -> None:
     parser.add_argument("--fail-at", type=int, help="the last rank alone cannot read the batch of this step")
     parser.add_argument("--pause", type=float, default=0.0, help="seconds after each step; every step saves")
     parser.add_argument("--replicas", type=int, default=1)
+    parser.add_argument("--micro-batch-tokens", type=int)
     asked = parser.parse_args()
     folder, rank, size, steps = asked.folder, asked.rank, asked.size, asked.steps
     torch.set_num_threads(1)
     ranks = Ranks.join(rank, size, rendezvous(asked.meeting)) if size > 1 else Ranks.alone()
     recipe = RECIPE.model_copy(update={"optimizer": asked.optimizer, "schedule": "cosine"})
     model, sampler = make(answers=True)  # ranks, and rows on a rank, have unequally many targets
-    reached = 0
+    sent, reached = 0, 0
+    all_reduce = dist.all_reduce
+
+    def counted(*given, **settings):
+        nonlocal sent
+        sent += 1
+        return all_reduce(*given, **settings)
+
+    dist.all_reduce = counted
     last = rank == size - 1
 
     def told_to_stop() -> bool:
@@ -73,7 +85,10 @@ def main() -> None:
         folder=folder,
         ranks=ranks,
         execution=Execution(
-            save_seconds=0.0 if asked.pause else 1e9, save_ahead=asked.optimizer == "adamw", replicas=asked.replicas
+            save_seconds=0.0 if asked.pause else 1e9,
+            save_ahead=asked.optimizer == "adamw",
+            replicas=asked.replicas,
+            micro_batch_tokens=asked.micro_batch_tokens,
         ),
         asked_to_stop=told_to_stop,
     ):
@@ -84,6 +99,7 @@ def main() -> None:
         if asked.pause:
             print(now.step, flush=True)
             time.sleep(asked.pause)
+    (folder / f"sent-{rank}").write_text(str(sent))
     whole = whole_weights(model, ranks)
     (folder / f"read-{size}-{rank}-{reached}.json").write_text(json.dumps(read))
     if ranks.first and reached == steps:

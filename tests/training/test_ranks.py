@@ -98,6 +98,17 @@ def test_copies_of_a_sharded_model_end_where_one_rank_does(alone, tmp_path, size
 
 
 @pytest.mark.slow
+def test_copies_add_up_their_gradients_once_a_step_in_however_many_parts_a_batch_is_taken(alone, tmp_path):
+    optimizer, one = alone
+    for row in (32, 64):  # a rank's share of the batch is 64 tokens: two parts, or one
+        finish(tmp_path / str(row), 2, 12, optimizer, "--replicas", 2, "--micro-batch-tokens", row)
+        assert losses(tmp_path / str(row)) == pytest.approx(losses(one), abs=1e-5)
+        assert apart(weights(tmp_path / str(row)), weights(one)) < 2e-5
+    parts, whole = (int((tmp_path / row / "sent-0").read_text()) for row in ("32", "64"))
+    assert parts == whole
+
+
+@pytest.mark.slow
 def test_where_one_rank_fails_all_fail_and_what_was_saved_stays_whole(alone, tmp_path):
     optimizer, one = alone
     finish(tmp_path, 2, 12, optimizer, "--stop-after", 4)
