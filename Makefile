@@ -20,6 +20,10 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Two tests at a time on two cores: another thread of one would only wait for those of the other.
+test test-all: export OMP_NUM_THREADS = 1
+test test-all: export OPENBLAS_NUM_THREADS = 1
+
 test: check
 	$(BIN)/python -m pytest -n 2 -m "not slow"
 

@@ -33,14 +33,14 @@ def place(tmp_path_factory):
     (folder / "code.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
     store = Store(folder / "store")
     plan = make_plan(load_study(file), store)
-    runner.run(plan, store=store, out=folder / "out", workers=1)
+    runner.run(plan, store=store, out=folder / "out")
     upkeep.export(store, plan.paths["from scratch", 0][-1], folder / "base")
     fields |= {"model": {"checkpoint": "base", "context": 64, "decayed": False}, "strategies": {"more": ["math"]}}
     fields |= {"baseline": "more", "benchmarks": tiny()["benchmarks"]}
     del fields["tokenizer"]
     (folder / "more.yaml").write_text(yaml.safe_dump(fields, sort_keys=False))
     more = make_plan(load_study(folder / "more.yaml"), store)
-    runner.run(more, store=store, out=folder / "more", workers=1)
+    runner.run(more, store=store, out=folder / "more")
     return folder, store, plan, more
 
 
