@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 # It costs little, since what is slow (scipy, DuckDB) is imported inside the functions that need it.
 from curricle.analysis.allocation import best_split, split
 from curricle.analysis.answer import answer
-from curricle.analysis.asked.questions import FIRST, QUESTIONS, Answer, Asked, Question, ask, listed, refuse_unknown
+from curricle.analysis.asked.asking import Asked
+from curricle.analysis.asked.questions import FIRST, QUESTIONS, Answer, Question, ask, listed, refuse_unknown
 from curricle.analysis.bound import bounds, head_start_bound, information_bound, regret_bound
 from curricle.analysis.bound_score import accuracy_bound, accuracy_from_loss, last_loss_bound
 from curricle.analysis.chain import chain, shapley
@@ -32,11 +33,12 @@ from curricle.analysis.mixture import mixture, predictions
 from curricle.analysis.phase_law import best_order, best_order_of_runs, phase_law
 from curricle.analysis.phases import phases
 from curricle.analysis.published import published
-from curricle.analysis.repetition import effective_tokens, muennighoff2023, repetition
+from curricle.analysis.repetition import muennighoff2023, repetition
 from curricle.analysis.rows.outcomes import outcomes, steps_of
 from curricle.analysis.saturation import floors, saturation, why_saturated
 from curricle.analysis.scaling import predict_loss, ranks
 from curricle.analysis.split_runs import split_of_runs
+from curricle.analysis.statistics.repeats import effective_tokens
 from curricle.analysis.synergy import synergy
 from curricle.analysis.transfer import transfer, transfer_published, transfers
 from curricle.analysis.transfer_runs import transfer_law_of_runs

@@ -1,8 +1,8 @@
 """How much of what was read was new: the pools that a run's sources are, and what reading them again is worth.
 
 A source with U tokens in one pass of which D were read is worth D' = U + U·R*·(1 − e^(−R/R*)) new ones, R = D/U − 1
-(repetition.py). A stage that mixes sources reads each by its share, and what earlier stages read of a source counts as
-read. Promises: where no source was read past its pool, new tokens are the tokens read.
+(statistics/repeats.py). A stage that mixes sources reads each by its share, and what earlier stages read of a source
+counts as read. Promises: where no source was read past its pool, new tokens are the tokens read.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from curricle.analysis.repetition import R_STAR, effective_tokens
 from curricle.analysis.rows.columns import DOSE
+from curricle.analysis.statistics.repeats import R_STAR, effective_tokens
 from curricle.study import Refused
 
 if TYPE_CHECKING:

@@ -18,11 +18,12 @@ import numpy as np
 from curricle.analysis.efficiency import TOKENS, Pair, both_ways, curve_of, further, points_of
 from curricle.analysis.finding import THESE_PROBLEMS, Finding, Interval, Part, join, short
 from curricle.analysis.pools import Pools, one_pool
-from curricle.analysis.repetition import R_STAR, repetition
+from curricle.analysis.repetition import repetition
 from curricle.analysis.rows.columns import Row, chosen, items, known, numbers, the_one, typed
 from curricle.analysis.rows.compare import UNITS
 from curricle.analysis.rows.outcomes import DOSE
 from curricle.analysis.statistics.powerlaw import Fit, PowerLaw, first_below, floor_error
+from curricle.analysis.statistics.repeats import R_STAR
 from curricle.analysis.statistics.spread import of_runs
 from curricle.study import Refused
 from curricle.values import plural

@@ -19,10 +19,11 @@ import numpy as np
 from curricle.analysis.chain import chain, shapley
 from curricle.analysis.efficiency import transferred
 from curricle.analysis.finding import BITS_PER_BYTE, Finding
-from curricle.analysis.repetition import effective_tokens, repetition
+from curricle.analysis.repetition import repetition
 from curricle.analysis.saturation import doubling_worth, floors, saturation, why_saturated
 from curricle.analysis.scaling import predict_loss, ranks
 from curricle.analysis.statistics.powerlaw import PowerLaw, fit
+from curricle.analysis.statistics.repeats import effective_tokens
 from curricle.analysis.transfer_runs import transfer_law_of_runs
 
 Curve = Callable[[np.ndarray], np.ndarray]

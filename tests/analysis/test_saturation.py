@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from curricle.analysis.pools import one_pool
-from curricle.analysis.repetition import effective_tokens
 from curricle.analysis.saturation import doubling_worth, floors, repeated_end, saturation, why_saturated
 from curricle.analysis.statistics.powerlaw import PowerLaw
+from curricle.analysis.statistics.repeats import effective_tokens
 from curricle.report.charts.saturation import chart
 from curricle.study import Refused
 

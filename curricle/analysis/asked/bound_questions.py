@@ -9,16 +9,14 @@ models' probabilities of answers, which no row holds (`bound_score.accuracy_boun
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from curricle.analysis.asked.asking import Asked
 from curricle.analysis.asked.designs import HeadStart, answered, head_starts, losses
 from curricle.analysis.bound import bounds, information_bound
 from curricle.analysis.bound_score import accuracy_from_loss, last_loss_bound
 from curricle.analysis.finding import ACCURACY, BITS_PER_BYTE, Finding
 from curricle.analysis.rows.outcomes import steps_of
-
-if TYPE_CHECKING:
-    from curricle.analysis.asked.questions import Asked
 
 Row = Mapping[str, Any]
 POINTS_FOR_A_FLOOR = 6

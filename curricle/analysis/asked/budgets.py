@@ -10,13 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
+from curricle.analysis.asked.asking import Asked
 from curricle.analysis.finding import Finding, join
 from curricle.analysis.rows.outcomes import DOSE
-
-if TYPE_CHECKING:
-    from curricle.analysis.asked.questions import Asked
 
 Row = Mapping[str, Any]
 LADDER = 4  # budgets that ended, from which on their ends alone are a curve

@@ -10,8 +10,9 @@ import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
+from curricle.analysis.asked.asking import Asked
 from curricle.analysis.asked.budgets import lines, noted
 from curricle.analysis.critical import critical_share
 from curricle.analysis.finding import ACCURACY, BITS_PER_BYTE, Finding, short
@@ -31,9 +32,6 @@ from curricle.analysis.transfer import transfers
 from curricle.analysis.why_code import why_code
 from curricle.study import Refused
 from curricle.values import plural
-
-if TYPE_CHECKING:
-    from curricle.analysis.asked.questions import Asked
 
 Row = Mapping[str, Any]
 LEAST_SWARM = 16

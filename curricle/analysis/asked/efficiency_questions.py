@@ -4,8 +4,8 @@ split. Which strategies are meant is found in the rows; a law joins an answer wh
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING
 
+from curricle.analysis.asked.asking import Asked
 from curricle.analysis.asked.budgets import lines, noted
 from curricle.analysis.asked.designs import answered, head_starts, losses
 from curricle.analysis.efficiency import efficiency, marginal, transferred
@@ -13,9 +13,6 @@ from curricle.analysis.finding import Finding
 from curricle.analysis.split_runs import split_of_runs
 from curricle.analysis.transfer_runs import transfer_law_of_runs
 from curricle.study import Refused
-
-if TYPE_CHECKING:
-    from curricle.analysis.asked.questions import Asked
 
 
 def splits(asked: Asked) -> list[Finding]:

@@ -11,22 +11,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from curricle.analysis.asked.asking import Asked
 from curricle.analysis.asked.budgets import Line, lines, noted
 from curricle.analysis.asked.designs import answered, losses
 from curricle.analysis.finding import Finding, join
 from curricle.analysis.pools import Pools, pools_of
-from curricle.analysis.repetition import R_STAR, repetition
+from curricle.analysis.repetition import repetition
 from curricle.analysis.rows.compare import holm_adjusted, one_benchmark
 from curricle.analysis.rows.outcomes import DOSE
 from curricle.analysis.saturation import floors, saturation, why_saturated
+from curricle.analysis.statistics.repeats import R_STAR
 from curricle.study import Refused
-
-if TYPE_CHECKING:
-    from curricle.analysis.asked.questions import Asked
 
 Row = Mapping[str, Any]
 ALONE = "no strategies of one stage that read one source alone, of two sources, each scored at budgets enough for a law"

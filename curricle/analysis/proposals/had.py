@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from curricle.analysis.asked.questions import Asked
+from curricle.analysis.asked.asking import Asked
 from curricle.analysis.finding import LOSSES
 from curricle.analysis.proposals.own_study import Own, spelled
 

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from curricle.analysis.asked.asking import Asked
 from curricle.analysis.asked.designs import general_beside
-from curricle.analysis.asked.questions import Answer, Asked, ask
+from curricle.analysis.asked.questions import Answer, ask
 from curricle.analysis.finding import ACCURACY, BITS, PERCENT, POINTS, Finding, between, digits, number
 from curricle.analysis.front import front
 from curricle.analysis.proposals.had import Had

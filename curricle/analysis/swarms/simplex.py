@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from curricle.analysis.repetition import R_STAR, effective_tokens, worth_of_next
+from curricle.analysis.statistics.repeats import R_STAR, effective_tokens, worth_of_next
 from curricle.study import Refused
 
 # value, gradient (J,), Hessian (J, J) at proportions (J,)

@@ -20,7 +20,7 @@ from curricle.analysis.asked.budgets import lines
 from curricle.analysis.finding import Finding
 from curricle.analysis.pools import Pools, one_pool
 from curricle.analysis.proposals.next_runs import next_runs
-from curricle.analysis.repetition import effective_tokens
+from curricle.analysis.statistics.repeats import effective_tokens
 from curricle.study import Refused
 
 FOLLOWS = "Points on the way count as ends"
