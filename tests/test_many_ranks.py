@@ -13,6 +13,8 @@ import time
 from pathlib import Path
 
 import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from tiny_study import tiny, write_study
 from verbs import HUNG_SECONDS, curricle
@@ -28,6 +30,7 @@ from curricle.studyfile import load_study
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "curricle"]
 CURRICLE = [sys.executable, "-m", "curricle"]
+NAMES = ["run", "tokens", "benchmark", "kind", "item"]
 
 
 def run(folder: Path, how: list[str], *options: str) -> subprocess.CompletedProcess[str]:
@@ -45,6 +48,11 @@ def losses(folder: Path) -> dict[str, list[float]]:
 
 def close(one: dict[str, list[float]], other: dict[str, list[float]]) -> bool:
     return list(one) == list(other) and all(one[run] == pytest.approx(other[run], abs=1e-4) for run in one)
+
+
+def scored(folder: Path) -> pa.Table:
+    files = sorted(folder.glob("runs/store/runs/*/*/evaluations/*.parquet"))
+    return pa.concat_tables(pq.read_table(file) for file in files)
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +88,9 @@ def test_the_runner_starts_the_ranks_itself(alone, fresh):
     done = run(fresh, CURRICLE, "--nproc-per-node", "2", "--workers", "1")
     assert done.returncode == 0, done.stderr
     assert close(losses(fresh), alone[1])
+    ours, theirs = scored(fresh), scored(alone[0])
+    assert ours.select(NAMES).equals(theirs.select(NAMES)), "every problem and document once, in the same order"
+    assert ours["nats"].to_pylist() == pytest.approx(theirs["nats"].to_pylist(), rel=1e-3)
 
 
 @pytest.mark.slow

@@ -332,8 +332,8 @@ def _evaluate(
     ranks: Ranks,
     asked_to_stop: Asked,
 ) -> Iterator[Message]:
-    """Score what was not scored yet; ranks share out what is asked. Leaves early where it is asked to stop. Says what
-    is new of the held-out text."""
+    """Score what was not scored yet; ranks share out problems and documents. Leaves early where it is asked to stop.
+    Says what is new of the held-out text."""
     from curricle.evaluation.scoring import evaluate
     from curricle.training import model as models
 
@@ -343,18 +343,20 @@ def _evaluate(
     left = ranks.decided(
         lambda: [n for n in prepared.asked if not evaluation_file(prepared, folder, tokens, n).exists()]
     )
-    for name in left[ranks.rank :: ranks.size]:
-        if asked_to_stop():
+    for name in left:
+        if ranks.decided(asked_to_stop):
             break
         if live is None:
             loaded, tokenizer = models.load(weights_folder(folder, node, step))
             live = loaded.to(ranks.device), tokenizer
         model, tokenizer = live
         context = max(node.context, getattr(model.config, "max_position_embeddings", 0))
-        benchmarks = [b for b in prepared.benchmarks if b.name == name]
-        held_out = {} if benchmarks else {name: prepared.held_out(name)}
-        rows = evaluate(model, tokenizer, benchmarks, held_out, context=context)
-        write_rows(evaluation_file(prepared, folder, tokens, name), [{**where, **row} for row in rows], EVALUATIONS)
+        benchmarks = [replace(b, items=tuple(ranks.dealt(b.items))) for b in prepared.benchmarks if b.name == name]
+        held_out = {} if benchmarks else {name: ranks.dealt(prepared.held_out(name))}
+        rows = ranks.collected(evaluate(model, tokenizer, benchmarks, held_out, context=context))
+        if rows is not None:
+            file = evaluation_file(prepared, folder, tokens, name)
+            write_rows(file, [{**where, **row} for row in rows], EVALUATIONS)
     ranks.wait()
     if ranks.first and _note_held_out(prepared, node, folder, step, time.monotonic() - began):
         parent = prepared.store.run_folder(node.parent) if node.parent else None

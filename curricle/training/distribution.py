@@ -10,13 +10,13 @@ from __future__ import annotations
 import datetime
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -26,6 +26,8 @@ from curricle.study import Refused
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+T = TypeVar("T")
 
 PATIENCE = datetime.timedelta(hours=12)  # ranks wait for the first one's exports and for each other's evaluations
 STEP_PATIENCE = datetime.timedelta(minutes=30)  # for what a step sends: more means that a rank is gone
@@ -103,6 +105,23 @@ class Ranks:
         """Until every rank is here."""
         if self.size > 1:
             dist.barrier(group=self.patient)
+
+    def dealt(self, items: Sequence[T]) -> Sequence[T]:
+        """This rank's part of what is dealt out one by one, so that long and short ones are everywhere."""
+        return items[self.rank :: self.size]
+
+    def collected(self, mine: list[T]) -> list[T] | None:
+        """Every rank's part in the order in which it was dealt; None but on the first rank. All ranks call it."""
+        if self.size == 1:
+            return mine
+        parts: list[Any] = [None] * self.size
+        dist.gather_object(mine, parts if self.first else None, dst=0, group=self.patient)
+        if not self.first:
+            return None
+        whole: list[Any] = [None] * sum(map(len, parts))
+        for rank, part in enumerate(parts):
+            whole[rank :: self.size] = part
+        return whole
 
     def share(self, rows: int) -> slice:
         """Which of a batch's rows are this rank's: a contiguous part, equal for all."""
