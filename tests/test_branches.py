@@ -23,6 +23,7 @@ from curricle.store import Store, read_json
 from curricle.study import Refused, Study
 from curricle.studyfile import load_study
 from curricle.training import checkpoint
+from curricle.training import model as models
 
 WHOLE = {"mixture": {"algebra": 1}, "budget_tokens": 4096}
 ANNEALED = {
@@ -259,6 +260,15 @@ def until(prepared, node, tokens: int) -> list[int]:
         if message.kind == "step":
             steps.append(message.tokens)
     return steps
+
+
+def test_a_run_that_goes_on_reads_no_weights_but_its_own(tmp_path, monkeypatch):
+    stages = {"first": {"budget_tokens": 1024}, "then": {"budget_tokens": 2048}}
+    prepared, nodes = compiled(tmp_path, tmp_path / "store", {"b": ["first", "then"]}, **stages)
+    assert worked(prepared, nodes["first"])[-1][0] == "done"
+    until(prepared, nodes["then"], 1024)
+    monkeypatch.setattr(models, "load", lambda *_, **__: pytest.fail("the parent's weights were read"))
+    assert worked(prepared, nodes["then"])[-1][0] == "done"
 
 
 def test_an_adopted_prefix_is_a_prefix_to_branch_from(tmp_path):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -211,13 +211,15 @@ def _take_steps(
     from curricle.tokens.tokenizer import load as load_tokenizer
     from curricle.training import model as models
     from curricle.training.distribution import whole_weights
-    from curricle.training.loop import train
+    from curricle.training.loop import train, where_to_begin
 
     tokenizer = load_tokenizer(prepared.tokenizer, prepared.revision)
     tokenizer.chat_template = prepared.chat_template(node.kind, node.sources) or tokenizer.chat_template
     begin = _begin(prepared, node, folder, ranks, before=again[0] if again else None)
     how = execution.for_device(ranks.device.type)
-    model = _initial(prepared, node, tokenizer.eos_token_id)
+    into = folder / "again" if again else folder
+    begin = where_to_begin(into / "checkpoints", begin, ranks)
+    model = _initial(prepared, node, tokenizer.eos_token_id, begin)
     taken = 0
     steps = train(
         model,
@@ -225,7 +227,7 @@ def _take_steps(
         node.recipe,
         steps=node.steps,
         evaluate_at=frozenset(s for s in node.evaluate_at if not again or s in again),
-        folder=folder / "again" if again else folder,
+        folder=into,
         milestones={s: state for s, state in node.states.items() if not again or s in again},
         begin=begin,
         ranks=ranks,
@@ -256,22 +258,38 @@ def _take_steps(
 # ---- where a run begins -------------------------------------------------------------------------------------------
 
 
-def _initial(prepared: Prepared, node: Node, delimiter: int) -> PreTrainedModel:
+def _initial(prepared: Prepared, node: Node, delimiter: int, begin: Begin | None = None) -> PreTrainedModel:
+    """The model that a run begins with, or such a one without weights where these are in the state to `begin` at."""
+    from curricle.training import checkpoint
+
+    if begin is not None and begin.verb != "optimizer":
+        bare = _built(prepared, node, delimiter, weights=False)
+        if checkpoint.suffices(begin.place, bare):
+            return bare
+    return _built(prepared, node, delimiter)
+
+
+def _built(prepared: Prepared, node: Node, delimiter: int, weights: bool = True) -> PreTrainedModel:
     from curricle.training import model as models
 
     if node.parent is not None:
-        return models.load(prepared.store.run_folder(node.parent) / "model")[0]
+        place = prepared.store.run_folder(node.parent) / "model"
+        return models.load(place)[0] if weights else models.architecture(place)
     spec = prepared.study.model
     if spec.checkpoint is not None:
         local = prepared.study.resolve(spec.checkpoint)
-        return models.begin(local if local.exists() else spec.checkpoint, prepared.revision, delimiter)
-    return models.build(
-        prepared.catalogue.shape,
-        vocabulary=prepared.catalogue.vocabulary,
-        context=node.context,
-        delimiter=delimiter,
-        seed=node.seed,
-    )
+        start = local if local.exists() else spec.checkpoint
+        if not weights:
+            return models.architecture(start, prepared.revision)
+        return models.begin(start, prepared.revision, delimiter)
+    with nullcontext() if weights else models.weightless():
+        return models.build(
+            prepared.catalogue.shape,
+            vocabulary=prepared.catalogue.vocabulary,
+            context=node.context,
+            delimiter=delimiter,
+            seed=node.seed,
+        )
 
 
 def _begin(prepared: Prepared, node: Node, folder: Path, ranks: Ranks, before: int | None = None) -> Begin | None:

@@ -39,6 +39,8 @@ class Saved:
     state: str | None = None
     """The state's fingerprint, where it is one that other runs may begin from."""
     guard: Mapping[str, Any] = field(default_factory=dict)
+    bends: bool | None = None
+    """Whether the model bends its logits (`curricle.training.loss`), which only weights can tell."""
 
 
 def tensors(model: torch.nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, torch.Tensor]:
@@ -112,7 +114,7 @@ class Saver:
             assert self._temporary is not None and self._saved is not None
             saved = self._saved
             named = {"step": saved.step, "optimizer_steps": saved.optimizer_steps, "state": saved.state}
-            write_json(self._temporary / "state.json", named | {"guard": dict(saved.guard)})
+            write_json(self._temporary / "state.json", named | {"guard": dict(saved.guard), "bends": saved.bends})
             finish_folder(self._temporary, self.folder / f"step-{saved.step:08d}")
             for old in [f for f in complete(self.folder) if describe(f).state is None][: -self.keep]:
                 drop(old)
@@ -135,6 +137,16 @@ def restore(
         for p in (p for group in optimizer.param_groups for p in group["params"]):
             optimizer.state[p]["step"] = torch.tensor(float(saved.optimizer_steps), device=p.device)
     return saved
+
+
+def suffices(place: Path, model: torch.nn.Module) -> bool:
+    """Whether a checkpoint holds all that such a model would read from where its weights lie."""
+    names = {name for name, _ in model.named_parameters()}
+    tied = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    held = HuggingFaceStorageReader(str(place)).read_metadata().state_dict_metadata
+    weights = {name.removeprefix("model.") for name in held if name.startswith("model.")}
+    # Buffers that are saved are no part of a checkpoint; two matrices may be tied by their config and yet differ.
+    return describe(place).bends is not None and weights == names and set(model.state_dict()) == tied
 
 
 def describe(place: Path) -> Saved:

@@ -195,6 +195,19 @@ def shard(learner: nn.Module, model: PreTrainedModel, ranks: Ranks, *, precision
     fully_shard(learner, mesh=mesh, mp_policy=policy)
 
 
+def without_weights(model: nn.Module) -> bool:
+    return any(weight.is_meta for weight in model.parameters())
+
+
+def move_to(device: torch.device, model: PreTrainedModel) -> None:
+    """Move a model; weights that it has not (`meta`) get room there, for what will be loaded."""
+    if not without_weights(model):
+        model.to(device)
+        return
+    model._apply(lambda t: torch.empty_like(t, device=device) if t.is_meta else t.to(device))
+    model.tie_weights()  # what was one tensor is one again
+
+
 def layers_of(model: PreTrainedModel) -> list[nn.Module]:
     """The decoder's blocks: the longest list of modules in it."""
     lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]

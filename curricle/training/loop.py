@@ -32,9 +32,9 @@ from curricle.study import Recipe
 from curricle.tokens.sampler import Batch, Sampler
 from curricle.training import attention, averaging, checkpoint
 from curricle.training.checkpoint import Saved, Saver
-from curricle.training.distribution import Ranks, layers_of, shard
+from curricle.training.distribution import Ranks, layers_of, move_to, shard, without_weights
 from curricle.training.guard import DIVERGED, Guard
-from curricle.training.loss import Learner
+from curricle.training.loss import Learner, note_bends
 from curricle.training.metrics import FILE, lines_until
 from curricle.training.optimizer import make_optimizers
 
@@ -100,7 +100,8 @@ def train(
     """Train for `steps` steps, or what is left of them, in `folder` (`metrics.jsonl`, `checkpoints/`).
 
     `evaluate_at` holds steps; 0 is the model as it came. `milestones` are steps whose whole state stays, with its
-    fingerprint. Every rank calls it alike; where any is asked to stop, all save and return before the next step.
+    fingerprint. The model may come without weights where the state that it begins at has them. Every rank calls it
+    alike; where any is asked to stop, all save and return before the next step.
     Raises `Diverged` past `recipe.max_skipped` steps that had to be skipped, `NothingToLearn` before the first step
     where a batch of any step would have nothing to learn, `Refused` where a batch cannot be shared out over the ranks.
     """
@@ -111,11 +112,16 @@ def train(
     mine = ranks.share(rows)
     at_once = how.at_once(recipe.micro_batch_tokens, ranks.device.type) or recipe.batch_tokens
     micro_rows = max(1, at_once // sampler.row_tokens)
+    checkpoints = folder / "checkpoints"
+    begin = where_to_begin(checkpoints, begin, ranks)
+    if begin is not None and begin.verb != "optimizer":
+        note_bends(model, checkpoint.describe(begin.place).bends)
+    else:
+        assert not without_weights(model), "a model without weights, and nothing to load them from"
     learner = _ready(model, ranks, how, recipe)
     optimizers = make_optimizers(model, recipe)
-    checkpoints = folder / "checkpoints"
     saver = Saver(checkpoints, ranks, keep=how.keep, ahead=bool(how.save_ahead))
-    start = _start(checkpoints, model, optimizers, begin, ranks)
+    start = _start(begin, model, optimizers)
     step = saved = start.step
     updates, guard = start.optimizer_steps, Guard(recipe.skip_sigma, start.guard)
     if (barren := _barren(sampler, rows, step, steps)) is not None:
@@ -140,7 +146,7 @@ def train(
         began = time.monotonic()
         if metrics is not None:
             os.fsync(metrics.fileno())  # a state that outlives a power cut must find the lines that led to it
-        saver.save(model, optimizers, Saved(step, updates, milestones.get(step), guard.memory()))
+        saver.save(model, optimizers, Saved(step, updates, milestones.get(step), guard.memory(), learner.bends))
         saved, saved_at = step, time.monotonic()
         # Saving may take a twentieth of the time; one slow save (a busy disk) says nothing about the ones after it.
         save_every = max(how.save_seconds, 20 * (saved_at - began))
@@ -280,7 +286,7 @@ def move(optimizers: list[torch.optim.Optimizer], lr: float) -> None:
 
 def _ready(model: PreTrainedModel, ranks: Ranks, how: Execution, recipe: Recipe) -> Learner:
     """The model on its device, cut over the ranks, compiled where that was asked."""
-    model.to(ranks.device)
+    move_to(ranks.device, model)
     _without_dropout(model)
     attention.keep_documents_apart(model, how.attention, ranks.device.type)
     if how.recompute:
@@ -304,20 +310,17 @@ def _without_dropout(model: PreTrainedModel) -> None:
                 setattr(owner, name, 0.0)
 
 
-def _start(
-    checkpoints: Path,
-    model: PreTrainedModel,
-    optimizers: list[torch.optim.Optimizer],
-    begin: Begin | None,
-    ranks: Ranks,
-) -> Saved:
-    """Where this run begins: its own newest checkpoint, or what it is told to begin with, or the weights as given."""
+def where_to_begin(checkpoints: Path, begin: Begin | None, ranks: Ranks) -> Begin | None:
+    """At a run's own newest checkpoint, or at what it is told to begin with, or with the weights as given (None). All
+    ranks call it."""
     if ranks.first:
         checkpoints.mkdir(parents=True, exist_ok=True)
         sweep(checkpoints)
-    own = ranks.decided(lambda: [str(f) for f in checkpoint.complete(checkpoints)][-1:])
-    if own:
-        return checkpoint.restore(Path(own[0]), model, optimizers)
+    own = ranks.decided(lambda: checkpoint.complete(checkpoints)[-1:])
+    return Begin(own[0], "resume") if own else begin
+
+
+def _start(begin: Begin | None, model: PreTrainedModel, optimizers: list[torch.optim.Optimizer]) -> Saved:
     if begin is None:
         return Saved(0, 0)
     found = checkpoint.restore(begin.place, model, optimizers, weights_too=begin.verb != "optimizer")

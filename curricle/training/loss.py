@@ -35,6 +35,12 @@ def bends_logits(model: PreTrainedModel) -> bool:
     return _BENDS[model]
 
 
+def note_bends(model: PreTrainedModel, bends: bool | None) -> None:
+    """What was seen of this model before, where that is known: it may have no weights yet."""
+    if bends is not None:
+        _BENDS[model] = bends
+
+
 @torch.no_grad()
 def _seen_to_bend(model: PreTrainedModel) -> bool:
     tokens_BT = torch.tensor([[0, 1]], device=model.device)

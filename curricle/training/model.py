@@ -6,13 +6,25 @@ Weights are read as data: safetensors or GGUF, never a pickle, never code that c
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    GgufConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+)
 from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.utils.logging import disable_progress_bar
 
@@ -49,6 +61,36 @@ def build(shape: Shape, *, vocabulary: int, context: int, delimiter: int, seed: 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return LlamaForCausalLM(config)
+
+
+@contextmanager
+def weightless() -> Iterator[None]:
+    """What is built meanwhile has no weights (they are on `meta`) but all that is worked out beside them, as rotary
+    frequencies are. Nothing is drawn for it."""
+
+    def moved(owner: nn.Module, name: str, weight: nn.Parameter | None) -> nn.Parameter | None:
+        if weight is None or weight.is_meta:  # a tied one stays one
+            return weight
+        return nn.Parameter(weight.to("meta"), requires_grad=weight.requires_grad)
+
+    hook = register_module_parameter_registration_hook(moved)  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def architecture(path: str | Path, revision: str | None = None) -> PreTrainedModel:
+    """What `load` gives, without reading the weights; a GGUF file, which is converted as a whole, is read."""
+    name, settings = _located(str(path), revision)
+    if "gguf_file" in settings:
+        return load(path, revision=revision)[0]
+    with unsaid(), weightless():
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False, **settings)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    with suppress(OSError):  # it has none of its own
+        model.generation_config = GenerationConfig.from_pretrained(name, **settings)
+    return model.eval()
 
 
 def load(

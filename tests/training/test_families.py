@@ -20,8 +20,9 @@ from curricle.study import Model, Recipe, Refused
 from curricle.studyfile import load_study
 from curricle.tokens.sampler import Sampler
 from curricle.tokens.shards import Shard, Supply
+from curricle.training.checkpoint import complete, suffices
 from curricle.training.loop import train
-from curricle.training.model import begin, export, load, refuse_leaks
+from curricle.training.model import architecture, begin, export, load, refuse_leaks
 from curricle.training.origin import find, shape_of
 
 PADDED = 320  # rows of the embeddings, for a tokenizer of 257
@@ -54,6 +55,35 @@ def sampler() -> Sampler:
     tokens[::37] = 0
     supply = Supply([Shard(tokens, np.arange(40, 4001, 40).astype(np.uint64), None)])
     return Sampler({"s": supply}, [(8, {"s": 1.0})], row_tokens=64, seed=0)
+
+
+def test_a_run_goes_on_without_the_weights_that_it_began_with_and_ends_as_if_it_had_read_them(
+    checkpoint, tokenizer, tmp_path
+):
+    def leave(model, folder, out, **asked):
+        recipe = Recipe(batch_tokens=128)
+        list(train(model, sampler(), recipe, steps=4, evaluate_at=frozenset(), folder=tmp_path / folder, **asked))
+        export(model, tokenizer, tmp_path / out)
+        return {file.name: file.read_bytes() for file in (tmp_path / out).iterdir()}
+
+    whole = leave(begin(checkpoint, None, 0), "whole", "whole-out")
+    turns = iter(range(9))
+    leave(begin(checkpoint, None, 0), "cut", "cut-out", asked_to_stop=lambda: next(turns) == 2)
+    (state,) = complete(tmp_path / "cut" / "checkpoints")
+    bare = architecture(checkpoint)
+    assert state.name == "step-00000002" and all(p.is_meta for p in bare.parameters()) and suffices(state, bare)
+    assert leave(bare, "cut", "out") == whole
+
+
+def test_a_state_that_lacks_what_is_read_with_the_weights_does_not_suffice(tokenizer, tmp_path):
+    model = hf.LlamaForCausalLM(hf.LlamaConfig(**SHAPE, tie_word_embeddings=True))
+    list(train(model, sampler(), Recipe(batch_tokens=128), steps=1, evaluate_at=frozenset(), folder=tmp_path))
+    (state,) = complete(tmp_path / "checkpoints")
+    assert suffices(state, model)
+    model.model.register_buffer("learnt", torch.ones(1))
+    assert not suffices(state, model), "a buffer that is saved with the weights"
+    untied = hf.LlamaForCausalLM(hf.LlamaConfig(**SHAPE, tie_word_embeddings=False))
+    assert not suffices(state, untied)
 
 
 def test_a_checkpoint_is_trained_and_leaves_with_the_same_logits(checkpoint, tokenizer, tmp_path):
