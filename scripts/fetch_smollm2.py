@@ -23,7 +23,7 @@ SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 
 def main(folder: Path) -> None:
-    from curricle.running.upkeep import export
+    from curricle.running.models import export
     from curricle.store import Store
     from curricle.study import Refused
 

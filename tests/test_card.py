@@ -13,7 +13,7 @@ from verbs import curricle
 
 from curricle import card
 from curricle.remote import Remote
-from curricle.running import runner, upkeep
+from curricle.running import models, runner, upkeep
 from curricle.running.preparation import make_plan
 from curricle.store import Store, read_json, whole_folder, write_json
 from curricle.study import Refused, Study
@@ -34,7 +34,7 @@ def place(tmp_path_factory):
     store = Store(folder / "store")
     plan = make_plan(load_study(file), store)
     runner.run(plan, store=store, out=folder / "out")
-    upkeep.export(store, plan.paths["from scratch", 0][-1], folder / "base")
+    models.export(store, plan.paths["from scratch", 0][-1], folder / "base")
     fields |= {"model": {"checkpoint": "base", "context": 64, "decayed": False}, "strategies": {"more": ["math"]}}
     fields |= {"baseline": "more", "benchmarks": tiny()["benchmarks"]}
     del fields["tokenizer"]
@@ -49,7 +49,7 @@ def test_an_export_loads_in_transformers_and_holds_no_mark_of_the_store(place, t
 
     _, store, plan, _ = place
     run = plan.paths["code first", 0][-1]
-    upkeep.export(store, run[:-9], tmp_path / "out")
+    models.export(store, run[:-9], tmp_path / "out")
     names = {f.name for f in (tmp_path / "out").iterdir()}
     assert {"README.md", "config.json", "generation_config.json", "model.safetensors", "tokenizer.json"} <= names
     assert "COMPLETE" not in names
@@ -60,7 +60,7 @@ def test_an_export_loads_in_transformers_and_holds_no_mark_of_the_store(place, t
 def test_the_card_asks_a_tuned_model_as_it_was_trained_and_says_who_writes_the_token_in_front(place, tmp_path, capsys):
     _, store, plan, _ = place
     math, instruct = plan.paths["from scratch", 0]
-    upkeep.export(store, instruct, tmp_path / "out")
+    models.export(store, instruct, tmp_path / "out")
     said = (tmp_path / "out" / "README.md").read_text()
     assert "the chat template writes it" in said
     code = said.split("```python\n")[1].split("```")[0].replace("THIS FOLDER", str(tmp_path / "out"))
@@ -71,7 +71,7 @@ def test_the_card_asks_a_tuned_model_as_it_was_trained_and_says_who_writes_the_t
     assert tokenizer.decode(ids[1:]) == "Problem: What is 6 times 7?\nSolution:\n"
     own = card.of_run(store, instruct, template="{% for m in messages %}{{ m.content }}{% endfor %}")
     assert "apply_chat_template" in own and "The chat template does not write it" in own
-    upkeep.export(store, math, tmp_path / "math")
+    models.export(store, math, tmp_path / "math")
     plain = (tmp_path / "math" / "README.md").read_text()
     assert "apply_chat_template" not in plain and "a prompt is best opened with it" in plain
 
@@ -81,15 +81,15 @@ def test_an_export_into_a_folder_with_something_in_it_is_refused(place, tmp_path
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").touch()
     with pytest.raises(Refused, match="not an empty folder"):
-        upkeep.export(store, plan.paths["from scratch", 0][-1], tmp_path / "out")
+        models.export(store, plan.paths["from scratch", 0][-1], tmp_path / "out")
     assert [f.name for f in (tmp_path / "out").iterdir()] == ["mine"]
 
 
 def test_an_export_that_fails_leaves_nothing(place, tmp_path, monkeypatch):
     _, store, plan, _ = place
-    monkeypatch.setattr(upkeep.shutil, "copyfile", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr(models.shutil, "copyfile", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
-        upkeep.export(store, plan.paths["from scratch", 0][-1], tmp_path / "out")
+        models.export(store, plan.paths["from scratch", 0][-1], tmp_path / "out")
     assert not list(tmp_path.iterdir())
 
 
@@ -127,7 +127,7 @@ def test_weights_of_a_point_on_the_way_say_so(place, tmp_path):
     _, store, plan, _ = place
     run = plan.paths["from scratch", 0][0]
     point = next((store.run_folder(run) / "points").iterdir())
-    upkeep.export(store, str(point), tmp_path / "out")
+    models.export(store, str(point), tmp_path / "out")
     assert "after 1,024 tokens of the last stage" in (tmp_path / "out" / "README.md").read_text()
 
 
@@ -155,12 +155,12 @@ def test_a_run_without_weights_here_is_told_from_a_hub_id(tmp_path, monkeypatch)
     ):
         (folder / "metrics.jsonl").write_text(lines)
         with pytest.raises(Refused, match=re.escape(f"{run}: {said}")):
-            upkeep.model_of(store, run[:-9])
+            models.model_of(store, run[:-9])
     (tmp_path / "studies" / "tiny.json").unlink()
     with pytest.raises(Refused, match="not complete"):
-        upkeep.model_of(store, run)
+        models.model_of(store, run)
     monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", lambda url, timeout: None)
-    assert upkeep.model_of(store, "org/name") == "org/name"
+    assert models.model_of(store, "org/name") == "org/name"
 
 
 def test_a_mistyped_run_is_refused_after_one_try_at_most(tmp_path, monkeypatch):
@@ -175,10 +175,10 @@ def test_a_mistyped_run_is_refused_after_one_try_at_most(tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     for name in ("nothing/123", "nothing/fedcba98", "math/bogus"):
         with pytest.raises(Refused, match=re.escape(f"no run {name!r} in {tmp_path} (see `curricle list`)")):
-            upkeep.model_of(store, name)
+            models.model_of(store, name)
     assert not tries
     with pytest.raises(Refused, match=r"no run 'nothing/such' in .* and no hub checkpoint could be reached"):
-        upkeep.model_of(store, "nothing/such")
+        models.model_of(store, "nothing/such")
     assert len(tries) == 1
 
 
@@ -192,11 +192,11 @@ def test_weights_that_lie_in_an_object_store_only_are_fetched_with_what_a_card_s
         (model / "weights").write_bytes(b"\0\1")
     monkeypatch.setattr(card, "of_run", lambda *_: "a card")
     with pytest.raises(Refused, match=f"{run}: not complete there"):
-        upkeep.export(new, run, tmp_path / "out", remote)
+        models.export(new, run, tmp_path / "out", remote)
     assert remote.push(here, f"runs/{run}/model")
     for unknown in ("math/nothing", "org/name", "nothing"):
         with pytest.raises(Refused, match="no such run there"):
-            upkeep.export(new, unknown, tmp_path / "out", remote)
-    upkeep.export(new, run[:-9], tmp_path / "out", remote)
+            models.export(new, unknown, tmp_path / "out", remote)
+    models.export(new, run[:-9], tmp_path / "out", remote)
     assert (tmp_path / "out" / "weights").read_bytes() == b"\0\1"
     assert new.runs() == [parent, run], "a card is of the runs before it, too"

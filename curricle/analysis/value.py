@@ -3,7 +3,7 @@
 A row says how relevant a document is (r), how much there is in it (c) and what a model makes of it (f); or `dot`, the
 product that gradients give at once. `value` sums them to sources, `validate` compares that with what single-source
 runs gained, and `surprise` puts two accounts of a source that disappoints to the test. The rows are measured by
-`curricle value` (`curricle.running.valuation`), or come from anywhere else.
+`curricle value` (`curricle.evaluation.valuation`), or come from anywhere else.
 """
 
 from __future__ import annotations

@@ -86,7 +86,7 @@ def evaluate(
     from curricle.progress import jobs_watched
     from curricle.remote import Remote
     from curricle.results import EVALUATIONS, write_rows
-    from curricle.running import upkeep
+    from curricle.running import models
     from curricle.store import Store
     from curricle.study import Refused
     from curricle.studyfile import parse_benchmark
@@ -98,7 +98,7 @@ def evaluate(
         if name in specs:
             raise Refused(f"--benchmark {text}: {name} is given twice")
         specs[name] = load_benchmark(name, spec, Path)
-    place = upkeep.model_of(Store(store), model, Remote(remote) if remote else None)
+    place = models.model_of(Store(store), model, Remote(remote) if remote else None)
     from curricle.evaluation.generation import context_of
     from curricle.evaluation.scoring import evaluate as score
     from curricle.evaluation.scoring import shots_fitted, summary
@@ -147,11 +147,11 @@ def export(
 ) -> None:
     """Hand a model out: weights, tokenizer and a model card in the Hugging Face format."""
     from curricle.remote import Remote
-    from curricle.running import upkeep
+    from curricle.running import models
     from curricle.store import Store
 
     refuse_unwritable("DIR", folder)
-    upkeep.export(Store(store), model, folder, Remote(remote) if remote else None)
+    models.export(Store(store), model, folder, Remote(remote) if remote else None)
     print(f"Wrote {folder}: transformers, vLLM and lm-evaluation-harness read it as it is; its card is README.md")
 
 

@@ -1,7 +1,7 @@
 """`value`: what documents of some sources are worth to a target, at the weights of one model.
 
 Rows go to a Parquet or CSV file, one a document; the table on the screen has one line a source. The arithmetic is
-`curricle.running.valuation`'s, the sums `curricle.analysis.value`'s.
+`curricle.evaluation.valuation`'s, the sums `curricle.analysis.value`'s.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def value(
 ) -> None:  # fmt: skip
     """Judge sources before training on them: how much a token of each lowers the target's loss, to first order."""
     from curricle.progress import Reading
-    from curricle.running import upkeep
+    from curricle.running import models
     from curricle.store import Store
     from curricle.study import Refused, nearest
 
@@ -66,8 +66,8 @@ def value(
     refuse_unwritable_file("--out", out)
     refuse_unwritable("--figures", figures)
     # Names before anything is read: a mistyped run is told at once.
-    place = upkeep.model_of(Store(store), model)
-    better_place = upkeep.model_of(Store(store), better) if better else None
+    place = models.model_of(Store(store), model)
+    better_place = models.model_of(Store(store), better) if better else None
     console = make_console(quiet=as_json)
     watch = Reading(console)
     _, aim = _read("--target", target, documents)
@@ -79,7 +79,7 @@ def value(
         named[name] = found
 
     from curricle.analysis.value import value as summed
-    from curricle.running import valuation
+    from curricle.evaluation import valuation
     from curricle.training.model import load
 
     loaded, tokenizer = load(place)
@@ -116,7 +116,7 @@ def _read(option: str, text: str, count: int) -> tuple[str, list[Document]]:
     from curricle.corpus.documents import Document
     from curricle.corpus.files import file_documents
     from curricle.evaluation import benchmarks
-    from curricle.running.valuation import chosen
+    from curricle.evaluation.valuation import chosen
     from curricle.study import Files, Refused
     from curricle.studyfile import parse_benchmark
 
@@ -131,8 +131,8 @@ def _read(option: str, text: str, count: int) -> tuple[str, list[Document]]:
 
 
 def _write(out: Path, rows: list[dict[str, Any]]) -> None:
+    from curricle.evaluation.valuation import VALUES
     from curricle.results import write_rows
-    from curricle.running.valuation import VALUES
     from curricle.store import whole_file
 
     if out.suffix == ".parquet":

@@ -285,7 +285,7 @@ def gguf_file(tmp_path):
 def test_a_gguf_file_is_a_checkpoint_of_a_study_and_leaves_as_safetensors(gguf_file, study_file, tmp_path):
     import yaml
 
-    from curricle.running.upkeep import export as hand_out
+    from curricle.running.models import export as hand_out
 
     fields = yaml.safe_load(study_file.read_text())
     del fields["tokenizer"]

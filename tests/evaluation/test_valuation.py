@@ -9,11 +9,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from tiny_models import llama, tokenizer  # noqa: F401
 
 from curricle.analysis.value import value
 from curricle.corpus.documents import Document
-from curricle.running.valuation import (
+from curricle.evaluation.valuation import (
     by_forward_passes,
     by_gradients,
     by_stand_ins,
@@ -35,7 +34,7 @@ SOURCES = {
 
 
 @pytest.fixture
-def measured(llama, tokenizer):  # noqa: F811
+def measured(llama, tokenizer):
     """The model, its tokenizer, the target's and the sources' pieces."""
 
     def cut(name: str, texts: list[str]) -> list:
@@ -45,7 +44,7 @@ def measured(llama, tokenizer):  # noqa: F811
 
 
 def test_a_value_is_the_product_of_the_two_gradients_and_of_its_factors(measured):
-    model, tokenizer, target, sources = measured  # noqa: F811
+    model, tokenizer, target, sources = measured
     rows = by_gradients(model, tokenizer, target, sources)
     assert [(row["source"], row["document"]) for row in rows] == [(n, f"{n}{i}") for n in SOURCES for i in range(3)]
     aim, _ = gradient(model, target, 0)
@@ -61,7 +60,7 @@ def test_a_value_is_the_product_of_the_two_gradients_and_of_its_factors(measured
 
 
 def test_forward_passes_tend_to_the_exact_product(measured):
-    model, tokenizer, target, sources = measured  # noqa: F811
+    model, tokenizer, target, sources = measured
     exact = np.array([row["dot"] for row in by_gradients(model, tokenizer, target, sources)])
     before = [p.detach().clone() for p in trained(model)]
     errors = []
@@ -74,7 +73,7 @@ def test_forward_passes_tend_to_the_exact_product(measured):
 
 @pytest.mark.parametrize("source", list(SOURCES))
 def test_a_small_step_on_a_source_lowers_the_target_s_loss_by_what_was_predicted(measured, source):
-    model, tokenizer, target, sources = measured  # noqa: F811
+    model, tokenizer, target, sources = measured
     rows = [row for row in by_gradients(model, tokenizer, target, sources) if row["source"] == source]
     predicted = sum(row["tokens"] * row["dot"] for row in rows) / sum(row["tokens"] for row in rows)
     batch, _ = gradient(model, sources[source], 0)
@@ -86,9 +85,9 @@ def test_a_small_step_on_a_source_lowers_the_target_s_loss_by_what_was_predicted
 
 
 def test_under_adam_s_scale_the_step_that_is_predicted_is_the_scaled_one(measured):
-    from curricle.running.valuation import diagonal
+    from curricle.evaluation.valuation import diagonal
 
-    model, tokenizer, target, sources = measured  # noqa: F811
+    model, tokenizer, target, sources = measured
     rows = by_gradients(model, tokenizer, target, sources, adam=True)
     every = [piece for some in sources.values() for piece in some]
     scale = diagonal(model, every, 0)
@@ -101,14 +100,14 @@ def test_under_adam_s_scale_the_step_that_is_predicted_is_the_scaled_one(measure
 
 
 def test_training_on_the_target_itself_is_worth_its_square(measured):
-    model, tokenizer, target, _ = measured  # noqa: F811
+    model, tokenizer, target, _ = measured
     rows = by_gradients(model, tokenizer, target, {"target": target})
     mean = sum(row["tokens"] * row["dot"] for row in rows) / sum(row["tokens"] for row in rows)
     assert mean == pytest.approx(rows[0]["target_square"])
 
 
 def test_the_model_is_left_as_it_was(measured):
-    model, tokenizer, target, sources = measured  # noqa: F811
+    model, tokenizer, target, sources = measured
     before = [p.detach().clone() for p in model.parameters()]
     model.train()
     by_gradients(model, tokenizer, target, sources)
@@ -119,7 +118,7 @@ def test_the_model_is_left_as_it_was(measured):
 
 
 def test_stand_ins_put_like_text_before_unlike_text(measured):
-    model, tokenizer, target, sources = measured  # noqa: F811
+    model, tokenizer, target, sources = measured
     rows = by_stand_ins(model, tokenizer, target, sources, better=(model, tokenizer))
     ratio = {name: [row["r"] for row in rows if row["source"] == name] for name in SOURCES}
     assert min(ratio["near"]) > 1 > max(ratio["far"])
@@ -136,7 +135,7 @@ def test_a_density_ratio_is_of_what_texts_share_and_not_of_how_many_there_are():
         assert found["near"][0] > 1 > found["far"][0]
 
 
-def test_a_question_s_prompt_carries_no_loss_and_long_text_is_cut(tokenizer):  # noqa: F811
+def test_a_question_s_prompt_carries_no_loss_and_long_text_is_cut(tokenizer):
     cut = pieces([Document("q", "42", "s", prompt="What? "), Document("long", "x" * 99, "s")], tokenizer, 32)
     assert [piece.tokens for piece in cut] == [3, 32] and len(cut[1].text) == 32
     with pytest.raises(Refused, match="no document has a token that carries loss within 4 tokens"):
@@ -149,7 +148,7 @@ def test_a_sample_is_the_same_in_whatever_order_documents_come():
 
 
 @pytest.fixture
-def place(tmp_path, llama, tokenizer):  # noqa: F811
+def place(tmp_path, llama, tokenizer):
     """A checkpoint and corpora in a folder."""
     llama.float().save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
