@@ -22,8 +22,7 @@ from curricle.corpus.documents import Document
 from curricle.node import Node
 from curricle.planning import Plan
 from curricle.report.words import count
-from curricle.running.work import Message
-from curricle.training import metrics
+from curricle.running.work import Message, ending
 
 if TYPE_CHECKING:
     from curricle.evaluation.scoring import Job
@@ -164,8 +163,8 @@ class Training:
             so_far = f"{len(self.done)}/{len(self.plan.nodes)}  {after:.0f} s"
             self.console.print(f"[green]✓[/green] {marked} [dim]{message.run}  {so_far}[/dim]", highlight=False)
         if message.kind == "failed":  # the whole text comes at the end, when the others are done
-            ending = metrics.ending(message.text).partition(":")[0]
-            self.console.print(f"[red]✗[/red] {marked} [dim]{message.run}  {ending}[/dim]", highlight=False)
+            word = ending(message.text).partition(":")[0]
+            self.console.print(f"[red]✗[/red] {marked} [dim]{message.run}  {word}[/dim]", highlight=False)
         if message.kind == "stopped" and message.text:
             self.console.print(f"[yellow]![/yellow] {marked} [dim]{message.run}[/dim]  {message.text}", highlight=False)
         if message.kind == "evaluated":

@@ -14,7 +14,7 @@ from curricle.results import Results
 from curricle.running.calibration import peak_of
 from curricle.running.preparation import Prepared
 from curricle.running.receipt import sessions
-from curricle.running.work import evaluation_file, evaluation_files
+from curricle.running.work import ending, evaluation_file, evaluation_files
 from curricle.store import Store, read_json
 from curricle.study import Counterfactual, Refused, Source
 from curricle.training import metrics
@@ -79,7 +79,7 @@ def settled(plan: Plan, prepared: Prepared) -> dict[str, str]:
 
 def missing(plan: Plan, prepared: Prepared, failures: Mapping[str, str] | None = None) -> dict[str, str]:
     """Every run that the results do not hold to its end, and why. `failures` are those of this session."""
-    said = {run: metrics.ending(text.strip().splitlines()[-1]) for run, text in (failures or {}).items()}
+    said = {run: ending(text.strip().splitlines()[-1]) for run, text in (failures or {}).items()}
     said |= settled(plan, prepared)
     found = {}
     for run, node in plan.nodes.items():

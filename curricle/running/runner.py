@@ -21,7 +21,7 @@ from curricle.running import cluster, transfer
 from curricle.running.gathering import ancestor, arms_left, gather, settled
 from curricle.running.preparation import Prepared, Watch, prepare, write_streams
 from curricle.running.upkeep import remember
-from curricle.running.work import Message, is_done, work_on
+from curricle.running.work import Message, ending, is_done, work_on
 from curricle.running.workers import Crew, LocalCrew, cores, usual_workers
 from curricle.stopping import asked_to_stop
 from curricle.store import Held, Store, locked
@@ -44,7 +44,7 @@ class Failed(RuntimeError):
     holds it where `run` raises this, but for None where no run took a step and older results were kept."""
 
     def __init__(self, failures: Mapping[str, str], results: Results | None = None):
-        super().__init__("\n".join(f"{run} {metrics.ending(text)}" for run, text in failures.items()))
+        super().__init__("\n".join(f"{run} {ending(text)}" for run, text in failures.items()))
         self.failures, self.results = dict(failures), results
 
 

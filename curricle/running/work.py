@@ -23,6 +23,7 @@ from curricle.running.preparation import Prepared, sampler_for
 from curricle.running.receipt import receipt, sessions
 from curricle.store import Held, is_complete, locked, read_json, sweep, write_json
 from curricle.training import metrics
+from curricle.training.guard import DIVERGED
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -50,6 +51,12 @@ class Message:
     """Of the held-out text of every source, where it was `evaluated`."""
     change: Mapping[str, float] = field(default_factory=dict)
     """Of these since the run began, where that is known."""
+
+
+def ending(text: str) -> str:
+    """How a run ended that went wrong: what its worker said, after the word for it. A run that has diverged did not
+    fail: it would only do so again."""
+    return text if text.startswith(f"{DIVERGED}: ") else f"failed: {text}"
 
 
 def evaluation_file(prepared: Prepared, run: Path, tokens: int, name: str) -> Path:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from curricle.store import whole_file
-from curricle.training.guard import DIVERGED
 
 FILE = "metrics.jsonl"
 
@@ -59,12 +58,6 @@ def divergence(content: bytes) -> str | None:
 
 def diverged(run: Path) -> str | None:
     return divergence((run / FILE).read_bytes()) if (run / FILE).exists() else None
-
-
-def ending(text: str) -> str:
-    """How a run ended that went wrong: what its worker said, after the word for it. A run that has diverged did not
-    fail: it would only do so again."""
-    return text if text.startswith(f"{DIVERGED}: ") else f"failed: {text}"
 
 
 def forget_divergence(run: Path) -> None:
