@@ -190,6 +190,8 @@ def _rows_at_target(study: Study, source: Supplied, context: int) -> float:
 def compile_plan(study: Study, catalogue: Catalogue) -> Plan:
     """The tree of stages. Raises `Refused` with every fault it finds, one a line."""
     faults: list[str] = []
+    if study.model.context < 2:  # a study that is only counted with may have one
+        faults.append("model.context: of one token there is no context to learn from; write 2 or more")
     nodes: dict[str, Node] = {}
     paths: dict[tuple[str, int], tuple[str, ...]] = {}
     arms: dict[str, str] = {}

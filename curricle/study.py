@@ -90,8 +90,8 @@ class Model(Frozen):
     """Whether the checkpoint's learning rate had already been decayed; left out, it is unknown. It is recorded, and no
     part of identity. It decides how a gain reads: DeepSeekMath began from the coder before its decay, so on MMLU its
     gain is 42.9 → 54.9 rather than 49.1 → 54.9 (arXiv 2402.03300, table 4)."""
-    context: Annotated[Count, Field(ge=2)] = 256
-    """Tokens in a training row. Of one token there is no context."""
+    context: Count = 256
+    """Tokens in a training row."""
 
     @pydantic.model_validator(mode="after")
     def _names_something(self) -> Self:

@@ -224,3 +224,9 @@ def test_a_stage_too_short_for_the_states_it_should_average_is_a_fault(last, eve
             f"stages.math.recipe.average: {last} states every {every_tokens:,} tokens reach back past"
         )
         assert f"a stage of 2,048 tokens, in which there are {there}; lower last or every_tokens" in found
+
+
+def test_a_context_of_one_token_cannot_be_planned():
+    fields = tiny(model={"preset": "0.5m", "context": 1}, benchmarks={})
+    with pytest.raises(Refused, match=r"model\.context: of one token there is no context"):
+        compiled(fields)

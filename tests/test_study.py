@@ -109,7 +109,6 @@ BAD = [
     (["compare"], [["code first", "x"]], "compare: unknown strategy 'x'"),
     (["recipe", "optimizer"], "adam", "recipe.optimizer: input should be 'muon' or 'adamw' (got 'adam')"),
     (["recipe", "learning_rate"], float("nan"), "recipe.learning_rate: "),
-    (["model", "context"], 1, "model.context: input should be greater than or equal to 2 (got 1)"),
     (["model", "context"], True, "model.context: true is not a count"),
     (
         ["stages", "instruct", "mixture"],
