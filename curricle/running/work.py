@@ -22,6 +22,7 @@ from curricle.running.adoption import adopt, state_folder, weights_folder
 from curricle.running.preparation import Prepared, sampler_for
 from curricle.running.receipt import receipt, sessions
 from curricle.store import Held, is_complete, locked, read_json, sweep, write_json
+from curricle.study import Refused
 from curricle.training import metrics
 from curricle.training.guard import DIVERGED
 
@@ -226,7 +227,7 @@ def _take_steps(
     how = execution.for_device(ranks.device.type)
     into = folder / "again" if again else folder
     begin = where_to_begin(into / "checkpoints", begin, ranks)
-    model = _initial(prepared, node, tokenizer.eos_token_id, begin)
+    model = _initial(prepared, node, tokenizer.eos_token_id, begin, ranks)
     taken = 0
     steps = train(
         model,
@@ -265,15 +266,36 @@ def _take_steps(
 # ---- where a run begins -------------------------------------------------------------------------------------------
 
 
-def _initial(prepared: Prepared, node: Node, delimiter: int, begin: Begin | None = None) -> PreTrainedModel:
-    """The model that a run begins with, or such a one without weights where these are in the state to `begin` at."""
+def _initial(
+    prepared: Prepared, node: Node, delimiter: int, begin: Begin | None = None, ranks: Ranks | None = None
+) -> PreTrainedModel:
+    """The model that a run begins with, or such a one without weights: where these are in the state to `begin` at, and
+    on every rank but the first."""
     from curricle.training import checkpoint
+    from curricle.training.distribution import Ranks
 
+    ranks = ranks or Ranks.alone()
     if begin is not None and begin.verb != "optimizer":
         bare = _built(prepared, node, delimiter, weights=False)
-        if checkpoint.suffices(begin.place, bare):
+        if ranks.decided(partial(checkpoint.suffices, begin.place, bare)):
             return bare
-    return _built(prepared, node, delimiter)
+    if ranks.size == 1:
+        return _built(prepared, node, delimiter)
+    fault, names = None, []
+    if ranks.first:
+        try:
+            model = _built(prepared, node, delimiter)
+            names = [name for name, _ in model.named_parameters()]
+        except Refused as refused:
+            fault = str(refused)
+    fault, names = ranks.decided(lambda: (fault, names))
+    if fault is not None:
+        raise Refused(fault)
+    if not ranks.first:
+        model = _built(prepared, node, delimiter, weights=False)
+        if [name for name, _ in model.named_parameters()] != names:  # tied by its config, and yet of two matrices
+            model = _built(prepared, node, delimiter)
+    return model
 
 
 def _built(prepared: Prepared, node: Node, delimiter: int, weights: bool = True) -> PreTrainedModel:

@@ -175,7 +175,11 @@ def shard(learner: nn.Module, model: PreTrainedModel, ranks: Ranks, *, precision
     """Cut parameters, gradients and optimizer states over the ranks, layer by layer (`fully_shard`).
 
     `replicas` > 1 is hybrid sharding: the model is cut over `size / replicas` ranks, and as many groups hold copies.
+
+    The weights are those that the first rank has, and no weights where it has none: the others need bring none. They
+    are taken away before the cut and sent one by one after it, so that no device ever holds the whole model.
     """
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
@@ -190,22 +194,36 @@ def shard(learner: nn.Module, model: PreTrainedModel, ranks: Ranks, *, precision
         mesh = init_device_mesh(kind, (ranks.size,), mesh_dim_names=("shard",))
     half = precision == "bf16" and kind == "cuda"  # on a CPU autocast does it, as with one rank
     policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if half else MixedPrecisionPolicy()
+    given = ranks.decided(lambda: not without_weights(model))
+    weights = model.state_dict() if given and ranks.first else {}
+    _renew(model, lambda weight: weight.to("meta"))
     for layer in layers_of(model):
         fully_shard(layer, mesh=mesh, mp_policy=policy)
     fully_shard(learner, mesh=mesh, mp_policy=policy)
+    move_to(ranks.device, learner)
+    if given:
+        of_first = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
+        set_model_state_dict(model, weights, options=of_first)
 
 
 def without_weights(model: nn.Module) -> bool:
-    return any(weight.is_meta for weight in model.parameters())
+    return all(weight.is_meta for weight in model.parameters())
 
 
-def move_to(device: torch.device, model: PreTrainedModel) -> None:
+def move_to(device: torch.device, model: nn.Module) -> None:
     """Move a model; weights that it has not (`meta`) get room there, for what will be loaded."""
-    if not without_weights(model):
-        model.to(device)
-        return
-    model._apply(lambda t: torch.empty_like(t, device=device) if t.is_meta else t.to(device))
-    model.tie_weights()  # what was one tensor is one again
+    if without_weights(model):
+        _renew(model, lambda weight: torch.empty_like(weight, device=device))
+    model.to(device)
+
+
+def _renew(model: nn.Module, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    """Put other tensors in the place of the weights; what was one tensor stays one."""
+    new = {weight: nn.Parameter(change(weight.detach()), weight.requires_grad) for weight in model.parameters()}
+    for module in model.modules():
+        for name, weight in module._parameters.items():
+            if weight is not None:
+                module._parameters[name] = new[weight]
 
 
 def layers_of(model: PreTrainedModel) -> list[nn.Module]:

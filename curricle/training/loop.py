@@ -34,7 +34,7 @@ from curricle.training import attention, averaging, checkpoint
 from curricle.training.checkpoint import Saved, Saver
 from curricle.training.distribution import Ranks, layers_of, move_to, shard, without_weights
 from curricle.training.guard import DIVERGED, Guard
-from curricle.training.loss import Learner, note_bends
+from curricle.training.loss import Learner, bends_logits, note_bends
 from curricle.training.metrics import FILE, lines_until
 from curricle.training.optimizer import make_optimizers
 
@@ -100,8 +100,8 @@ def train(
     """Train for `steps` steps, or what is left of them, in `folder` (`metrics.jsonl`, `checkpoints/`).
 
     `evaluate_at` holds steps; 0 is the model as it came. `milestones` are steps whose whole state stays, with its
-    fingerprint. The model may come without weights where the state that it begins at has them. Every rank calls it
-    alike; where any is asked to stop, all save and return before the next step.
+    fingerprint. The model may come without weights where the state that it begins at has them, and on every rank but
+    the first. All call it alike; where any is asked to stop, all save and return before the next step.
     Raises `Diverged` past `recipe.max_skipped` steps that had to be skipped, `NothingToLearn` before the first step
     where a batch of any step would have nothing to learn, `Refused` where a batch cannot be shared out over the ranks.
     """
@@ -117,7 +117,7 @@ def train(
     if begin is not None and begin.verb != "optimizer":
         note_bends(model, checkpoint.describe(begin.place).bends)
     else:
-        assert not without_weights(model), "a model without weights, and nothing to load them from"
+        assert not (ranks.first and without_weights(model)), "a model without weights, and nothing to load them from"
     learner = _ready(model, ranks, how, recipe)
     optimizers = make_optimizers(model, recipe)
     saver = Saver(checkpoints, ranks, keep=how.keep, ahead=bool(how.save_ahead))
@@ -286,7 +286,9 @@ def move(optimizers: list[torch.optim.Optimizer], lr: float) -> None:
 
 def _ready(model: PreTrainedModel, ranks: Ranks, how: Execution, recipe: Recipe) -> Learner:
     """The model on its device, cut over the ranks, compiled where that was asked."""
-    move_to(ranks.device, model)
+    if ranks.size == 1:
+        move_to(ranks.device, model)
+    note_bends(model, ranks.decided(lambda: bends_logits(model)))  # which the others, without weights, cannot see
     _without_dropout(model)
     attention.keep_documents_apart(model, how.attention, ranks.device.type)
     if how.recompute:
