@@ -16,6 +16,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Generator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -42,6 +43,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 KEPT = ("step", "tokens", "loss_nats", "grad_norm", "lr", "tokens_per_second", "data_seconds")
+
+READ_AHEAD = frozenset({"cuda"})
+"""Devices beside which a processor is idle during a step. On a CPU all its cores are in the step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +161,11 @@ def train(
         if saver.busy:
             saving(saver.finish)
 
+    batches = _batches(
+        lambda at: sampler.batch(at * rows + mine.start, at * rows + mine.stop),
+        range(step, steps),
+        ahead=ranks.device.type in READ_AHEAD,
+    )
     model.train()
     try:
         if step in evaluate_at:
@@ -166,7 +175,7 @@ def train(
             model.train()
         while step < steps:
             began = time.perf_counter()
-            batch = sampler.batch(step * rows + mine.start, step * rows + mine.stop).to(ranks.device)
+            batch = next(batches).to(ranks.device)
             waited = time.perf_counter() - began
             # A save that began before the last was written would wait for it.
             due = ranks.first and not saver.busy and time.monotonic() - saved_at > save_every
@@ -230,9 +239,25 @@ def train(
             leave()
         raise
     finally:
+        batches.close()
         saver.close()
         if metrics is not None:
             metrics.close()
+
+
+def _batches(read: Callable[[int], Batch], steps: range, *, ahead: bool) -> Generator[Batch]:
+    """What is read for each step. `ahead` reads the next in a thread, which alone reads then, while one is learnt from;
+    an error of that thread is raised where its batch is asked for."""
+    if not ahead:
+        yield from map(read, steps)
+        return
+    with ThreadPoolExecutor(1) as reader:
+        coming = reader.submit(read, steps.start)
+        for step in steps:
+            batch = coming.result()
+            if step + 1 < steps.stop:
+                coming = reader.submit(read, step + 1)
+            yield batch
 
 
 def update(
