@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from curricle.running import upkeep
-from curricle.store import Held, Store, fingerprint, is_complete, locked, whole_file, whole_folder
+from curricle.store import Held, Store, fingerprint, is_complete, locked, size_of, whole_file, whole_folder
 from curricle.study import Recipe, Refused
 
 plain = st.recursive(
@@ -159,3 +159,10 @@ def test_what_a_killed_process_left_half_written_is_found_once_it_is_old_and_rem
     }
     upkeep.remove(store, list(upkeep.unused(store)))
     assert upkeep.unused(store) == {} and [f.name for f in tmp_path.rglob("*") if f.is_file()] == ["whole.json"]
+
+
+def test_what_is_removed_while_a_folder_is_weighed_counts_nothing(tmp_path):
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "kept").write_bytes(bytes(7))
+    (tmp_path / "gone").symlink_to(tmp_path / "removed")  # listed, and not there when it is asked for
+    assert size_of(tmp_path) == size_of(tmp_path / "deep" / "kept") == 7 and size_of(tmp_path / "none") == 0

@@ -24,7 +24,7 @@ from curricle.running.upkeep import remember
 from curricle.running.work import Message, ending, is_done, work_on
 from curricle.running.workers import Crew, LocalCrew, cores, usual_workers
 from curricle.stopping import asked_to_stop
-from curricle.store import Held, Store, locked
+from curricle.store import Held, Store, locked, size_of
 from curricle.study import Refused
 from curricle.training import metrics
 
@@ -229,8 +229,7 @@ def refuse_small_disk(
 ) -> None:
     """`workers` runs go at once; as many as there are cores where that is not known."""
     store.root.mkdir(parents=True, exist_ok=True)
-    begun = [store.run_folder(run) for run in plan.nodes if run not in finished]
-    there = sum(file.stat().st_size for folder in begun for file in folder.rglob("*") if file.is_file())
+    there = sum(size_of(store.run_folder(run)) for run in plan.nodes if run not in finished)
     wanted = bytes_wanted(plan, finished, keep, workers) - there
     free = shutil.disk_usage(store.root).free
     if wanted > free:

@@ -16,7 +16,7 @@ from typing import Any
 from curricle.planning import Plan
 from curricle.running.preparation import Prepared
 from curricle.running.recall import noted
-from curricle.store import Store, fingerprint, is_complete, locked, read_json, write_json
+from curricle.store import Store, fingerprint, is_complete, locked, read_json, size_of, write_json
 from curricle.study import Refused
 from curricle.studyfile import load_study
 from curricle.training import metrics
@@ -119,13 +119,7 @@ def unused(store: Store) -> dict[str, int]:
     for kind in ("corpora", "tokens", "tokenizers", "states", "digests", "studies", "calibration"):
         left = sorted((store.root / kind).glob(".*.tmp"))
         present += [f"{kind}/{f.name}" for f in left if f.stat().st_mtime < old]
-    sizes = {}
-    for name in present:
-        if name not in kept:
-            place = store.root / name
-            files = [place] if place.is_file() else [f for f in place.rglob("*") if f.is_file()]
-            sizes[name] = sum(f.stat().st_size for f in files)
-    return sizes
+    return {name: size_of(store.root / name) for name in present if name not in kept}
 
 
 def remove(store: Store, names: list[str]) -> None:
