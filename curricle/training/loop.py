@@ -11,16 +11,14 @@ Letters: B rows, T tokens in a row.
 from __future__ import annotations
 
 import contextlib
-import json
 import math
-import os
 import time
 from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import nn
@@ -32,38 +30,18 @@ from curricle.store import sweep
 from curricle.study import Recipe
 from curricle.tokens.sampler import Batch, Sampler
 from curricle.training import attention, averaging, checkpoint
-from curricle.training.checkpoint import Saved, Saver
+from curricle.training.checkpoint import Saved
 from curricle.training.distribution import Ranks, layers_of, move_to, shard, without_weights
 from curricle.training.guard import DIVERGED, Guard
 from curricle.training.loss import Learner, bends_logits, note_bends
-from curricle.training.metrics import FILE, lines_until
 from curricle.training.optimizer import make_optimizers
+from curricle.training.record import Record, Step
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-KEPT = ("step", "tokens", "loss_nats", "grad_norm", "lr", "tokens_per_second", "data_seconds")
-
 READ_AHEAD = frozenset({"cuda"})
 """Devices beside which a processor is idle during a step. On a CPU all its cores are in the step."""
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """What is known after a step. `evaluate` marks the points that were asked for; the last has `final`."""
-
-    step: int
-    tokens: int
-    loss_nats: float
-    grad_norm: float
-    lr: float
-    tokens_per_second: float
-    evaluate: bool
-    final: bool
-    data_seconds: float = 0.0
-    """Of the step's time: waiting for the batch. Saves are beside it, in lines of their own."""
-    skipped: str | None = None
-    """Why the step moved nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,75 +94,54 @@ def train(
     mine = ranks.share(rows)
     at_once = how.at_once(recipe.micro_batch_tokens, ranks.device.type) or recipe.batch_tokens
     micro_rows = max(1, at_once // sampler.row_tokens)
-    checkpoints = folder / "checkpoints"
-    begin = where_to_begin(checkpoints, begin, ranks)
+    begin = where_to_begin(folder / "checkpoints", begin, ranks)
     if begin is not None and begin.verb != "optimizer":
         note_bends(model, checkpoint.describe(begin.place).bends)
     else:
         assert not (ranks.first and without_weights(model)), "a model without weights, and nothing to load them from"
     learner = _ready(model, ranks, how, recipe)
     optimizers = make_optimizers(model, recipe)
-    saver = Saver(checkpoints, ranks, keep=how.keep, ahead=bool(how.save_ahead))
     start = _start(begin, model, optimizers)
-    step = saved = start.step
-    updates, guard = start.optimizer_steps, Guard(recipe.skip_sigma, start.guard)
-    if (barren := _barren(sampler, rows, step, steps)) is not None:
-        raise NothingToLearn(
-            f"step {barren + 1} would have nothing to learn: none of its {rows} rows has a token that carries loss, as "
-            f"inside a prompt of many rows; raise recipe.batch_tokens (now {recipe.batch_tokens:,})"
-        )
-    metrics = _reopen(folder / FILE, step) if ranks.first else None
-    save_every, saved_at = how.save_seconds, time.monotonic()
-
-    def saving(act: Callable[[], None]) -> float:
-        """The seconds that it took. They are no step's, so they have a line of the metrics to themselves."""
-        began = time.perf_counter()
-        act()
-        seconds = time.perf_counter() - began
-        if metrics is not None:
-            _write_line(metrics, {"step": step, "tokens": step * recipe.batch_tokens, "save_seconds": seconds})
-        return seconds
-
-    def save() -> None:
-        nonlocal saved, saved_at, save_every
-        began = time.monotonic()
-        if metrics is not None:
-            os.fsync(metrics.fileno())  # a state that outlives a power cut must find the lines that led to it
-        saver.save(model, optimizers, Saved(step, updates, milestones.get(step), guard.memory(), learner.bends))
-        saved, saved_at = step, time.monotonic()
-        # Saving may take a twentieth of the time; one slow save (a busy disk) says nothing about the ones after it.
-        save_every = max(how.save_seconds, 20 * (saved_at - began))
-
-    def leave() -> None:
-        if step > saved:
-            saving(save)
-        if saver.busy:
-            saving(saver.finish)
-
+    step, updates, guard = start.step, start.optimizer_steps, Guard(recipe.skip_sigma, start.guard)
+    _refuse_barren(sampler, recipe, range(step, steps))
     batches = _batches(
         lambda at: sampler.batch(at * rows + mine.start, at * rows + mine.stop),
         range(step, steps),
         ahead=ranks.device.type in READ_AHEAD,
     )
+    record = Record(folder, model, optimizers, ranks, how, step=step, batch_tokens=recipe.batch_tokens)
+
+    def state() -> Saved:
+        return Saved(step, updates, milestones.get(step), guard.memory(), learner.bends)
+
     model.train()
     try:
         if step in evaluate_at:
             if step == steps:
                 averaging.apply(folder, model, recipe, steps, ranks)
-            yield Step(step, step * recipe.batch_tokens, math.nan, math.nan, 0.0, 0.0, True, step == steps)
+            yield Step(
+                step=step,
+                tokens=step * recipe.batch_tokens,
+                loss_nats=math.nan,
+                grad_norm=math.nan,
+                lr=0.0,
+                tokens_per_second=0.0,
+                evaluate=True,
+                final=step == steps,
+            )
             model.train()
         while step < steps:
             began = time.perf_counter()
             batch = next(batches).to(ranks.device)
             waited = time.perf_counter() - began
-            # A save that began before the last was written would wait for it.
-            due = ranks.first and not saver.busy and time.monotonic() - saved_at > save_every
-            targets, stop, late, written = ranks.summed([batch.targets, asked_to_stop(), due, saver.written()])
-            aside = saving(saver.finish) if written == ranks.size else 0.0
+            targets, stop, due, written = ranks.summed(
+                [batch.targets, asked_to_stop(), record.save_due(), record.written()]
+            )
+            aside = record.finish() if written == ranks.size else 0.0
             if stop:
                 break
-            if late and step > saved:
-                aside += saving(save)
+            if due:
+                aside += record.save(state())
             if step * rows in sampler.turns.ends:
                 guard.new_text()
             torch.manual_seed(_seed_of(sampler.seed, step, ranks.rank))  # for whatever a family may draw
@@ -198,51 +155,42 @@ def train(
             for optimizer in optimizers:
                 optimizer.zero_grad()
             step += 1
-            tokens = rows * sampler.row_tokens
-            rate = tokens / (time.perf_counter() - began - aside)
             now = Step(
-                step,
-                step * tokens,
-                loss,
-                norm,
-                lr,
-                rate,
-                step in evaluate_at,
-                step == steps,
-                waited,
-                objection,
+                step=step,
+                tokens=step * recipe.batch_tokens,
+                loss_nats=loss,
+                grad_norm=norm,
+                lr=lr,
+                tokens_per_second=recipe.batch_tokens / (time.perf_counter() - began - aside),
+                evaluate=step in evaluate_at,
+                final=step == steps,
+                data_seconds=waited,
+                skipped=objection,
             )
-            diverged = None
-            if sum(guard.skipped) > recipe.max_skipped or (now.final and not guard.losses):
-                diverged = (
-                    f"{sum(guard.skipped)} of the last {len(guard.skipped)} steps were skipped, the last at step "
-                    f"{step}: {objection}; lower recipe.learning_rate (now {recipe.learning_rate:g}), or look at the "
-                    f"text with curricle explain"
-                )
-            if metrics is not None:
-                _write(metrics, now, flops_per_token, diverged)
+            diverged = _divergence(guard, recipe, now)
+            record.note(now, flops_per_token, diverged)
             if diverged is not None:
                 raise Diverged(diverged)
             if averaging.due(recipe, step, steps):
-                saving(partial(averaging.keep, folder, model, step, ranks))
+                record.timed(partial(averaging.keep, folder, model, step, ranks))
             if now.evaluate or now.final or step in milestones:
-                saving(save)
-            if (now.evaluate or now.final) and saver.busy:
-                saving(saver.finish)  # an evaluation may be killed: all that came before it must count by then
+                record.save(state())
+            if now.evaluate or now.final:
+                record.finish()  # an evaluation may be killed: all that came before it must count by then
             if now.final and recipe.average is not None:
-                saving(partial(averaging.apply, folder, model, recipe, steps, ranks))
+                record.timed(partial(averaging.apply, folder, model, recipe, steps, ranks))
             yield now
             model.train()
-        leave()
+        record.save(state())
+        record.finish()
     except GeneratorExit:
         if ranks.size == 1:  # many close at different moments, and could not agree on a save
-            leave()
+            record.save(state())
+            record.finish()
         raise
     finally:
         batches.close()
-        saver.close()
-        if metrics is not None:
-            metrics.close()
+        record.close()
 
 
 def _batches(read: Callable[[int], Batch], steps: range, *, ahead: bool) -> Generator[Batch]:
@@ -354,40 +302,31 @@ def _start(begin: Begin | None, model: PreTrainedModel, optimizers: list[torch.o
     return found if begin.verb == "resume" else Saved(0, found.optimizer_steps)
 
 
-def _barren(sampler: Sampler, rows: int, step: int, steps: int) -> int | None:
-    """How many steps come before the first, from `step` on, whose batch has no token that carries loss; None where
-    every batch has one. Better known now than after hours."""
+def _refuse_barren(sampler: Sampler, recipe: Recipe, steps: range) -> None:
+    """Raise `NothingToLearn` where the batch of one of these steps has no token that carries loss. Better known now
+    than after hours."""
     if not sampler.answers_only or all(s.loss is None for supply in sampler.supplies for s in supply.shards):
-        return None
-    for at in range(step, steps):
+        return
+    rows = recipe.batch_tokens // sampler.row_tokens
+    for at in steps:
         if not any(sampler.read(i)[2][1:].any() for i in range(at * rows, (at + 1) * rows)):
-            return at
-    return None
+            raise NothingToLearn(
+                f"step {at + 1} would have nothing to learn: none of its {rows} rows has a token that carries loss, as "
+                f"inside a prompt of many rows; raise recipe.batch_tokens (now {recipe.batch_tokens:,})"
+            )
 
 
 def _seed_of(seed: int, step: int, rank: int) -> int:
     return (seed * 1_000_003 + step) * 4_099 + rank
 
 
-def _write(metrics: Any, now: Step, flops_per_token: float | None, diverged: str | None) -> None:
-    row: dict[str, Any] = {name: getattr(now, name) for name in KEPT}
-    row = {name: v if not isinstance(v, float) or math.isfinite(v) else None for name, v in row.items()}
-    if flops_per_token is not None:
-        row["flops_per_second"] = now.tokens_per_second * flops_per_token
-    if now.skipped is not None:
-        row["guard"] = now.skipped
-    if diverged is not None:
-        row["diverged"] = diverged
-    _write_line(metrics, row)
-
-
-def _write_line(metrics: Any, row: Mapping[str, Any]) -> None:
-    metrics.write(json.dumps(row) + "\n")
-    metrics.flush()
-
-
-def _reopen(file: Path, step: int):
-    """The metrics file, cut back to `step`: what lies after it will be written again."""
-    if file.exists():
-        os.truncate(file, sum(len(line) for line, _ in lines_until(file, step)))
-    return open(file, "a", encoding="utf-8")
+def _divergence(guard: Guard, recipe: Recipe, now: Step) -> str | None:
+    """What there is to say of a run that learns no more; None where it still does. At its end, a run without one loss
+    that is a number is such a run, too."""
+    skipped = sum(guard.skipped)
+    if skipped <= recipe.max_skipped and (guard.losses or not now.final):
+        return None
+    return (
+        f"{skipped} of the last {len(guard.skipped)} steps were skipped, the last at step {now.step}: {now.skipped}; "
+        f"lower recipe.learning_rate (now {recipe.learning_rate:g}), or look at the text with curricle explain"
+    )

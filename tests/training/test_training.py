@@ -26,7 +26,7 @@ from curricle.shapes import Shape
 from curricle.study import Average, Recipe
 from curricle.tokens.sampler import Sampler
 from curricle.tokens.shards import Shard, Supply
-from curricle.training import checkpoint, loop, metrics
+from curricle.training import checkpoint, loop, metrics, record
 from curricle.training.loop import Diverged, NothingToLearn, train, update
 from curricle.training.model import build
 from curricle.training.optimizer import Muon, make_optimizers
@@ -130,7 +130,7 @@ def test_what_was_trained_before_an_evaluation_counts_when_it_begins(tmp_path):
 def test_after_one_slow_save_those_that_follow_are_as_frequent_as_before(tmp_path, monkeypatch):
     """On a clock of our own: a step takes one second, the first save two, and the others none."""
     clock, saves = [0.0], []
-    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: clock[0], perf_counter=time.perf_counter))
+    monkeypatch.setattr(record, "time", SimpleNamespace(monotonic=lambda: clock[0], perf_counter=time.perf_counter))
 
     class SlowAtFirst(checkpoint.Saver):
         def save(self, model, optimizers, saved):
@@ -138,7 +138,7 @@ def test_after_one_slow_save_those_that_follow_are_as_frequent_as_before(tmp_pat
             saves.append(saved.step)
             super().save(model, optimizers, saved)
 
-    monkeypatch.setattr(loop, "Saver", SlowAtFirst)
+    monkeypatch.setattr(record, "Saver", SlowAtFirst)
     model, sampler = make(samples=320)
     how = Execution(save_seconds=5)
     for _ in train(model, sampler, RECIPE, steps=80, evaluate_at=frozenset(), folder=tmp_path, execution=how):
@@ -150,7 +150,7 @@ def test_after_one_slow_save_those_that_follow_are_as_frequent_as_before(tmp_pat
 def test_a_save_does_not_begin_before_the_last_is_written(tmp_path, monkeypatch):
     """On a clock of our own: a write takes ten steps, and a save is due after each step."""
     clock, begun, waits = [0.0], [0], []
-    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: clock[0], perf_counter=time.perf_counter))
+    monkeypatch.setattr(record, "time", SimpleNamespace(monotonic=lambda: clock[0], perf_counter=time.perf_counter))
 
     class Slow(checkpoint.Saver):
         def save(self, model, optimizers, saved):
@@ -161,7 +161,7 @@ def test_a_save_does_not_begin_before_the_last_is_written(tmp_path, monkeypatch)
         def written(self):
             return self.busy and clock[0] - begun[0] >= 10 and super().written() is not None
 
-    monkeypatch.setattr(loop, "Saver", Slow)
+    monkeypatch.setattr(record, "Saver", Slow)
     model, sampler = make(samples=320)
     how = Execution(save_seconds=0.5, save_ahead=True)
     for _ in train(model, sampler, RECIPE, steps=40, evaluate_at=frozenset(), folder=tmp_path, execution=how):
@@ -184,7 +184,9 @@ def test_each_second_of_training_is_noted_once(tmp_path, monkeypatch, ahead):
 
         monkeypatch.setattr(owner, name, slower)
 
-    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: clock[0], perf_counter=lambda: clock[0]))
+    for part in (loop, record):
+        our_own = SimpleNamespace(monotonic=lambda: clock[0], perf_counter=lambda: clock[0])
+        monkeypatch.setattr(part, "time", our_own)
     slow(checkpoint.Saver, "save", checkpoint.Saver.save)
     slow(checkpoint.Saver, "finish", checkpoint.Saver.finish)
     slow(loop, "gradients", loop.gradients)
