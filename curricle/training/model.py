@@ -114,6 +114,7 @@ def load(
         raise Refused(f"{path}: not a checkpoint that transformers reads: {first_line}") from None
     refuse_partial(str(path), found)
     _refuse_unfinite(str(path), model)
+    _note_two_matrices(model)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **settings)
     except Exception as error:  # as in `tokens.tokenizer`
@@ -126,6 +127,14 @@ def load(
         if hasattr(model.config, "quantization_config"):
             del model.config.quantization_config
     return model.eval(), tokenizer
+
+
+def _note_two_matrices(model: PreTrainedModel) -> None:
+    """Where a config says that embedding and head are one and its weights hold two that differ, transformers keeps
+    both. The config has to say so from then on: a copy made by it, and vLLM, would put the one in the other's place."""
+    head = model.get_output_embeddings()
+    if head is not None and head.weight is not model.get_input_embeddings().weight:
+        model.config.tie_word_embeddings = False
 
 
 def _refuse_unfinite(name: str, model: PreTrainedModel) -> None:

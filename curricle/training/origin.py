@@ -138,12 +138,19 @@ def _weight_files(folder: Path) -> list[Path]:
     return sorted({folder / str(part) for part in parts})
 
 
+HEADS = frozenset({"lm_head.weight", "embed_out.weight"})  # as families call the matrix that an embedding may be, too
+
+
 def refuse_partial(name: str, found: Mapping[str, Any]) -> None:
     """Raise `Refused` where transformers would draw weights at random, anew on every rank. `found` is what it says of a
     loading."""
     if lacking := sorted(found["missing_keys"]):
         others = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
-        raise Refused(f"{name}: not a whole causal language model: its weights lack {lacking[0]}{others}")
+        hint = "; where its embedding is its head, config.json must set tie_word_embeddings to true"
+        raise Refused(
+            f"{name}: not a whole causal language model: its weights lack {lacking[0]}{others}"
+            f"{hint if HEADS.issuperset(lacking) else ''}"
+        )
     if unlike := sorted(found["mismatched_keys"]):
         tensor, held, wanted = unlike[0]
         raise Refused(

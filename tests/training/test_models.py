@@ -11,10 +11,11 @@ from verbs import curricle
 
 from curricle.store import Store
 from curricle.study import Refused
+from curricle.studyfile import load_study
 from curricle.training import origin
 from curricle.training.distribution import _copy
 from curricle.training.loss import bends_logits
-from curricle.training.model import begin, load
+from curricle.training.model import begin, export, load
 
 
 def test_a_saved_model_loads_with_its_tokenizer_as_it_was(llama, tokenizer, tmp_path):
@@ -59,6 +60,47 @@ def test_weights_that_lack_a_tensor_are_refused_and_not_drawn_at_random(llama, t
         tokenizer.save_pretrained(folder)
         with pytest.raises(Refused, match=f"not a whole causal language model: its weights lack {lacking}"):
             load(folder)
+
+
+def say_tied(folder, tied):
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"tie_word_embeddings": tied}))
+
+
+@pytest.mark.parametrize("kind", ["Llama", "Qwen2", "GPT2"])
+def test_a_head_that_differs_from_the_embedding_stays_though_the_config_says_that_they_are_one(
+    kind, tokenizer, tmp_path
+):
+    """Wherever it goes: into a run, into the copy that many ranks export, out to a program that heeds the config."""
+    torch.manual_seed(1)
+    config = getattr(transformers, f"{kind}Config")(**SHAPE, tie_word_embeddings=False)
+    saved = transformers.AutoModelForCausalLM.from_config(config)
+    saved.save_pretrained(tmp_path / "saved")
+    tokenizer.save_pretrained(tmp_path / "saved")
+    say_tied(tmp_path / "saved", True)
+    loaded = begin(tmp_path / "saved", None, 0)
+    copy = _copy(loaded, {name: tensor.clone() for name, tensor in loaded.state_dict().items()})
+    export(copy, tokenizer, tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["tie_word_embeddings"] is False
+    for model in (loaded, copy, load(tmp_path / "out")[0]):
+        assert torch.equal(model.get_output_embeddings().weight, saved.get_output_embeddings().weight)
+        assert torch.equal(model.get_input_embeddings().weight, saved.get_input_embeddings().weight)
+
+
+def test_a_head_that_was_not_saved_is_not_drawn_where_the_config_says_that_it_is_one_of_its_own(
+    tokenizer, study_file, tmp_path
+):
+    config = transformers.LlamaConfig(**SHAPE, tie_word_embeddings=True)
+    transformers.LlamaForCausalLM(config).save_pretrained(tmp_path / "checkpoint")
+    tokenizer.save_pretrained(tmp_path / "checkpoint")
+    study = load_study(study_file, ["model={checkpoint: checkpoint, context: 64}", "tokenizer=null"])
+    assert origin.find(study, Store(tmp_path / "store"), False).shape.tied
+    say_tied(tmp_path / "checkpoint", False)
+    said = "its weights lack lm_head.weight; where its embedding is its head, config.json must set tie_word_embeddings"
+    with pytest.raises(Refused, match=f"^model.checkpoint: .*{said}"):
+        origin.find(study, Store(tmp_path / "store"), False)
+    with pytest.raises(Refused, match=said):
+        load(tmp_path / "checkpoint")
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("-inf")])
