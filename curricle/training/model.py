@@ -32,7 +32,7 @@ from curricle.shapes import Shape
 from curricle.store import whole_folder
 from curricle.study import Refused
 from curricle.tokens.tokenizer import why_unread
-from curricle.training.origin import refuse_partial, refuse_unread_gguf, unsaid
+from curricle.training.origin import refuse_partial, refuse_torn_gguf, refuse_unread_gguf, unsaid
 
 # Where a package for it is installed, transformers would keep the weights of a GGUF file packed, and no gradient could
 # move them.
@@ -191,6 +191,7 @@ def _located(path: str, revision: str | None) -> tuple[str, dict[str, Any]]:
     place = Path(path).expanduser()
     if place.suffix == ".gguf":
         refuse_unread_gguf(place, path)
+        refuse_torn_gguf(place, path)
         return str(place.parent), {"gguf_file": place.name}
     if place.is_dir():
         if not (place / "config.json").is_file():

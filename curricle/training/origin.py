@@ -211,6 +211,7 @@ def _convert_beginning(file: Path, folder: Path) -> None:
     """All of a GGUF file but its weights, as a folder that is read like any other."""
     from transformers import AutoTokenizer
 
+    refuse_torn_gguf(file, f"{FIELD}: {file}")
     fault = f"{FIELD}: {file}: not a GGUF file that transformers reads"
     config = _config(str(file.parent), fault, gguf_file=file.name)
     try:
@@ -230,6 +231,17 @@ def refuse_unread_gguf(file: Path, where: str) -> None:
     missing = [package for package in ("gguf", "accelerate") if importlib.util.find_spec(package) is None]
     if missing:
         raise Refused(f"{where}: reading a GGUF file needs {' and '.join(missing)}: pip install 'curricle[gguf]'")
+
+
+def refuse_torn_gguf(file: Path, where: str) -> None:
+    """Raise `Refused` where a GGUF file is not whole. Only its header is read, against the file's length; of a large
+    vocabulary that takes a second or more."""
+    from gguf import GGUFReader
+
+    try:
+        GGUFReader(str(file))
+    except (OSError, ValueError, LookupError) as error:
+        raise Refused(f"{where}: cut short, damaged, or no GGUF file ({_first_line(error)}); fetch it anew") from None
 
 
 def gguf_licence(file: Path) -> str | None:

@@ -310,6 +310,20 @@ def test_a_gguf_file_is_a_checkpoint_of_a_study_and_leaves_as_safetensors(gguf_f
     assert find(study, store, False).fingerprint != origin.fingerprint
 
 
+def test_a_gguf_file_that_is_not_whole_is_refused_before_anything_is_made_of_it(gguf_file, study_file, tmp_path):
+    """Cut at every kind of place: before and in the header, in the tokens, between and in the tensors."""
+    whole, said = gguf_file.read_bytes(), r"tiny\.gguf: cut short, damaged, or no GGUF file \(.+\); fetch it anew$"
+    study = load_study(study_file, ["model={checkpoint: tiny.gguf, context: 64}", "tokenizer=null"])
+    lengths = [0, 3, 4, 7, 8, 23, 24, *range(25, len(whole), len(whole) // 50), len(whole) - 1]
+    for content in (*(whole[:length] for length in lengths), b"PK\3\4" + whole[4:], whole[:4] + b"\x63" + whole[5:]):
+        gguf_file.write_bytes(content)
+        with pytest.raises(Refused, match=f"^model\\.checkpoint: .*{said}"):
+            find(study, Store(tmp_path / "store"), False)
+        with pytest.raises(Refused, match=said):
+            load(gguf_file)
+    assert not list((tmp_path / "store").rglob("config.json"))
+
+
 def test_a_tokenizer_that_is_not_the_gguf_file_s_is_refused(gguf_file, study_file, tokenizer, tmp_path):
     tokenizer.save_pretrained(tmp_path / "other")
     changes = ["model={checkpoint: tiny.gguf, context: 64}", "tokenizer={path: other}"]
