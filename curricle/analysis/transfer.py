@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from curricle.analysis.finding import ACCURACY, LOG_LOSS, LOGITS, THIS_STRATEGY, Finding, Part, join
-from curricle.analysis.rows.cells import Factorial, Row, columns, read_factorial
+from curricle.analysis.rows.cells import Factorial, Row, read_factorial
+from curricle.analysis.rows.columns import known
 from curricle.analysis.rows.compare import holm_adjusted
 from curricle.analysis.statistics.intervals import Estimate, holm
 from curricle.analysis.surface import (
@@ -172,7 +173,7 @@ def measured_pairs(rows: Sequence[Row] | Results) -> list[tuple[str, str]]:
         from curricle.analysis.rows.scores import Benchmark, benchmarks
 
         return [(name, measure) for name in benchmarks(rows) for measure in Benchmark(rows, name).measures]  # type: ignore[arg-type]
-    columns(rows, ["benchmark", "measure"])
+    known(rows, "benchmark", "measure", filled=True)
     return list(dict.fromkeys((row["benchmark"], row["measure"]) for row in rows))
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from curricle.analysis.finding import PERCENT, THESE_WEIGHTS, Finding, Interval, Part, join
-from curricle.analysis.rows.columns import typed
+from curricle.analysis.rows.columns import known, typed
 from curricle.analysis.statistics.intervals import (
     FEWEST_RANKED,
     NEGLIGIBLE,
@@ -187,10 +187,9 @@ def validate(
     """
     if not isinstance(values, Mapping):
         values = {f.subject: f.estimate for f in values if f.question == "value" and f.estimate is not None}
-    measured: dict[str, list[float]] = {}
-    for row in typed(gains, "gain"):
-        if "source" not in row or "gain" not in row:
-            raise Refused(f"gains: no column {'gain' if 'source' in row else 'source'!r}; needed: source, gain")
+    rows, measured = typed(gains, "gain"), dict[str, list[float]]()
+    known(rows, "source", "gain", table="gains")
+    for row in rows:
         measured.setdefault(str(row["source"]), []).append(float(row["gain"]))
     names = [name for name in values if name in measured]
     if len(names) < 3:
@@ -263,10 +262,7 @@ def surprise(rows: Iterable[Row], *, level: float = 0.95) -> Finding:
     tell`.
     """
     given = typed(rows, "size", "complexity", "relevance", "gain")
-    needed = ("size", "seed", "complexity", "relevance", "gain")
-    for column in needed:
-        if not given or column not in given[0]:
-            raise Refused(f"rows: no column {column!r}; needed: {', '.join(needed)}")
+    known(given, "size", "seed", "complexity", "relevance", "gain")
     sizes = sorted({float(row["size"]) for row in given})
     if len(sizes) != 2:
         raise Refused(f"size: {len(sizes)} of them; the test compares two model sizes")

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from curricle.analysis.finding import ACCURACY, BITS_PER_BYTE, THESE_PROBLEMS, Finding, Interval, Part, join
-from curricle.analysis.rows.columns import typed
+from curricle.analysis.rows.columns import known, one_of, typed
 from curricle.analysis.rows.compare import UNITS
 from curricle.analysis.statistics.intervals import holm, student
 from curricle.analysis.statistics.spread import reach, two_way
@@ -126,26 +126,14 @@ def _chosen(
     rows: Sequence[Row], arms: Mapping[str, str], benchmark: str | None, measure: str | None
 ) -> tuple[list[Row], str, str]:
     """The rows of these arms at their ends, on one benchmark in one measure."""
-    if not rows:
-        raise Refused("rows: there are none")
-    for column in NEEDED:
-        if column not in rows[0]:
-            raise Refused(f"rows: no column {column!r}; needed: {', '.join(NEEDED)}")
-    known = {row["strategy"] for row in rows}
+    known(rows, *NEEDED)
     for arm, strategy in arms.items():
-        if strategy not in known:
-            raise Refused(f"{arm}: no rows of the strategy {strategy!r}; {nearest(strategy, known)}")
+        one_of(arm, strategy, (row["strategy"] for row in rows))
     kept = [row for row in rows if row["strategy"] in set(arms.values()) and row.get("final", True)]
-    chosen = []
-    for column, wanted in (("benchmark", benchmark), ("measure", measure)):
-        there = dict.fromkeys(row[column] for row in kept)
-        if wanted is None and len(there) != 1:
-            raise Refused(f"{column}: rows of {', '.join(map(str, there)) or 'none'}; name one")
-        if wanted is not None and wanted not in there:
-            raise Refused(f"{column}: no rows of {wanted!r}; {nearest(wanted, there)}")
-        chosen.append(next(iter(there)) if wanted is None else wanted)
-        kept = [row for row in kept if row[column] == chosen[-1]]
-    return kept, chosen[0], chosen[1]
+    benchmark = one_of("benchmark", benchmark, (row["benchmark"] for row in kept))
+    kept = [row for row in kept if row["benchmark"] == benchmark]
+    measure = one_of("measure", measure, (row["measure"] for row in kept))
+    return [row for row in kept if row["measure"] == measure], benchmark, measure
 
 
 def _table(rows: Sequence[Row], arms: Mapping[str, str], larger_is_better: bool) -> Table:

@@ -100,9 +100,9 @@ def test_seeds_that_an_arm_lacks_are_left_out_and_named():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"whole": "cod"}, "whole: no rows of the strategy 'cod'; did you mean 'code'"),
+        ({"whole": "cod"}, "whole: 'cod' has no rows; did you mean 'code'"),
         ({"taken": {"names": "m"}}, "taken.names: unknown property"),
-        ({"benchmark": "c"}, "benchmark: no rows of 'c'"),
+        ({"benchmark": "c"}, "benchmark: 'c' has no rows"),
     ],
 )
 def test_what_cannot_be_answered_is_refused(change, message):

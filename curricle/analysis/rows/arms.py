@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from curricle.analysis.finding import BITS_PER_BYTE
-from curricle.analysis.rows.columns import typed
+from curricle.analysis.rows.columns import known, numbers, typed
 from curricle.analysis.statistics.intervals import student
 from curricle.analysis.statistics.spread import Spread, spread_crossed, spread_within
 from curricle.study import Refused, nearest
@@ -70,19 +70,12 @@ class Noise(NamedTuple):
         return np.where(uneven_M, np.maximum(half, alone), half)  # of one run there is no spread: 0
 
 
-def checked(rows: Iterable[Row], columns: Sequence[str], numbers: Sequence[str] = ()) -> list[Row]:
+def checked(rows: Iterable[Row], columns: Sequence[str], numeric: Sequence[str] = ()) -> list[Row]:
     """The rows, of which each has these columns, and finite numbers where they are numbers; of a CSV they are read."""
-    found = typed(rows, *numbers)
-    if not found:
-        raise Refused("rows: none were given; give one mapping for each run and evaluation point")
-    for i, row in enumerate(found):
-        for name in (*columns, *numbers):
-            if name not in row:
-                raise Refused(f"rows[{i}].{name}: missing; a row has {', '.join(map(str, row))}")
-        for name in numbers:
-            value = row[name]
-            if isinstance(value, str) or value is None or not math.isfinite(value):
-                raise Refused(f"rows[{i}].{name}: {value!r} is not a finite number")
+    found = typed(rows, *numeric)
+    known(found, *columns)
+    for name in numeric:
+        numbers(found, name)
     return found
 
 

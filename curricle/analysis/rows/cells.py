@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from curricle.analysis.finding import ACCURACY, LOSSES
-from curricle.analysis.rows.columns import typed
+from curricle.analysis.rows.columns import known, one_of, typed
 from curricle.analysis.rows.outcomes import DOSE, outcomes
-from curricle.study import Refused, nearest
+from curricle.study import Refused
 
 if TYPE_CHECKING:
     from curricle.results import Results
@@ -100,7 +100,7 @@ def read_factorial(
     rows = typed(cast(Sequence[Row], rows))
     pair = two(sources)
     named = [*pair, *([filler] if filler else [])]
-    columns(rows, ["seed", "benchmark", "measure", "score", *(DOSE + source for source in named)])
+    known(rows, "seed", "benchmark", "measure", "score", *(DOSE + source for source in named), filled=True)
     if len(set(named)) < len(named):
         raise Refused(f"sources: {', '.join(named)}: two sources and a filler, each named once")
     orders = orders_of(rows, pair)
@@ -131,26 +131,6 @@ def two(sources: Sequence[str]) -> tuple[str, str]:
     if isinstance(sources, str) or len(sources) != 2:
         raise Refused(f"sources: {sources!r}; name the two whose transfer is asked about, such as ('code', 'math')")
     return sources[0], sources[1]
-
-
-def columns(rows: Sequence[Row], needed: Iterable[str]) -> None:
-    if not rows:
-        raise Refused("rows: there are none")
-    for name in needed:
-        missing = sum(row.get(name) is None for row in rows)
-        if missing:
-            raise Refused(
-                f"rows: column {name!r} is missing in {missing:,} of {len(rows):,}; {nearest(name, dict(rows[0]))}"
-            )
-
-
-def one_of(field: str, wanted: str | None, values: Iterable[Any]) -> str:
-    known = list(dict.fromkeys(values))
-    if wanted is None and len(known) > 1:
-        raise Refused(f"{field}: the rows hold {', '.join(map(repr, known))}; name one")
-    if wanted is not None and wanted not in known:
-        raise Refused(f"{field}: {wanted!r} has no rows; {nearest(wanted, known)}")
-    return str(known[0] if wanted is None else wanted)
 
 
 def finite(row: Row, name: str, least: float = -math.inf) -> float:

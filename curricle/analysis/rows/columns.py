@@ -67,14 +67,16 @@ def _number(text: str, name: str, k: int) -> int | float | None:
         raise Refused(f"rows: {name} is {text!r} in row {k}; give a number") from None
 
 
-def known(rows: Sequence[Row], *names: str) -> None:
-    """Refuses rows that lack one of these columns."""
+def known(rows: Sequence[Row], *names: str, filled: bool = False, table: str = "rows") -> None:
+    """Refuses rows that lack one of these columns or, where they are to be `filled`, have nothing in it."""
     if not rows:
-        raise Refused("rows: none; give at least one row")
+        raise Refused(f"{table}: there are none; give at least one")
     for name in names:
         for k, row in enumerate(rows):
             if name not in row:
-                raise Refused(f"rows: no column {name!r} in row {k}; {nearest(name, [str(key) for key in row])}")
+                raise Refused(f"{table}: no column {name!r} in row {k}; {nearest(name, [str(key) for key in row])}")
+            if filled and row[name] is None:
+                raise Refused(f"{table}: {name} is empty in row {k}; give a value, or leave the row out")
 
 
 def numbers(rows: Sequence[Row], name: str, least: float = -math.inf, above: float = -math.inf) -> np.ndarray:
@@ -115,6 +117,16 @@ def chosen(rows: Sequence[Row], **wanted: Hashable) -> list[Row]:
             there = list(dict.fromkeys(str(row[name]) for row in rows))
             raise Refused(f"{name}: {value!r} has no rows; {nearest(str(value), there)}")
     return kept
+
+
+def one_of(field: str, wanted: str | None, values: Iterable[object]) -> str:
+    """The value that is wanted, or the only one that there is; refuses one that is not there, and none of several."""
+    there = list(dict.fromkeys(map(str, values)))
+    if wanted is None and len(there) != 1:
+        raise Refused(f"{field}: the rows hold {', '.join(map(repr, there)) or 'none'}; name one")
+    if wanted is not None and wanted not in there:
+        raise Refused(f"{field}: {wanted!r} has no rows; {nearest(wanted, there)}")
+    return there[0] if wanted is None else wanted
 
 
 def the_one(rows: Sequence[Row], name: str) -> Any:
