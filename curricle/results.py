@@ -80,6 +80,7 @@ STEPS = pa.schema(
         ("save_seconds", pa.float64()),  # after the step, beside its time: in writing checkpoints
         ("evaluation_seconds", pa.float64()),  # after the step, beside its time: in scoring
         ("flops_per_token", pa.float64()),  # of this run's training; also where no row of `runs` says it
+        ("guard", pa.string()),  # why the loss guard kept the step from moving the weights; null where it did not
     ]
 )
 MIXTURES = pa.schema(
@@ -109,7 +110,10 @@ SCORES = pa.schema(
     ]
 )
 # Columns of `steps` that a file may lack:
-NOTED = ("mfu", "data_seconds", "save_seconds", "evaluation_seconds", "flops_per_token")
+NOTED = {
+    **dict.fromkeys(("mfu", "data_seconds", "save_seconds", "evaluation_seconds", "flops_per_token"), "DOUBLE"),
+    "guard": "VARCHAR",
+}
 PROXY = {"proxy_of_tokens": "BIGINT", "proxy_learning_rate": "DOUBLE"}  # columns of `runs` that a file may lack
 MADE = ("kind", "made_from", "take")  # columns of `mixtures` that a file may lack
 SCHEMAS = {"runs": RUNS, "evaluations": EVALUATIONS, "steps": STEPS}
@@ -190,7 +194,7 @@ class Results:
             if not file.exists():
                 raise FileNotFoundError(f"{file}: no such results; `curricle run` writes them")
             table = self._read(file)
-            optional = {"steps": dict.fromkeys(NOTED, "DOUBLE"), "runs": {"arm": "VARCHAR", **PROXY}}.get(name, {})
+            optional = {"steps": NOTED, "runs": {"arm": "VARCHAR", **PROXY}}.get(name, {})
             for column in SCHEMAS[name].names:
                 if column not in table.columns and column not in optional:
                     raise Refused(

@@ -117,6 +117,18 @@ def test_a_run_that_learnt_nothing_before_the_guard_knew_what_is_usual_is_named_
 
 
 @pytest.mark.slow
+def test_a_step_that_the_guard_skipped_is_in_the_results_and_named_at_the_end(folder, verb, monkeypatch):
+    second = lambda guard, *_: "loss nan" if len(guard.skipped) == 1 else None  # noqa: E731
+    monkeypatch.setattr(loop.Guard, "objection", second)
+    code, said, errors = verb("--set", "strategies={code: [code]}")
+    found = "select run, step, guard from steps where guard is not null"
+    (row,) = Results(folder / "runs" / "tiny" / "results").sql(found)
+    assert (row["step"], row["guard"]) == (2, "loss nan")
+    told = f"! {row['run']}, seed 0: the loss guard skipped 1 of its 4 steps; curricle explain {row['run']} --step 2"
+    assert code == 0 and told in said, said + errors
+
+
+@pytest.mark.slow
 def test_what_is_complete_is_reported_before_a_failure_is_told(folder, verb):
     page = folder / "runs" / "tiny" / "report.html"
     for _ in range(2):  # the second trains nothing

@@ -61,26 +61,41 @@ def losses(results: Results) -> list[Row]:
 
 
 def lost(results: Results, vocabulary: int) -> dict[str, str]:
-    """Runs that learnt nothing, each with what to say of it: the mean loss over the last tenth of its steps lies above
-    its first, and above that of a guess that takes each of so many tokens for equally likely. The loss guard cannot
-    see it where the loss rose before it knew what is usual. Neither sign alone would do: a stage may begin where its
-    loss can only rise, and a few steps from fresh weights end near the guess."""
+    """What was lost, by run: all of it, or steps. Of runs that went to their end, each with what to say of it.
+
+    A run learnt nothing where the mean loss over the last tenth of its steps lies above its first, and above that of a
+    guess that takes each of so many tokens for equally likely. The loss guard cannot see it where the loss rose before
+    it knew what is usual. Neither sign alone would do: a stage may begin where its loss can only rise, and a few steps
+    from fresh weights end near the guess. Steps that the guard skipped are counted, and the last of them is named."""
     guess = math.log(vocabulary)
     rows = results.sql(
         """
         WITH ends AS (SELECT s.run, max(step) AS last FROM steps s JOIN runs r ON r.run = s.run
                       GROUP BY s.run HAVING max(tokens) >= max(budget_tokens)),
-        means AS (SELECT run, arg_min(loss_nats, step) AS first, avg(loss_nats) FILTER (step > 0.9 * last) AS loss_nats
-                  FROM steps JOIN ends USING (run) GROUP BY run)
-        SELECT * FROM means WHERE loss_nats > greatest(first, ?) ORDER BY run
+        sums AS (SELECT run, last, arg_min(loss_nats, step) AS first,
+                        avg(loss_nats) FILTER (step > 0.9 * last) AS loss_nats,
+                        count(guard) AS skipped, max(step) FILTER (guard IS NOT NULL) AS skipped_at
+                 FROM steps JOIN ends USING (run) GROUP BY run, last)
+        SELECT *, coalesce(loss_nats > greatest(first, ?), false) AS nothing_learnt FROM sums
+        WHERE nothing_learnt OR skipped > 0 ORDER BY run
         """,
         [guess],
     )
-    return {
-        row["run"]: f"its loss ends at {row['loss_nats']:.2f} nats per token, above its first ({row['first']:.2f}) and "
-        f"above that of a blind guess ({guess:.2f}); lower recipe.learning_rate, or look at its text"
-        for row in rows
-    }
+    found = {}
+    for row in rows:
+        said = []
+        if row["nothing_learnt"]:
+            said.append(
+                f"its loss ends at {row['loss_nats']:.2f} nats per token, above its first ({row['first']:.2f}) and "
+                f"above that of a blind guess ({guess:.2f}); lower recipe.learning_rate, or look at its text"
+            )
+        if row["skipped"]:
+            said.append(
+                f"the loss guard skipped {row['skipped']:,} of its {row['last']:,} steps; "
+                f"curricle explain {row['run']} --step {row['skipped_at']} shows the text of the last"
+            )
+        found[row["run"]] = "; ".join(said)
+    return found
 
 
 def examples(results: Results, benchmark: str, strategy: str, beside: str | None, each: int = 3) -> list[Row]:

@@ -118,6 +118,26 @@ def test_a_run_whose_loss_ends_above_its_first_and_above_a_guess_is_named(small,
     assert f"{risen}: its loss ends at 9.00 nats per token, above its first (5.00) and above that of a" in section
 
 
+def test_steps_that_the_guard_skipped_are_counted_by_run_and_nothing_is_said_where_there_are_none(
+    small, written, tmp_path
+):
+    skipping, left, other = list(small.plan.nodes)[:3]
+    tables = {name: small.results.sql(f"SELECT * FROM {name}") for name in SCHEMAS}
+    for row in tables["steps"]:
+        if row["run"] in {skipping, left} and row["step"] in {2, 5}:
+            row["guard"] = "loss 9 is 7.0 sigma above its last 128"
+    last = small.plan.nodes[left].steps
+    tables["steps"] = [row for row in tables["steps"] if (row["run"], row["step"]) != (left, last)]
+    for name, schema in SCHEMAS.items():
+        write_rows(tmp_path / f"{name}.parquet", tables[name], schema)
+    results, steps = Results(tmp_path), small.plan.nodes[skipping].steps
+    said = f"the loss guard skipped 2 of its {steps:,} steps; curricle explain {skipping} --step 5 shows the text of"
+    assert list(found := queries.lost(results, 512)) == [skipping] and found[skipping].startswith(said)
+    text = text_of(written(tmp_path, small.study, small.plan, results))
+    section = text[text.index("<h2>Training loss</h2>") :].split("</section>")[0]
+    assert f"{skipping}: {said}" in section and other not in section
+
+
 def test_examples_show_solved_and_unsolved_of_the_same_seed(small):
     rows = queries.examples(small.results, "problems", "code first", "from scratch")
     assert [row["correct"] for row in rows] == [True] * 3 + [False] * 3
