@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -13,12 +14,12 @@ from verbs import curricle
 
 from curricle.execution import Execution
 from curricle.results import Results
-from curricle.running import runner
+from curricle.running import runner, standing
 from curricle.running.preparation import make_plan
 from curricle.running.work import Message
 from curricle.running.workers import told
 from curricle.studyfile import load_study
-from curricle.training import loop
+from curricle.training import loop, metrics
 from curricle.training.distribution import Ranks
 
 
@@ -153,6 +154,30 @@ def test_runs_that_break_before_their_first_step_say_why_and_older_results_stay(
     assert code == 1 and "failed: " in errors and "division by zero" in errors, said + errors
     assert "holds results" not in said + errors
     assert [file.read_bytes() for file in files] == before
+
+
+def test_one_command_looks_once_at_every_run_and_its_rows_are_read_once(folder, verb, monkeypatch):
+    looked, ended, read = Counter(), Counter(), Counter()
+
+    def counted(counter, of, work):
+        def call(*given):
+            counter[of(*given)] += 1
+            return work(*given)
+
+        return call
+
+    sweep = ("--set", "stages.math.sweep=[1e-3, 1.0]")
+    verb(*sweep)
+    monkeypatch.setattr(standing, "is_done", counted(looked, lambda _, node: node.run, standing.is_done))
+    monkeypatch.setattr(metrics, "diverged", counted(ended, lambda run: run, metrics.diverged))
+    monkeypatch.setattr(metrics, "lines_until", counted(read, lambda file: file.parent, metrics.lines_until))
+    plan = make_plan(load_study(folder / "tiny.yaml", [sweep[1]]), folder / "runs" / "store")
+    code, _, errors = verb(*sweep)
+    assert code == 0, errors
+    assert looked == Counter(list(plan.nodes))
+    runs = [Path("runs/store/runs") / run for run in plan.nodes]
+    assert ended == Counter(runs)
+    assert read == Counter(run for run in runs if run.exists()), "by whoever gathers"
 
 
 def test_status_names_what_has_diverged_its_step_and_the_command_that_trains_it_on(folder, verb):

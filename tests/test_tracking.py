@@ -121,7 +121,7 @@ def test_under_torchrun_the_first_rank_tracks_every_run_and_the_others_none(serv
     told = [Message("step", run, 512, 2.5, 30_000.0) for run in make_plan(study, tmp_path / "store").nodes]
     monkeypatch.setattr("curricle.training.distribution.Ranks.of_torchrun", lambda: ranks)
     monkeypatch.setattr("curricle.running.runner.first_then_all", lambda ranks, make: make())
-    monkeypatch.setattr("curricle.running.runner.walk_as_rank", lambda *_: iter(told))
+    monkeypatch.setattr("curricle.running.runner.walk_as_rank", lambda *_: (message for message in told))
     monkeypatch.setattr(training, "write_report", lambda *_: None)
     for ranks.first in (False, True):
         assert service.calls == []

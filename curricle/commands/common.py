@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from curricle.execution import Execution
     from curricle.planning import Plan
     from curricle.running.preparation import Prepared
+    from curricle.running.standing import Standing
     from curricle.study import Study
     from curricle.supplied import Packing
 
@@ -236,26 +237,25 @@ def overlong(name: str, packing: Packing | None, context: int) -> list[str]:
     return [told, *(f"  {where}" for where in packing.examples)]
 
 
-def show_plan(
-    console: Console, plan: Plan, prepared: Prepared, done: frozenset[str], left_out: frozenset[str] = frozenset()
-) -> None:
-    """`left_out` are runs that are not done and will not be: no time is planned for them."""
+def show_plan(console: Console, standing: Standing, prepared: Prepared) -> None:
+    """No time is planned for what is done, nor for what will not be."""
     from curricle.progress import doing
     from curricle.report.terminal import plan_view
     from curricle.running.calibration import estimate_seconds, measure
     from curricle.running.runner import cores
 
+    plan, over = standing.plan, standing.finished | standing.left_out
     speed = measure(plan, prepared.store, lambda: doing(console, "measuring how fast this machine is"))
-    console.print(plan_view(plan, done, estimate_seconds(plan, speed, cores(), done | left_out), speed.basis))
-    for line in slow_precision(plan, done | left_out):
+    console.print(plan_view(plan, standing.finished, estimate_seconds(plan, speed, cores(), over), speed.basis))
+    for line in slow_precision(plan, over):
         console.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
-def slow_precision(plan: Plan, settled: frozenset[str]) -> list[str]:
+def slow_precision(plan: Plan, over: frozenset[str]) -> list[str]:
     """What is said where runs that are left to do would be trained here in bf16, and this CPU has none."""
     from curricle.running.calibration import bf16_is_slow_here
 
-    wanted = {node.stage for run, node in plan.nodes.items() if run not in settled and node.recipe.precision == "bf16"}
+    wanted = {node.stage for run, node in plan.nodes.items() if run not in over and node.recipe.precision == "bf16"}
     if not wanted or plan.declared() or not bf16_is_slow_here():
         return []
     own = {stage for stage in wanted if (recipe := plan.study.stages[stage].recipe) and recipe.precision == "bf16"}

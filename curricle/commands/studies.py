@@ -112,6 +112,7 @@ def plan(
     from curricle import tracking
     from curricle.execution import Execution
     from curricle.running import runner
+    from curricle.running.standing import Standing
     from curricle.study import Refused
     from curricle.studyfile import load_study
 
@@ -153,20 +154,19 @@ def plan(
         overrides = [part for s in set or [] for part in ("--set", s)]
         sys.stdout.write(job_script(compiled, job, ["run", study, "--store", str(store), *options, *overrides]))
         return
-    done: frozenset[str] = frozenset()
+    standing = Standing(compiled) if compiled.declared() else Standing.seen(compiled, prepared)
     if not compiled.declared():
-        done = runner.done(compiled, prepared)
-        runner.refuse_small_disk(compiled, prepared.store, done)
+        runner.refuse_small_disk(compiled, prepared.store, standing.finished)
     if as_json:
         from curricle.running.calibration import estimate_seconds, measure
 
         speed = measure(compiled, prepared.store)
-        seconds = estimate_seconds(compiled, speed, runner.cores(), done)
-        print_json({**compiled.to_json(done), "seconds_here": seconds, "seconds_basis": speed.basis})
+        seconds = estimate_seconds(compiled, speed, runner.cores(), standing.finished | standing.left_out)
+        print_json({**compiled.to_json(standing.finished), "seconds_here": seconds, "seconds_basis": speed.basis})
     elif why is not None:
         _explain_run(console, compiled, prepared, why)
     else:
-        show_plan(console, compiled, prepared, done)
+        show_plan(console, standing, prepared)
 
 
 def _explain_run(console: Console, plan: Plan, prepared: Prepared, why: str) -> None:
@@ -192,18 +192,20 @@ def _explain_run(console: Console, plan: Plan, prepared: Prepared, why: str) -> 
 def status(study: StudyArgument = "code-first", store: StoreOption = STORE, set: Set = None) -> None:
     """Show which runs of a study are done, begun or waiting, and which have diverged."""
     from curricle.report.listing import status_view
-    from curricle.running import gathering, runner
+    from curricle.running import gathering
+    from curricle.running.standing import Standing
     from curricle.studyfile import load_study
 
     console = make_console()
     compiled, prepared = planned(load_study(study, set or []), store, console)
-    missing = gathering.missing(compiled, prepared)
+    standing = Standing.seen(compiled, prepared)
+    missing = gathering.missing(compiled, prepared, standing.diverged)
     not_to_be = {run: why for run, why in missing.items() if why != gathering.NOT_YET}
     reached = gathering.reached(compiled, prepared)
-    console.print(status_view(compiled, reached, runner.done(compiled, prepared), not_to_be))
+    console.print(status_view(compiled, reached, standing.finished, not_to_be))
     for run, why in not_to_be.items():
         console.print(f"✗ {run}, seed {compiled.nodes[run].seed}: {why}", markup=False, soft_wrap=True)
-    for run in gathering.settled(compiled, prepared):
+    for run in standing.diverged:
         again = f"{command_of(study, None, store, set)} --again {run}"
         console.print(f"to train it on: {again}", markup=False, soft_wrap=True)
 

@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 
     from curricle.execution import Execution
     from curricle.planning import Plan
-    from curricle.results import Results
     from curricle.running.preparation import Prepared
+    from curricle.running.standing import Standing
     from curricle.store import Store
     from curricle.study import Study
 
@@ -165,52 +165,40 @@ def run_with_workers(
     from curricle.progress import Reading, Training
     from curricle.running import cluster, runner
     from curricle.running import workers as crews
-    from curricle.stopping import obeyed_at_once
+    from curricle.running.standing import Standing
+    from curricle.stopping import asked_to_stop, obeyed_at_once
     from curricle.tracking import Tracker, tracked
 
     refuse_unwritable("--out", folder)
     refuse_unwritable("--store", store)
     console = make_console()
     through = runner.remote_store(remote, on)  # refused before anything is prepared
-    if on is None:
-        crews.refuse_few_gpus(workers or crews.usual_workers(execution), execution)
-    else:
+    at_once = workers or (None if on else crews.usual_workers(execution))
+    if at_once is not None:
+        crews.refuse_few_gpus(at_once, execution)
+    if on is not None:
         cluster.needs(execution)
     with cluster.reached(on, workers) if on else nullcontext(), obeyed_at_once():  # Ray has a SIGTERM of its own
         plan, prepared = planned(study, store, console)
         runner.refuse_declared(plan)
         runner.refuse_uneven(plan, execution)
         runner.try_again(plan, prepared, again, through)
-        done = runner.done(plan, prepared)
-        left_out = runner.left_out(plan, prepared)
-        show_plan(console, plan, prepared, done, left_out)
+        standing = Standing.seen(plan, prepared)
+        show_plan(console, standing, prepared)
+        runner.make_ready(standing, prepared, folder, execution, at_once, remote, Reading(console))
         # What a cluster's nodes do at best was not measured here.
         peaks = None if on else peaks_of_a_run(prepared.store, workers or crews.usual_workers(execution), execution)
-        training = Training(console, plan, done, peaks, left_out)
+        training = Training(console, plan, standing.finished, peaks, standing.left_out)
         say = lambda text: console.print(text, markup=False, soft_wrap=True)  # noqa: E731
         tracker = Tracker(track, plan, say) if track is not None else None
-        with training.shown(), tracker or nullcontext():
-            failed: runner.Failed | None = None
-            results: Results | None
-            try:
-                results = runner.run(
-                    plan,
-                    store=prepared.store,
-                    out=folder,
-                    workers=workers,
-                    on=on,
-                    remote=remote,
-                    execution=execution,
-                    watch=Reading(console),
-                    show=tracked(training, tracker, training.mfu) if tracker else training,
-                    prepared=prepared,
-                )
-            except runner.Failed as failure:
-                failed, results = failure, failure.results
-    if results is not None:
-        write_report(console, plan, prepared, results, folder, command, failed.failures if failed else None)
-    if failed is not None:
-        raise failed
+        with training.shown(), tracker or nullcontext(), asked_to_stop() as interrupted:
+            show = tracked(training, tracker, training.mfu) if tracker else training
+            said = runner.walk(standing, prepared, execution, interrupted, workers=workers, on=on, remote=through)
+            failures = runner.shown(said, show)
+    results = runner.gathered(plan, prepared, folder / "results", failures)
+    write_report(console, plan, prepared, results, folder, command, failures)
+    if runner.is_failure(plan, failures):
+        raise runner.Failed(failures)
 
 
 def peaks_of_a_run(store: Store, workers: int, execution: Execution) -> dict[str, float] | None:
@@ -246,8 +234,8 @@ def run_as_rank(
     import torch
 
     from curricle.progress import Reading, Training
-    from curricle.running import runner, upkeep
-    from curricle.running.preparation import write_streams
+    from curricle.running import runner
+    from curricle.running.standing import Standing
     from curricle.stopping import asked_to_stop
     from curricle.study import Refused
     from curricle.tracking import Tracker, refuse_missing, tracked
@@ -258,7 +246,7 @@ def run_as_rank(
     console = make_console(quiet=not ranks.first)
     execution = replace(execution, ranks=ranks.size)
 
-    def prepare() -> tuple[Plan, Prepared, frozenset[str]]:
+    def prepare() -> tuple[Prepared, Standing]:
         if track is not None and ranks.first:
             refuse_missing(track)
         if ranks.first:
@@ -269,40 +257,35 @@ def run_as_rank(
         runner.refuse_uneven(plan, execution)
         if ranks.first:
             runner.try_again(plan, prepared, again)
-        done = runner.done(plan, prepared)
+        standing = Standing.seen(plan, prepared)
         if ranks.first:
-            runner.refuse_small_disk(plan, prepared.store, done, execution.keep, workers=1)
-            upkeep.remember(plan, prepared, folder)
-            write_streams(prepared, plan, Reading(console))
-            show_plan(console, plan, prepared, done, runner.left_out(plan, prepared))
-        return plan, prepared, done
+            show_plan(console, standing, prepared)
+            runner.make_ready(standing, prepared, folder, execution, 1, watch=Reading(console))
+        return prepared, standing
 
-    failed = runner.Failed({})
     try:
-        plan, prepared, done = runner.first_then_all(ranks, prepare)
+        prepared, standing = runner.first_then_all(ranks, prepare)
+        plan = standing.plan
         with asked_to_stop() as interrupted, left_together(interrupted):
             peaks = _peaks_of_ranks(prepared.store, torch.get_num_threads(), ranks.size)
-            training = Training(console, plan, done, peaks, runner.left_out(plan, prepared))
+            training = Training(console, plan, standing.finished, peaks, standing.left_out)
             say = lambda text: console.print(text, markup=False, soft_wrap=True)  # noqa: E731
             tracker = Tracker(track, plan, say) if track is not None and ranks.first else None
             show = tracked(training, tracker, training.mfu) if tracker else training
             with training.shown(), tracker or nullcontext():
-                for message in runner.walk_as_rank(plan, prepared, ranks, execution, interrupted):
-                    show(message)
-    except runner.Failed as failure:
-        failed = failure
+                failures = runner.shown(runner.walk_as_rank(standing, prepared, ranks, execution, interrupted), show)
     except (Refused, runner.Interrupted, KeyboardInterrupt) as error:  # on every rank alike: one says it
         if ranks.first:
             raise
         raise typer.Exit(2 if isinstance(error, Refused) else 130) from None
     if ranks.first:
         with suppress(runner.Failed):  # said below, together with the other ranks
-            results = runner.gathered(plan, prepared, folder / "results", failed.failures)
-            write_report(console, plan, prepared, results, folder, command, failed.failures)
-    broken = ranks.decided(lambda: runner.is_failure(plan, prepared, failed.failures))
+            results = runner.gathered(plan, prepared, folder / "results", failures)
+            write_report(console, plan, prepared, results, folder, command, failures)
+    broken = ranks.decided(lambda: runner.is_failure(plan, failures))
     ranks.leave()  # together and after the report: torchrun ends all ranks when one leaves with a failure
     if broken:
-        raise failed if ranks.first else typer.Exit(1)
+        raise runner.Failed(failures) if ranks.first else typer.Exit(1)
 
 
 def report(
@@ -313,6 +296,7 @@ def report(
 ) -> None:
     """Write the report of what is done so far; nothing is trained."""
     from curricle.running import gathering, runner
+    from curricle.running.standing import diverged
     from curricle.studyfile import load_study
 
     console = make_console()
@@ -322,7 +306,8 @@ def report(
     compiled, prepared = planned(loaded, store, console)
     runner.refuse_declared(compiled)
     results = gathering.gather(compiled, prepared, folder / "results")
-    write_report(console, compiled, prepared, results, folder, command_of(study, out, store, set))
+    command = command_of(study, out, store, set)
+    write_report(console, compiled, prepared, results, folder, command, diverged(compiled, prepared))
 
 
 def write_report(
@@ -332,9 +317,10 @@ def write_report(
     results: Any,
     folder: Path,
     command: str,
-    failures: Mapping[str, str] | None = None,
+    failures: Mapping[str, str],
 ) -> None:
-    """Findings, page and the summary on the screen; which runs are missing, and why. `failures` are this session's."""
+    """Findings, page and the summary on the screen; which runs are missing, and why. `failures` are this session's, and
+    what has diverged."""
     from curricle import analysis
     from curricle.progress import doing, time_line
     from curricle.report import page, queries

@@ -14,11 +14,11 @@ from curricle.results import Results
 from curricle.running.calibration import peak_of
 from curricle.running.preparation import Prepared
 from curricle.running.receipt import sessions
+from curricle.running.standing import ancestor
 from curricle.running.work import ending, evaluation_file, evaluation_files
 from curricle.store import Store, read_json
 from curricle.study import Counterfactual, Refused, Source
 from curricle.training import metrics
-from curricle.training.guard import DIVERGED
 
 NOT_YET = "not done yet"
 PEAK_IS_OF = ("device", "cpu", "threads", "torch", "ranks")  # of a session
@@ -27,7 +27,7 @@ TIMED = ("tokens_per_second", "mfu", "data_seconds", "save_seconds")
 
 def reached(plan: Plan, prepared: Prepared) -> dict[str, int]:
     """Tokens that each run of the plan has been trained on, by its metrics."""
-    return {run: (_steps(prepared.store, node) or [{"tokens": 0}])[-1]["tokens"] for run, node in plan.nodes.items()}
+    return {run: metrics.tokens(prepared.store.run_folder(run)) for run in plan.nodes}
 
 
 def gather(plan: Plan, prepared: Prepared, folder: Path, *, reported: Path | None = None) -> Results:
@@ -39,7 +39,12 @@ def gather(plan: Plan, prepared: Prepared, folder: Path, *, reported: Path | Non
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    steps = {run: _steps(prepared.store, node) for run, node in plan.nodes.items()}
+    steps, diverged = {}, set()
+    for run, node in plan.nodes.items():
+        noted = metrics.read(prepared.store.run_folder(run))
+        steps[run] = _steps(prepared.store, node, noted)
+        if noted and "diverged" in noted[-1]:
+            diverged.add(run)
     files = [
         evaluation_file(prepared, prepared.store.run_folder(run), node.tokens_at(step), name)
         for run, node in plan.nodes.items()
@@ -64,23 +69,16 @@ def gather(plan: Plan, prepared: Prepared, folder: Path, *, reported: Path | Non
     rows.write_table(
         folder / "evaluations.parquet", pa.concat_tables(tables) if tables else rows.EVALUATIONS.empty_table()
     )
-    best = best_arms(plan, pa.concat_tables(tables), settled(plan, prepared)) if tables else {}
+    best = best_arms(plan, pa.concat_tables(tables), diverged) if tables else {}
     rows.write_rows(folder / "mixtures.parquet", _mixture_rows(plan), rows.MIXTURES)
     rows.write_rows(folder / "runs.parquet", _run_rows(plan, steps, best), rows.RUNS)
     return Results(folder)
 
 
-def settled(plan: Plan, prepared: Prepared) -> dict[str, str]:
-    """Runs that have diverged, each with that word and what it said. They have ended as they are: they would only do so
-    again."""
-    found = {run: metrics.diverged(prepared.store.run_folder(run)) for run in plan.nodes}
-    return {run: f"{DIVERGED}: {said}" for run, said in found.items() if said is not None}
-
-
-def missing(plan: Plan, prepared: Prepared, failures: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Every run that the results do not hold to its end, and why. `failures` are those of this session."""
-    said = {run: ending(text.strip().splitlines()[-1]) for run, text in (failures or {}).items()}
-    said |= settled(plan, prepared)
+def missing(plan: Plan, prepared: Prepared, failures: Mapping[str, str]) -> dict[str, str]:
+    """Every run that the results do not hold to its end, and why. `failures` are those of this session, where there was
+    one, and what has diverged."""
+    said = {run: ending(text.strip().splitlines()[-1]) for run, text in failures.items()}
     found = {}
     for run, node in plan.nodes.items():
         if run in said:
@@ -89,15 +87,6 @@ def missing(plan: Plan, prepared: Prepared, failures: Mapping[str, str] | None =
             before = ancestor(plan, node, said)
             found[run] = NOT_YET if before is None else f"not possible: it begins from {before}"
     return found
-
-
-def ancestor(plan: Plan, node: Node, runs: Collection[str]) -> str | None:
-    """The nearest of these runs that a run follows."""
-    while node.parent is not None:
-        if node.parent in runs:
-            return node.parent
-        node = plan.nodes[node.parent]
-    return None
 
 
 def arms_left(plan: Plan, diverged: Collection[str]) -> dict[str, list[str]]:
@@ -128,8 +117,7 @@ def best_arms(plan: Plan, evaluations: Any, diverged: Collection[str] = ()) -> d
     return found
 
 
-def _steps(store: Store, node: Node) -> list[dict[str, Any]]:
-    noted = metrics.read(store.run_folder(node.run))
+def _steps(store: Store, node: Node, noted: list[dict[str, Any]]) -> list[dict[str, Any]]:
     peak = _peak_flops(store, store.run_folder(node.run), node)
     return rows.step_rows(noted, run=node.run, stage=node.stage, seed=node.seed, peak_flops=peak)
 

@@ -86,9 +86,9 @@ def _where_its_weights_are(store: Store, run: str) -> str:
 
 def _tokens(store: Store, run: str) -> tuple[int, int]:
     """How far a run that has begun has come, and its budget."""
-    lines = metrics.read(store.run_folder(run))
-    reached = max((line.get("tokens", 0) for line in lines), default=0)
-    return reached, read_json(store.run_folder(run) / "run.json")["identity"]["budget_tokens"]
+    return metrics.tokens(store.run_folder(run)), read_json(store.run_folder(run) / "run.json")["identity"][
+        "budget_tokens"
+    ]
 
 
 def export(store: Store, name: str, folder: Path, remote: Remote | None = None) -> None:

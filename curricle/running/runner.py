@@ -8,20 +8,21 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from curricle.execution import Execution
-from curricle.node import Node, averaged_steps
+from curricle.node import averaged_steps
 from curricle.planning import Plan
 from curricle.remote import Remote
 from curricle.results import Results
 from curricle.running import cluster, transfer
-from curricle.running.gathering import ancestor, arms_left, gather, settled
+from curricle.running.gathering import arms_left, gather
 from curricle.running.preparation import Prepared, Watch, prepare, write_streams
+from curricle.running.standing import Standing, ancestor, diverged
 from curricle.running.upkeep import remember
-from curricle.running.work import Message, ending, is_done, work_on
+from curricle.running.work import Message, ending, says_diverged, work_on
 from curricle.running.workers import Crew, LocalCrew, cores, usual_workers
 from curricle.stopping import asked_to_stop
 from curricle.store import Held, Store, locked, size_of
@@ -81,32 +82,88 @@ def run(
     refuse_uneven(plan, how)
     if on is not None:
         cluster.needs(how)  # for what it refuses
+    folder = Path(out) if out is not None else Path("runs") / plan.study.name
     with cluster.reached(on, workers) if on is not None else nullcontext():
         prepared = prepared or prepare(plan.study, place, *([watch] if watch else []))
-        refuse_small_disk(plan, place, done(plan, prepared), how.keep, workers or (None if on else usual_workers(how)))
         if prepared.catalogue != plan.catalogue:
             raise Refused("the sources have changed since the plan was made; make the plan again")
-        folder = Path(out) if out is not None else Path("runs") / plan.study.name
-        remember(plan, prepared, folder, remote)
-        write_streams(prepared, plan, *([watch] if watch else []))
-        failures: Mapping[str, str] = settled(plan, prepared)
+        standing = Standing.seen(plan, prepared)
+        make_ready(standing, prepared, folder, how, workers or (None if on else usual_workers(how)), remote, watch)
         with asked_to_stop() as interrupted:
-            try:
-                if through is not None:
-                    _execute_afar(plan, prepared, through, how, workers, interrupted, show)
-                elif left := left_to_do(plan, done(plan, prepared), failures):
-                    if on is not None:
-                        crew: Crew = cluster.RayCrew(prepared, how, workers=workers, queued=on != "local")
-                    else:
-                        crew = LocalCrew(prepared, workers or usual_workers(how), how, len(left))
-                    for message in execute(plan, prepared, crew, interrupted, done(plan, prepared), failures):
-                        show(message)
-            except Failed as failure:
-                failures = failure.failures
+            said = walk(standing, prepared, how, interrupted, workers=workers, on=on, remote=through)
+            failures = shown(said, show)
     results = gathered(plan, prepared, folder / "results", failures)
-    if is_failure(plan, prepared, failures):
+    if is_failure(plan, failures):
         raise Failed(failures, results)
     return results
+
+
+def make_ready(
+    standing: Standing,
+    prepared: Prepared,
+    folder: Path,
+    how: Execution,
+    workers: int | None,
+    remote: str | None = None,
+    watch: Watch | None = None,
+) -> None:
+    """What comes before the first run, so many of which go at once: room on the disk, a reference in the store to what
+    this study needs of it, and its generated text."""
+    refuse_small_disk(standing.plan, prepared.store, standing.finished, how.keep, workers)
+    remember(standing.plan, prepared, folder, remote)
+    write_streams(prepared, standing.plan, *([watch] if watch else []))
+
+
+def walk(
+    standing: Standing,
+    prepared: Prepared,
+    how: Execution,
+    interrupted: Callable[[], bool],
+    *,
+    workers: int | None = None,
+    on: str | None = None,
+    remote: Remote | None = None,
+) -> Generator[Message]:
+    """Everything that is said while what is left is done, by processes of this machine or on a cluster. With a `remote`
+    store these do not see this machine's: inputs go there, rows come from it. Raises what `execute` does."""
+    plan = standing.plan
+    if remote is not None:
+        transfer.refuse_outside(prepared)
+        transfer.push_inputs(remote, prepared, plan)
+        standing = _standing_afar(plan, prepared, remote)
+    try:
+        if standing.left:
+            if on is not None:
+                url = remote.url if remote else None
+                crew: Crew = cluster.RayCrew(prepared, how, workers=workers, remote=url, queued=on != "local")
+            else:
+                crew = LocalCrew(prepared, workers or usual_workers(how), how, len(standing.left))
+            yield from execute(standing, crew, interrupted)
+        elif standing.diverged:
+            raise Failed(standing.diverged)
+    finally:
+        if remote is not None:
+            for run in plan.nodes:
+                transfer.pull_rows(remote, prepared, run)
+
+
+def _standing_afar(plan: Plan, prepared: Prepared, remote: Remote) -> Standing:
+    """By what the remote store has; the rows of what is not done there come here, for they say what has diverged."""
+    finished = frozenset(run for run, node in plan.nodes.items() if transfer.done(remote, prepared, node))
+    for run in plan.nodes.keys() - finished:
+        transfer.pull_rows(remote, prepared, run)
+    return Standing(plan, finished, diverged(plan, prepared))
+
+
+def shown(said: Generator[Message], show: Show) -> Mapping[str, str]:
+    """Show what is said to its end: what went wrong, by run, those among them that had diverged before."""
+    with closing(said):  # whatever happens here, what is begun is saved now
+        try:
+            for message in said:
+                show(message)
+        except Failed as failure:
+            return failure.failures
+    return {}
 
 
 def gathered(plan: Plan, prepared: Prepared, folder: Path, failures: Mapping[str, str]) -> Results:
@@ -120,39 +177,26 @@ def gathered(plan: Plan, prepared: Prepared, folder: Path, failures: Mapping[str
         raise
 
 
-def is_failure(plan: Plan, prepared: Prepared, failures: Mapping[str, str]) -> bool:
+def is_failure(plan: Plan, failures: Mapping[str, str]) -> bool:
     """Whether what broke leaves the study without something that it asks for. That a learning rate is too high is an
     answer of its sweep, as long as another rate of the strategy goes to its end."""
-    diverged = settled(plan, prepared)
-    return any(run not in diverged for run in failures) or not all(arms_left(plan, diverged).values())
-
-
-def left_to_do(plan: Plan, finished: frozenset[str], broken: Mapping[str, str]) -> list[Node]:
-    """The runs that are not done and neither broken nor after one that is."""
-    return [
-        node
-        for run, node in plan.nodes.items()
-        if run not in finished and run not in broken and ancestor(plan, node, broken) is None
-    ]
-
-
-def left_out(plan: Plan, prepared: Prepared) -> frozenset[str]:
-    """The runs that are not done and will not be: those that have diverged, and what begins from them."""
-    finished = done(plan, prepared)
-    return frozenset(plan.nodes) - finished - {node.run for node in left_to_do(plan, finished, settled(plan, prepared))}
+    wild = {run for run, text in failures.items() if says_diverged(text)}
+    return wild != failures.keys() or not all(arms_left(plan, wild).values())
 
 
 def try_again(plan: Plan, prepared: Prepared, names: Sequence[str], remote: Remote | None = None) -> None:
     """Let runs that have diverged be trained on, from their last checkpoints. Raises `Refused` for a name, which may be
     shortened, that is none of theirs, and `Held`."""
-    if remote is not None and names:
+    if not names:
+        return
+    if remote is not None:
         for run in plan.nodes:
             transfer.pull_rows(remote, prepared, run)
-    diverged = settled(plan, prepared)
+    wild = diverged(plan, prepared)
     for name in names:
-        runs = [run for run in diverged if run.startswith(name)]
+        runs = [run for run in wild if run.startswith(name)]
         if len(runs) != 1:
-            known = f"those are {', '.join(diverged)}" if diverged else "none has"
+            known = f"those are {', '.join(wild)}" if wild else "none has"
             raise Refused(f"--again {name}: {'several runs' if runs else 'no run'} of this study diverged so; {known}")
         folder = prepared.store.run_folder(runs[0])
         with locked(folder, runs[0]):
@@ -166,39 +210,6 @@ def remote_store(url: str | None, on: str | None) -> Remote | None:
     if url is not None and on is None:
         raise Refused("--remote: goes with --on; workers of this machine share its --store")
     return None if url is None else Remote(url)
-
-
-def _execute_afar(
-    plan: Plan,
-    prepared: Prepared,
-    remote: Remote,
-    how: Execution,
-    workers: int | None,
-    interrupted: Callable[[], bool],
-    show: Show,
-) -> None:
-    """The same where workers do not see this machine's store: inputs go to the remote one, rows come from it."""
-    transfer.refuse_outside(prepared)
-    transfer.push_inputs(remote, prepared, plan)
-    finished = frozenset(run for run, node in plan.nodes.items() if transfer.done(remote, prepared, node))
-    try:
-        for run in plan.nodes.keys() - finished:
-            transfer.pull_rows(remote, prepared, run)  # whether it has diverged
-        broken = settled(plan, prepared)
-        if left_to_do(plan, finished, broken):
-            crew = cluster.RayCrew(prepared, how, workers=workers, remote=remote.url)
-            for message in execute(plan, prepared, crew, interrupted, finished, broken):
-                show(message)
-        elif broken:
-            raise Failed(broken)
-    finally:
-        for run in plan.nodes:
-            transfer.pull_rows(remote, prepared, run)
-
-
-def done(plan: Plan, prepared: Prepared) -> frozenset[str]:
-    """The plan's runs of which nothing is left to do."""
-    return frozenset(run for run, node in plan.nodes.items() if is_done(prepared, node))
 
 
 def refuse_declared(plan: Plan) -> None:
@@ -239,26 +250,18 @@ def refuse_small_disk(
         )
 
 
-def execute(
-    plan: Plan,
-    prepared: Prepared,
-    crew: Crew,
-    interrupted: Callable[[], bool],
-    done_before: frozenset[str],
-    broken: Mapping[str, str] | None = None,
-) -> Iterator[Message]:
+def execute(standing: Standing, crew: Crew, interrupted: Callable[[], bool]) -> Generator[Message]:
     """Everything the crew says, until all runs are done. Runs that another driver works on are waited for. A run that
-    fails, or is `broken` already, takes only those with it that begin from it: one arm that diverges must not keep the
+    fails, or has diverged before, takes only those with it that begin from it: one arm that diverges must not keep the
     others from their end.
     """
-    finished = set(done_before)
-    waiting = left_to_do(plan, done_before, broken or {})
+    plan, finished, waiting = standing.plan, set(standing.finished), standing.left
     ahead = _work_ahead(plan)
     waiting.sort(key=lambda node: -ahead[node.run])  # the longest chain first, so that none is left alone at the end
     held: dict[str, float] = {}  # by run, when to ask again
     reached: dict[str, int] = {}  # by run, its tokens so far
     left: dict[str, int] = {}  # by run that was left without being asked to, its tokens then
-    failed = dict(broken or {})  # by run, what happened
+    failed = dict(standing.diverged)  # by run, what happened
     stopping = False
     try:
         while waiting or crew.busy:
@@ -322,14 +325,16 @@ def first_then_all(ranks: Ranks, make: Callable[[], Made]) -> Made:
 
 
 def walk_as_rank(
-    plan: Plan, prepared: Prepared, ranks: Ranks, execution: Execution, interrupted: Callable[[], bool]
-) -> Iterator[Message]:
+    standing: Standing, prepared: Prepared, ranks: Ranks, execution: Execution, interrupted: Callable[[], bool]
+) -> Generator[Message]:
     """The same under torchrun: every rank walks through the runs in one order, all of them on each run together."""
     from curricle.training.loop import Diverged, NothingToLearn
 
-    finished = ranks.decided(lambda: done(plan, prepared))
-    failed: dict[str, str] = ranks.decided(lambda: settled(plan, prepared))
-    for node in left_to_do(plan, finished, failed):
+    plan = standing.plan
+    # Another driver may have done something between one rank's look and another's.
+    agreed = Standing(plan, *ranks.decided(lambda: (standing.finished, standing.diverged)))
+    failed = dict(agreed.diverged)
+    for node in agreed.left:
         run = node.run
         if ancestor(plan, node, failed) is not None:
             continue

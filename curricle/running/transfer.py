@@ -11,6 +11,7 @@ import os
 import stat
 from collections.abc import Iterable
 from contextlib import suppress
+from io import BytesIO
 from pathlib import Path
 
 from curricle.node import Node
@@ -237,7 +238,7 @@ def _pull_records(remote: Remote, store: Store, run: str) -> None:
 def _counts(one: bytes, other: bytes) -> bool:
     """Whether of two sessions' metrics of a run the one takes the place of the other: where it reaches as far, or ended
     by diverging, which a run that is tried again may do earlier than before."""
-    return metrics.divergence(one) is not None or metrics.reach(one) >= metrics.reach(other)
+    return metrics.divergence(BytesIO(one)) is not None or metrics.reach(one) >= metrics.reach(other)
 
 
 def _metrics(remote: Remote, store: Store, run: str) -> tuple[bytes, bytes]:

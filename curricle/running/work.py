@@ -57,7 +57,11 @@ class Message:
 def ending(text: str) -> str:
     """How a run ended that went wrong: what its worker said, after the word for it. A run that has diverged did not
     fail: it would only do so again."""
-    return text if text.startswith(f"{DIVERGED}: ") else f"failed: {text}"
+    return text if says_diverged(text) else f"failed: {text}"
+
+
+def says_diverged(text: str) -> bool:
+    return text.startswith(f"{DIVERGED}: ")
 
 
 def evaluation_file(prepared: Prepared, run: Path, tokens: int, name: str) -> Path:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+import os
+from collections import deque
 from collections.abc import Iterable, Iterator
 from io import BytesIO
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from curricle.store import whole_file
 
 FILE = "metrics.jsonl"
+LAST_BYTES = 4096  # of a file: a few steps, or an evaluation of many sources
 
 
 def whole_lines(file: Iterable[bytes]) -> Iterator[tuple[bytes, dict[str, Any]]]:
@@ -40,6 +43,11 @@ def read(run: Path) -> list[dict[str, Any]]:
     return [said for _, said in lines_until(run / FILE)] if (run / FILE).exists() else []
 
 
+def tokens(run: Path) -> int:
+    """How many tokens a run has been trained on."""
+    return max((line.get("tokens", 0) for line in read(run)), default=0)
+
+
 def reach(content: bytes) -> tuple[int, int]:
     """How far a metrics file goes: its last step, and how often it was scored. Of two sessions' files the one that
     reaches further is a continuation of the other; saves do not count, which each session makes when it likes."""
@@ -47,17 +55,32 @@ def reach(content: bytes) -> tuple[int, int]:
     return max((line["step"] for line in said), default=0), sum("evaluation" in line for line in said)
 
 
-def divergence(content: bytes) -> str | None:
+def divergence(file: BinaryIO) -> str | None:
     """What the last whole line of a metrics file says of a run that stopped because it learnt no more; None for any
     other. A run that goes on after it writes that line again."""
-    if b'"diverged"' not in content.rpartition(b"\n")[0].rpartition(b"\n")[2]:
-        return None  # nearly always: the rest is not read for it
-    whole = [said for _, said in whole_lines(BytesIO(content))]
-    return whole[-1].get("diverged") if whole else None
+    if b'"diverged"' not in _last_ended(file):
+        return None  # nearly always: the lines before it are not read
+    file.seek(0)  # but it does not count behind a damaged one
+    last = deque(whole_lines(file), maxlen=1)
+    return last[0][1].get("diverged") if last else None
+
+
+def _last_ended(file: BinaryIO) -> bytes:
+    """The last line that has its end, whole or not, of a file that may have millions before it."""
+    size, end = LAST_BYTES, file.seek(0, os.SEEK_END)
+    while True:
+        file.seek(max(0, end - size))
+        read = file.read(min(size, end))
+        if read.count(b"\n") > 1 or size >= end:
+            return read.rpartition(b"\n")[0].rpartition(b"\n")[2]
+        size *= 2
 
 
 def diverged(run: Path) -> str | None:
-    return divergence((run / FILE).read_bytes()) if (run / FILE).exists() else None
+    if not (run / FILE).exists():
+        return None
+    with open(run / FILE, "rb") as file:
+        return divergence(file)
 
 
 def forget_divergence(run: Path) -> None:

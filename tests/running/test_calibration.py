@@ -14,6 +14,7 @@ from curricle.running import calibration, gathering
 from curricle.running.calibration import known_peak, peak, peak_flops
 from curricle.store import Store, write_json
 from curricle.study import Recipe, Refused
+from curricle.training import metrics
 
 
 @pytest.fixture(autouse=True)
@@ -144,7 +145,7 @@ def test_a_run_whose_sessions_differ_in_what_they_ran_on_has_no_mfu(tmp_path, ot
     write_json(folder / "receipt.json", {"sessions": [first, *(first | other for other in others)]})
     row = {"step": 1, "tokens": 8, "loss_nats": 1.0, "grad_norm": 1.0, "lr": 0.1, "tokens_per_second": 4.0}
     (folder / "metrics.jsonl").write_text(json.dumps(row | {"flops_per_second": 2.0}) + "\n")
-    assert [step["mfu"] for step in gathering._steps(store, node)] == [mfu]
+    assert [step["mfu"] for step in gathering._steps(store, node, metrics.read(folder))] == [mfu]
 
 
 def test_a_machine_is_measured_on_the_threads_that_its_runs_had(tmp_path, monkeypatch, capsys):

@@ -19,6 +19,7 @@ from tiny_study import tiny, write_study
 from curricle.results import Results
 from curricle.running import gathering, runner, upkeep
 from curricle.running.preparation import make_plan, prepare
+from curricle.running.standing import Standing
 from curricle.running.work import Message
 from curricle.store import Store, is_complete
 from curricle.study import Average, Refused
@@ -201,10 +202,10 @@ class Leaving:
 def test_a_run_that_is_left_without_being_asked_is_begun_once_more_and_no_more(trained):
     file, store, _, _ = trained
     plan = make_plan(load_study(file), store)
-    said = list(runner.execute(plan, None, Leaving(1), lambda: False, frozenset()))
+    said = list(runner.execute(Standing(plan), Leaving(1), lambda: False))
     assert {m.run for m in said if m.kind == "done"} == set(plan.nodes)
     with pytest.raises(runner.Failed, match="left unfinished twice"):
-        list(runner.execute(plan, None, Leaving(99), lambda: False, frozenset()))
+        list(runner.execute(Standing(plan), Leaving(99), lambda: False))
 
 
 class Failing(Leaving):
@@ -225,7 +226,7 @@ def test_a_run_that_fails_takes_only_those_with_it_that_begin_from_it(tmp_path):
     failing = {plan.paths["code first", 0][0], plan.paths["from scratch", 1][1]}
     said = []
     with pytest.raises(runner.Failed) as failure:
-        for message in runner.execute(plan, None, Failing(failing), lambda: False, frozenset()):
+        for message in runner.execute(Standing(plan), Failing(failing), lambda: False):
             said.append(message)
     assert all(f"{run} failed: loss nan" in str(failure.value) for run in failing)
     assert {m.run for m in said if m.kind == "failed"} == failing
@@ -246,7 +247,7 @@ def test_a_run_that_is_refused_when_others_are_under_way_takes_no_other_with_it(
 
     said = []
     with pytest.raises(runner.Failed, match="model/ is damaged"):
-        for message in runner.execute(plan, None, Refusing(0), lambda: False, frozenset()):
+        for message in runner.execute(Standing(plan), Refusing(0), lambda: False):
             said.append(message)
     assert {m.run for m in said if m.kind == "done"} == set(plan.paths["from scratch", 0])
 
@@ -414,7 +415,7 @@ def test_a_worker_that_is_killed_alone_is_told_and_its_run_goes_on(trained, tmp_
     with pytest.raises(runner.Failed, match="its worker was killed") as failure:
         runner.run(plan, show=kill_the_first, **options)
     assert str(failure.value).count("failed") == 1, "the runs after it get a worker that lives"
-    done = runner.done(plan, prepare(plan.study, Store(tmp_path / "store")))
+    done = Standing.seen(plan, prepare(plan.study, Store(tmp_path / "store"))).finished
     assert done == {run for run in plan.nodes if not killed & {run, *before(plan, run)}} and done
     runner.run(plan, **options)
     assert weights(tmp_path / "store", list(plan.nodes)) == weights(store, list(plan.nodes))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from io import BytesIO
+from unittest import mock
 
 import pytest
 from hypothesis import given
@@ -79,3 +81,35 @@ def test_a_divergence_behind_a_damaged_line_is_none(tmp_path):
     with open(run / metrics.FILE, "ab") as out:
         out.write(b"\0\0\n" + json.dumps({"step": 2, "diverged": "at 2"}).encode() + b"\n")
     assert metrics.diverged(run) is None
+
+
+class Noting(BytesIO):
+    """A file that notes how much of it was read."""
+
+    noted = 0
+
+    def read(self, size=-1):
+        found = super().read(size)
+        self.noted += len(found)
+        return found
+
+    def __next__(self):
+        found = super().__next__()
+        self.noted += len(found)
+        return found
+
+
+def test_whether_a_long_run_has_diverged_is_read_off_its_end():
+    content = b"".join(json.dumps({"step": step, "loss_nats": 2.0}).encode() + b"\n" for step in range(20_000))
+    file = Noting(content)
+    assert metrics.divergence(file) is None
+    assert 0 < file.noted <= metrics.LAST_BYTES
+    ended = json.dumps({"step": 20_000, "diverged": "at the end"}).encode() + b"\n"
+    assert metrics.divergence(Noting(content + ended)) == "at the end"
+
+
+@given(st.lists(st.binary(max_size=9).map(lambda b: b.replace(b"\n", b"")), max_size=5), st.binary(max_size=5))
+def test_the_last_line_that_has_its_end_is_found_however_long_it_is(lines, cut):
+    content = b"".join(line + b"\n" for line in lines) + (cut := cut.replace(b"\n", b""))
+    with mock.patch.object(metrics, "LAST_BYTES", 2):
+        assert metrics._last_ended(BytesIO(content)) == (lines[-1] if lines else b"")

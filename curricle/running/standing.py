@@ -1,0 +1,62 @@
+"""Where a plan stands in a store: which runs are done, which have diverged, and so what is left.
+
+To look walks the whole store, so it is done once, where a plan is prepared, and what was seen is handed on; again only
+after what can have changed it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+from curricle.node import Node
+from curricle.planning import Plan
+from curricle.running.preparation import Prepared
+from curricle.running.work import is_done
+from curricle.training import metrics
+from curricle.training.guard import DIVERGED
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    plan: Plan
+    finished: frozenset[str] = frozenset()
+    """The runs of which nothing is left to do."""
+    diverged: Mapping[str, str] = field(default_factory=dict)
+    """Those that have diverged, each with that word and what it said. They have ended as they are: they would only do
+    so again."""
+
+    @classmethod
+    def seen(cls, plan: Plan, prepared: Prepared) -> Standing:
+        """As the store has it now."""
+        finished = frozenset(run for run, node in plan.nodes.items() if is_done(prepared, node))
+        return cls(plan, finished, diverged(plan, prepared))
+
+    @property
+    def left(self) -> list[Node]:
+        """The runs that are still to be done."""
+        return [
+            node
+            for run, node in self.plan.nodes.items()
+            if run not in self.finished | self.diverged.keys() and ancestor(self.plan, node, self.diverged) is None
+        ]
+
+    @property
+    def left_out(self) -> frozenset[str]:
+        """The runs that are not done and will not be: those that have diverged, and what begins from them."""
+        return frozenset(self.plan.nodes) - self.finished - {node.run for node in self.left}
+
+
+def diverged(plan: Plan, prepared: Prepared) -> dict[str, str]:
+    """Only what has diverged, for whoever needs no more."""
+    found = {run: metrics.diverged(prepared.store.run_folder(run)) for run in plan.nodes}
+    return {run: f"{DIVERGED}: {said}" for run, said in found.items() if said is not None}
+
+
+def ancestor(plan: Plan, node: Node, runs: Collection[str]) -> str | None:
+    """The nearest of these runs that a run follows."""
+    while node.parent is not None:
+        if node.parent in runs:
+            return node.parent
+        node = plan.nodes[node.parent]
+    return None
