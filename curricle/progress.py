@@ -166,7 +166,8 @@ class Training:
             word = ending(message.text).partition(":")[0]
             self.console.print(f"[red]✗[/red] {marked} [dim]{message.run}  {word}[/dim]", highlight=False)
         if message.kind == "stopped" and message.text:
-            self.console.print(f"[yellow]![/yellow] {marked} [dim]{message.run}[/dim]  {message.text}", highlight=False)
+            said = f"[yellow]![/yellow] {marked} [dim]{message.run}[/dim]  {escape(message.text)}"
+            self.console.print(said, highlight=False)
         if message.kind == "evaluated":
             part = f"{message.tokens / node.tokens:.0%}"
             scores = ", ".join(_score(s, bits, message.change.get(s)) for s, bits in message.bits_per_byte.items())

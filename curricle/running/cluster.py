@@ -1,8 +1,8 @@
 """A crew on a Ray cluster: each run is a task with the resources that it names, on whichever node has them.
 
 The driver hands out runs, a post box (an actor) carries what they say and whether they are to stop. Nothing of it is
-memory: a task that dies is begun once more and goes on from its checkpoint; when the driver dies, Ray ends its tasks,
-and the next driver goes on. Runs read and write a store that all machines see, or pass through `remote`.
+memory: the run of a task that dies is begun again from its checkpoint; when the driver dies, Ray ends its tasks, and
+the next driver goes on. Runs read and write a store that all machines see, or pass through `remote`.
 """
 
 from __future__ import annotations
@@ -22,13 +22,12 @@ from curricle.node import Node
 from curricle.remote import Remote
 from curricle.running import transfer
 from curricle.running.preparation import Prepared
-from curricle.running.work import Kind, Message
+from curricle.running.work import Message
 from curricle.running.workers import SAVE_SECONDS, SAYS_MORE, Worker, cores, listen_to, told
 from curricle.store import Held, locked
 from curricle.study import Refused
 
 ALLOWED = "ray://HOST:PORT, ray:auto, or local"
-ATTEMPTS = 2  # of a run whose task dies
 ASK_SECONDS = 0.5  # between a task's looks at whether it is to stop
 SLOTS_SECONDS = 5.0  # after which the cluster is asked again how large it is
 PUSH_SECONDS = 300.0  # after which a run's newest checkpoint goes to the remote store between evaluations
@@ -172,7 +171,6 @@ class RayCrew:
         self._post = ray.remote(Post).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
         self._prepared = ray.put(prepared.moved(prepared.store.root.absolute()))
         self._tasks: dict[Any, Node] = {}
-        self._attempts: dict[str, int] = {}
         self._slots_seen = (-SLOTS_SECONDS, 0)
         self._stopping = False
 
@@ -218,16 +216,14 @@ class RayCrew:
         return heard + [self._end(task) for task in ended]
 
     def _end(self, task: Any) -> Message:
-        """The last message of a run. One whose process or node died is to be begun again, as one that is held."""
+        """The last message of a run. One whose process or node died was left."""
         import ray
 
         node = self._tasks.pop(task)
         try:
             message: Message = ray.get(task)
         except Exception as error:  # of the task, its process, its node
-            attempts = self._attempts[node.run] = self._attempts.get(node.run, 0) + 1
-            kind: Kind = "held" if attempts < ATTEMPTS else "failed"
-            return Message(kind, node.run, text=f"its task died {attempts} times; the last time: {error}")
+            return Message("stopped", node.run, text=f"its task died: {error}")
         return message
 
     def stop(self) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -32,8 +32,7 @@ from curricle.training import metrics
 if TYPE_CHECKING:
     from curricle.training.distribution import Ranks
 
-ASK_AGAIN_SECONDS = 1.0  # after which a run that another driver holds is tried again
-LEFT_TWICE = "it was left unfinished twice, and nobody had asked for that"
+ASK_AGAIN_SECONDS = 1.0  # after which a run that another driver holds, or that was left, is tried again
 
 
 class Interrupted(Exception):
@@ -250,49 +249,62 @@ def refuse_small_disk(
         )
 
 
+class Leavings:
+    """What becomes of runs that were left though nobody had asked for that: their process was killed, their task died,
+    their ranks lost each other, a file that another machine wrote was seen late. Such a run is begun again from its
+    last checkpoint, as often as it comes further; left twice at one place, it has failed."""
+
+    def __init__(self) -> None:
+        self._reached: dict[str, int] = {}  # by run, the most tokens that were said of it
+        self._left: dict[str, int] = {}  # by run that was left, how many these were then
+
+    def hear(self, message: Message) -> None:
+        """What is said of a run is how far it has come: a step, or a point at which it is evaluated."""
+        self._reached[message.run] = max(message.tokens, self._reached.get(message.run, 0))
+
+    def failure(self, run: str, text: str = "") -> str | None:
+        """Why a run that was left has failed; None where it is to be begun again. `text` is what happened to it."""
+        here = self._reached.get(run, 0)
+        if self._left.get(run, -1) < here:
+            self._left[run] = here
+            return None
+        return ": ".join(filter(None, ("it was left unfinished twice without coming further", text)))
+
+
 def execute(standing: Standing, crew: Crew, interrupted: Callable[[], bool]) -> Generator[Message]:
-    """Everything the crew says, until all runs are done. Runs that another driver works on are waited for. A run that
-    fails, or has diverged before, takes only those with it that begin from it: one arm that diverges must not keep the
-    others from their end.
+    """Everything the crew says, until all runs are done. Runs that another driver works on are waited for, those that
+    were left are begun again as `Leavings` has it. A run that fails, or has diverged before, takes only those with it
+    that begin from it: one arm that diverges must not keep the others from their end.
     """
     plan, finished, waiting = standing.plan, set(standing.finished), standing.left
     ahead = _work_ahead(plan)
     waiting.sort(key=lambda node: -ahead[node.run])  # the longest chain first, so that none is left alone at the end
-    held: dict[str, float] = {}  # by run, when to ask again
-    reached: dict[str, int] = {}  # by run, its tokens so far
-    left: dict[str, int] = {}  # by run that was left without being asked to, its tokens then
+    later: dict[str, float] = {}  # by run that is held or was left, when to begin it again
+    leavings, stepped = Leavings(), False
     failed = dict(standing.diverged)  # by run, what happened
     stopping = False
     try:
         while waiting or crew.busy:
             for node in list(waiting) if crew.free and not stopping else ():
                 ready = node.parent is None or node.parent in finished
-                if crew.free and ready and time.monotonic() >= held.get(node.run, 0.0):
+                if crew.free and ready and time.monotonic() >= later.get(node.run, 0.0):
                     waiting.remove(node)
                     crew.start(node)
             if stopping and not crew.busy:
                 break
             for message in crew.listen(timeout=0.2):
-                if message.kind == "failed":
+                leavings.hear(message)
+                left = message.kind == "stopped" and not stopping
+                if left and (fault := leavings.failure(message.run, message.text)) is not None:
+                    message, left = Message("failed", message.run, text=fault), False
+                stepped = stepped or message.kind == "step"
+                if message.kind == "refused" and not stepped:  # it is the study's fault, or this machine's
+                    raise Refused(message.text)
+                if message.kind in {"failed", "refused"}:
                     failed[message.run] = message.text
-                if message.kind == "refused":
-                    if not reached:  # nothing was trained: it is the study's, or this machine's
-                        raise Refused(message.text)
-                    failed[message.run] = message.text
-                if message.kind == "held":
-                    held[message.run] = time.monotonic() + ASK_AGAIN_SECONDS
+                if message.kind == "held" or left:
+                    later[message.run] = time.monotonic() + ASK_AGAIN_SECONDS
                     waiting.append(plan.nodes[message.run])
-                if message.kind == "step":
-                    reached[message.run] = message.tokens
-                if message.kind == "stopped" and not stopping:
-                    # A file that another machine wrote may be seen late, ranks may have stood still; twice without
-                    # coming further is a fault.
-                    here = reached.get(message.run, 0)
-                    if left.get(message.run, -1) >= here:
-                        failed[message.run] = ": ".join(filter(None, (LEFT_TWICE, message.text)))
-                    else:
-                        left[message.run] = here
-                        waiting.append(plan.nodes[message.run])
                 if message.kind == "done":
                     finished.add(message.run)
                 yield message
@@ -333,15 +345,18 @@ def walk_as_rank(
     plan = standing.plan
     # Another driver may have done something between one rank's look and another's.
     agreed = Standing(plan, *ranks.decided(lambda: (standing.finished, standing.diverged)))
-    failed = dict(agreed.diverged)
+    failed, leavings = dict(agreed.diverged), Leavings()
     for node in agreed.left:
         run = node.run
         if ancestor(plan, node, failed) is not None:
             continue
-        tries = 0
         while True:
             try:
-                last = yield from _said(work_on(prepared, node, ranks, execution, interrupted))
+                for message in work_on(prepared, node, ranks, execution, interrupted):
+                    leavings.hear(message)
+                    last = message.kind
+                    if last != "stopped":
+                        yield message
             except Held:
                 last = "held"
             except (Diverged, NothingToLearn) as error:  # on every rank alike
@@ -351,22 +366,12 @@ def walk_as_rank(
                 break
             if ranks.summed([interrupted()])[0]:
                 raise Interrupted("what was begun is saved")
-            if last == "stopped" and (tries := tries + 1) > 1:
-                failed[run] = LEFT_TWICE
+            if last == "stopped" and (fault := leavings.failure(run)) is not None:
+                failed[run] = fault
                 break
             time.sleep(ASK_AGAIN_SECONDS)
     if failed:
         raise Failed(failed)
-
-
-def _said(messages: Iterator[Message]) -> Generator[Message, None, str]:
-    """What is said, but for a `stopped` at its end; the kind of the last."""
-    kind = ""
-    for message in messages:
-        kind = message.kind
-        if kind != "stopped":
-            yield message
-    return kind
 
 
 def refuse_uneven(plan: Plan, execution: Execution) -> None:

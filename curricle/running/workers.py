@@ -36,6 +36,7 @@ SAYS_MORE = {"step", "evaluating", "evaluated"}  # kinds after which a run goes 
 # wait in a step (`distribution.STEP_PATIENCE`), which would end in an error instead.
 STILL_SECONDS = 25 * 60.0
 STILL_STEPS = 20.0  # so many times the longest silence between two steps is allowed too
+KILLED = "its worker was killed (out of memory? fewer --workers, or a smaller --micro-batch-tokens, take less)"
 KILL_SECONDS = 10.0  # for a killed process to be gone; one that hangs in the kernel is left to it
 
 
@@ -144,14 +145,13 @@ class Worker:
                 connection.send(node)
 
     def receive(self, connection: Connection) -> Message:
-        """The next message, or that the process behind the connection is gone. Any rank's failure is the run's."""
+        """The next message, or that the process behind the connection is gone, which leaves the run. Any rank's failure
+        is the run's."""
         assert self.node is not None
         try:
             message = connection.recv()
         except (EOFError, ConnectionResetError):
-            how = "its worker was killed (out of memory?); run the study again to go on"
-            asked = self._stop.is_set()
-            message = Message("stopped", self.node.run) if asked else Message("failed", self.node.run, text=how)
+            message = Message("stopped", self.node.run, text="" if self._stop.is_set() else KILLED)
         if self._last == message.kind == "step":
             self._quietest = max(self._quietest, self._quiet)
         self._quiet, self._last = 0.0, message.kind

@@ -106,6 +106,18 @@ def test_a_post_box_that_lost_its_memory_is_told_again_to_stop(monkeypatch):
     assert second.asked_to_stop()
 
 
+def test_a_task_that_died_has_left_its_run_and_the_driver_says_what_becomes_of_it(monkeypatch):
+    def get(task):
+        raise RuntimeError("The node is gone")
+
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(get=get))
+    crew = cluster.RayCrew.__new__(cluster.RayCrew)
+    for _ in range(3):
+        crew._tasks = {"task": SimpleNamespace(run="math/0")}
+        said = crew._end("task")
+        assert (said.kind, said.run, said.text) == ("stopped", "math/0", "its task died: The node is gone")
+
+
 def test_a_run_asks_for_what_it_is_told_to_and_uses_its_threads(monkeypatch):
     assert cluster.needs(Execution(ranks=2), on_gpus=True) == {"CPU": 2, "GPU": 2}
     asked = {"CPU": 6, "memory": 16e9, "fast": 1}
@@ -210,7 +222,7 @@ def test_weights_are_those_of_processes_to_the_bit(trained, fresh):
 
 
 @on_ray
-def test_a_task_that_is_killed_goes_on_from_its_checkpoint_once(trained, fresh):
+def test_a_task_that_is_killed_goes_on_from_its_checkpoint(trained, fresh):
     killed: list[int] = []
 
     def kill_first(message):
@@ -230,7 +242,7 @@ def test_a_run_whose_task_dies_again_and_again_has_failed(fresh):
             kill_tasks()
 
     plan = make_plan(load_study(fresh / "tiny.yaml", LONG), fresh / "store")
-    with pytest.raises(runner.Failed, match="its task died 2 times"):
+    with pytest.raises(runner.Failed, match="twice without coming further: its task died"):
         runner.run(plan, store=fresh / "store", out=fresh / "out", show=kill_always, on="local")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -16,14 +17,19 @@ import pytest
 import yaml
 from tiny_study import tiny, write_study
 
+from curricle.commands.common import make_console
+from curricle.execution import Execution
+from curricle.progress import Training
 from curricle.results import Results
-from curricle.running import gathering, runner, upkeep
+from curricle.running import gathering, runner, upkeep, workers
 from curricle.running.preparation import make_plan, prepare
 from curricle.running.standing import Standing
 from curricle.running.work import Message
+from curricle.running.workers import SAYS_MORE
 from curricle.store import Store, is_complete
 from curricle.study import Average, Refused
 from curricle.studyfile import load_study
+from curricle.training.distribution import Ranks
 
 
 def run(file: Path, store: Path, **options) -> tuple[list, Results]:
@@ -181,14 +187,19 @@ def test_two_drivers_on_one_run_do_not_harm_each_other(trained):
 
 
 class Leaving:
-    """A crew whose first runs are left unfinished without anybody having asked."""
+    """A crew whose first run is left unfinished without anybody having asked, each time after so many tokens."""
 
-    def __init__(self, times: int):
-        self.times, self.said, self.free, self.busy = times, [], 1, 0
+    def __init__(self, *reached: int):
+        self.reached, self.first, self.said, self.free, self.busy = list(reached), "", [], 1, 0
 
     def start(self, node):
-        self.said.append(Message("stopped" if self.times > 0 else "done", node.run))
-        self.times, self.free, self.busy = self.times - 1, 0, 1
+        self.said, self.first = [Message("done", node.run)], self.first or node.run
+        if self.reached and node.run == self.first:
+            self.said = [
+                Message("step", node.run, self.reached.pop(0)),
+                Message("stopped", node.run, text="it [/died]"),
+            ]
+        self.free, self.busy = 0, 1
 
     def listen(self, timeout):
         said, self.said, self.free, self.busy = self.said, [], 1, 0
@@ -199,20 +210,54 @@ class Leaving:
     def close(self): ...
 
 
-def test_a_run_that_is_left_without_being_asked_is_begun_once_more_and_no_more(trained):
+@pytest.fixture
+def soon(monkeypatch):
+    monkeypatch.setattr(runner, "ASK_AGAIN_SECONDS", 0.0)
+
+
+def test_a_run_that_is_left_is_begun_again_as_often_as_it_comes_further_and_no_more(trained, soon, capsys):
     file, store, _, _ = trained
     plan = make_plan(load_study(file), store)
-    said = list(runner.execute(Standing(plan), Leaving(1), lambda: False))
+    said = list(runner.execute(Standing(plan), Leaving(512, 1024, 1536), lambda: False))
     assert {m.run for m in said if m.kind == "done"} == set(plan.nodes)
-    with pytest.raises(runner.Failed, match="left unfinished twice"):
-        list(runner.execute(Standing(plan), Leaving(99), lambda: False))
+    assert [m.kind for m in said].count("stopped") == 3
+    for reached in ((512, 512), (0, 0), (1024, 512), (512, 1024, 1024)):
+        show = Training(make_console(), plan, frozenset())
+        with pytest.raises(
+            runner.Failed, match=r"left unfinished twice without coming further: it \[/died\]"
+        ) as failure:
+            for message in runner.execute(Standing(plan), Leaving(*reached), lambda: False):
+                show(message)
+        assert len(failure.value.failures) == 1
+        told = capsys.readouterr().out
+        assert told.count("it [/died]") == len(reached) - 1 and told.count("✗") == 1
+
+
+@pytest.mark.parametrize(("reached", "failed"), [((512, 1024, 1536), 0), ((512, 512), 1), ((1024, 512), 1)])
+def test_under_torchrun_a_run_that_is_left_is_begun_again_by_the_same_rule(trained, soon, monkeypatch, reached, failed):
+    file, store, _, _ = trained
+    plan = make_plan(load_study(file), store)
+    crew, interrupted = Leaving(*reached), lambda: False
+
+    def work_on(prepared, node, *_):
+        crew.start(node)
+        yield from crew.said
+
+    monkeypatch.setattr(runner, "work_on", work_on)
+    failures = runner.shown(
+        runner.walk_as_rank(Standing(plan), None, Ranks.alone(), Execution(), interrupted), lambda message: None
+    )
+    assert [text.partition(":")[0] for text in failures.values()] == [
+        "it was left unfinished twice without coming further"
+    ] * failed
+    assert not crew.reached
 
 
 class Failing(Leaving):
     """A crew with which these runs fail."""
 
     def __init__(self, failing: set[str]):
-        super().__init__(0)
+        super().__init__()
         self.failing = failing
 
     def start(self, node):
@@ -247,7 +292,7 @@ def test_a_run_that_is_refused_when_others_are_under_way_takes_no_other_with_it(
 
     said = []
     with pytest.raises(runner.Failed, match="model/ is damaged"):
-        for message in runner.execute(Standing(plan), Refusing(0), lambda: False):
+        for message in runner.execute(Standing(plan), Refusing(), lambda: False):
             said.append(message)
     assert {m.run for m in said if m.kind == "done"} == set(plan.paths["from scratch", 0])
 
@@ -395,30 +440,57 @@ def test_a_report_half_way_compares_no_unfinished_strategy(trained, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_worker_that_is_killed_alone_is_told_and_its_run_goes_on(trained, tmp_path):
-    import multiprocessing
+def test_a_run_whose_worker_is_killed_goes_on_to_the_same_weights(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(workers, "cores", lambda: 1)
+    file, store, _, _ = trained
+    (tmp_path / "code.jsonl").write_bytes(file.with_name("code.jsonl").read_bytes())
+    (tmp_path / "tiny.yaml").write_text(file.read_text())
+    said = []
 
+    def kill_the_first(message):
+        said.append(message)
+        if message.kind == "step" and "stopped" not in {m.kind for m in said}:
+            kill_workers()
+
+    plan = make_plan(load_study(tmp_path / "tiny.yaml"), tmp_path / "store")
+    runner.run(plan, store=tmp_path / "store", out=tmp_path / "out", workers=1, show=kill_the_first)
+    (left,) = (m for m in said if m.kind == "stopped")
+    assert "its worker was killed (out of memory?" in left.text
+    assert sorted(m.run for m in said if m.kind == "done") == sorted(plan.nodes)
+    assert weights(tmp_path / "store", list(plan.nodes)) == weights(store, list(plan.nodes))
+
+
+@pytest.mark.slow
+def test_a_run_whose_worker_is_killed_at_the_same_place_again_fails_and_takes_no_other_with_it(
+    trained, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(workers, "cores", lambda: 1)
     file, store, _, _ = trained
     (tmp_path / "code.jsonl").write_bytes(file.with_name("code.jsonl").read_bytes())
     (tmp_path / "tiny.yaml").write_text(file.read_text())
     plan = make_plan(load_study(tmp_path / "tiny.yaml"), tmp_path / "store")
+    killed: list[str] = []
 
-    killed: set[str] = set()
-
-    def kill_the_first(message):
-        if message.kind == "step" and not killed:
-            killed.add(message.run)
-            for child in multiprocessing.active_children():
-                os.kill(child.pid, signal.SIGKILL)
+    def kill_one(message):
+        if message.kind in SAYS_MORE and message.run == [*killed, message.run][0]:
+            killed.append(message.run)
+            kill_workers()
 
     options = {"store": tmp_path / "store", "out": tmp_path / "out", "workers": 1}
-    with pytest.raises(runner.Failed, match="its worker was killed") as failure:
-        runner.run(plan, show=kill_the_first, **options)
+    with pytest.raises(
+        runner.Failed, match=r"twice without coming further: its worker was killed \(out of memory\?"
+    ) as failure:
+        runner.run(plan, show=kill_one, **options)
     assert str(failure.value).count("failed") == 1, "the runs after it get a worker that lives"
     done = Standing.seen(plan, prepare(plan.study, Store(tmp_path / "store"))).finished
-    assert done == {run for run in plan.nodes if not killed & {run, *before(plan, run)}} and done
+    assert done == {run for run in plan.nodes if not set(killed) & {run, *before(plan, run)}} and done
     runner.run(plan, **options)
     assert weights(tmp_path / "store", list(plan.nodes)) == weights(store, list(plan.nodes))
+
+
+def kill_workers() -> None:
+    for child in multiprocessing.active_children():
+        os.kill(child.pid, signal.SIGKILL)
 
 
 def before(plan, run: str) -> set[str]:
