@@ -85,6 +85,11 @@ class Plan:
         """Tokens to train on, shared stages counted once."""
         return sum(node.tokens for node in self.nodes.values())
 
+    @property
+    def width(self) -> int:
+        """How many runs can go side by side at most: as many as there are that no other begins from."""
+        return len(self.nodes.keys() - {node.parent for node in self.nodes.values()})
+
     def tokens_in(self, path: Sequence[str], position: int) -> int:
         """Tokens of the stage at `position` of a path that the path passes through: all, but where the next branches
         off before the end."""

@@ -241,12 +241,11 @@ def show_plan(console: Console, standing: Standing, prepared: Prepared) -> None:
     """No time is planned for what is done, nor for what will not be."""
     from curricle.progress import doing
     from curricle.report.terminal import plan_view
-    from curricle.running.calibration import estimate_seconds, measure
-    from curricle.running.runner import cores
+    from curricle.running.calibration import seconds_here
 
     plan, over = standing.plan, standing.finished | standing.left_out
-    speed = measure(plan, prepared.store, lambda: doing(console, "measuring how fast this machine is"))
-    console.print(plan_view(plan, standing.finished, estimate_seconds(plan, speed, cores(), over), speed.basis))
+    measuring = lambda: doing(console, "measuring how fast this machine is")  # noqa: E731
+    console.print(plan_view(plan, standing.finished, *seconds_here(plan, prepared.store, over, measuring)))
     for line in slow_precision(plan, over):
         console.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
 

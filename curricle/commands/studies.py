@@ -158,11 +158,10 @@ def plan(
     if not compiled.declared():
         runner.refuse_small_disk(compiled, prepared.store, standing.finished)
     if as_json:
-        from curricle.running.calibration import estimate_seconds, measure
+        from curricle.running.calibration import seconds_here
 
-        speed = measure(compiled, prepared.store)
-        seconds = estimate_seconds(compiled, speed, runner.cores(), standing.finished | standing.left_out)
-        print_json({**compiled.to_json(standing.finished), "seconds_here": seconds, "seconds_basis": speed.basis})
+        seconds, basis = seconds_here(compiled, prepared.store, standing.finished | standing.left_out)
+        print_json({**compiled.to_json(standing.finished), "seconds_here": seconds, "seconds_basis": basis})
     elif why is not None:
         _explain_run(console, compiled, prepared, why)
     else:

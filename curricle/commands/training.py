@@ -52,7 +52,7 @@ def run(
     store: StoreOption = STORE,
     set: Set = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, rich_help_panel=WHERE, help="Runs side by side; one a core by default.")
+        int | None, typer.Option(min=1, rich_help_panel=WHERE, help="Runs side by side; by default one a core or GPU.")
     ] = None,
     on: Annotated[
         str | None,
@@ -173,10 +173,9 @@ def run_with_workers(
     refuse_unwritable("--store", store)
     console = make_console()
     through = runner.remote_store(remote, on)  # refused before anything is prepared
-    at_once = workers or (None if on else crews.usual_workers(execution))
-    if at_once is not None:
-        crews.refuse_few_gpus(at_once, execution)
-    if on is not None:
+    if on is None:
+        crews.refuse_few_gpus(workers or 1, execution)  # of the usual number each has its GPUs, if one alone has
+    else:
         cluster.needs(execution)
     with cluster.reached(on, workers) if on else nullcontext(), obeyed_at_once():  # Ray has a SIGTERM of its own
         plan, prepared = planned(study, store, console)
@@ -185,9 +184,10 @@ def run_with_workers(
         runner.try_again(plan, prepared, again, through)
         standing = Standing.seen(plan, prepared)
         show_plan(console, standing, prepared)
+        at_once = workers or (None if on else crews.usual_workers(plan.width, execution))
         runner.make_ready(standing, prepared, folder, execution, at_once, remote, Reading(console))
         # What a cluster's nodes do at best was not measured here.
-        peaks = None if on else peaks_of_a_run(prepared.store, workers or crews.usual_workers(execution), execution)
+        peaks = None if on or not at_once else peaks_of_a_run(prepared.store, at_once, execution)
         training = Training(console, plan, standing.finished, peaks, standing.left_out)
         say = lambda text: console.print(text, markup=False, soft_wrap=True)  # noqa: E731
         tracker = Tracker(track, plan, say) if track is not None else None

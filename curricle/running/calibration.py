@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from curricle.execution import Execution
 from curricle.planning import Plan
 from curricle.running.receipt import cpu_name
+from curricle.running.workers import threads_each, usual_workers
 from curricle.store import Store, fingerprint, read_json, write_json
 from curricle.study import Refused
 
@@ -38,12 +39,20 @@ Says = Callable[[], AbstractContextManager[object]]
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """One thread's rates. `basis` says how they were found."""
+    """Of one run, on the threads or the GPU that it has. `basis` says how they were found."""
 
     training_tokens_per_second: float
     scored_tokens_per_second: float
     decoded_tokens_per_second: float
     basis: str
+
+
+def seconds_here(plan: Plan, store: Store, over: frozenset[str], says: Says = nullcontext) -> tuple[float, str]:
+    """Wall seconds that this machine takes for a plan but for the runs that are `over`, with as many workers as it has
+    where nobody says; and how that was found. `says` is open while something is measured."""
+    workers = usual_workers(plan.width, Execution())
+    speed = measure(plan, store, threads_each(workers, Execution()), says)
+    return estimate_seconds(plan, speed, workers, over), speed.basis
 
 
 def estimate_seconds(plan: Plan, speed: Speed, workers: int, done: frozenset[str] = frozenset()) -> float:
@@ -65,9 +74,9 @@ def estimate_seconds(plan: Plan, speed: Speed, workers: int, done: frozenset[str
     return max(total / workers, max(finish.values(), default=0.0))
 
 
-def measure(plan: Plan, store: Store, says: Says = nullcontext) -> Speed:
-    """This machine's speed for the plan's model; from the store where it was measured before. `says` is open while it
-    is measured."""
+def measure(plan: Plan, store: Store, threads: int, says: Says = nullcontext) -> Speed:
+    """This machine's speed for the plan's model on so many threads; from the store where it was measured before. `says`
+    is open while it is measured."""
     import torch
 
     node = next(iter(plan.nodes.values()))
@@ -78,12 +87,13 @@ def measure(plan: Plan, store: Store, says: Says = nullcontext) -> Speed:
         "torch": torch.__version__,
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "device": torch.cuda.get_device_name() if device.type == "cuda" else cpu_name(),
+        "threads": 0 if device.type == "cuda" else threads,
         "model": [shape.layers, shape.hidden, shape.feed_forward, plan.catalogue.vocabulary] if small else None,
         "rows": [node.context, node.recipe.batch_tokens, node.recipe.optimizer, node.recipe.precision],
     }
     file = store.root / "calibration" / f"{fingerprint(identity)}.json"
     if not file.exists():
-        with says(), _threads(1):
+        with says(), _threads(threads):
             found = _tried(plan, device) if small else _from_matrix_product(plan, device)
         write_json(file, found)
     return Speed(**read_json(file))

@@ -87,7 +87,9 @@ def run(
         if prepared.catalogue != plan.catalogue:
             raise Refused("the sources have changed since the plan was made; make the plan again")
         standing = Standing.seen(plan, prepared)
-        make_ready(standing, prepared, folder, how, workers or (None if on else usual_workers(how)), remote, watch)
+        make_ready(
+            standing, prepared, folder, how, workers or (None if on else usual_workers(plan.width, how)), remote, watch
+        )
         with asked_to_stop() as interrupted:
             said = walk(standing, prepared, how, interrupted, workers=workers, on=on, remote=through)
             failures = shown(said, show)
@@ -136,7 +138,7 @@ def walk(
                 url = remote.url if remote else None
                 crew: Crew = cluster.RayCrew(prepared, how, workers=workers, remote=url, queued=on != "local")
             else:
-                crew = LocalCrew(prepared, workers or usual_workers(how), how, len(standing.left))
+                crew = LocalCrew(prepared, workers or usual_workers(plan.width, how), how, len(standing.left))
             yield from execute(standing, crew, interrupted)
         elif standing.diverged:
             raise Failed(standing.diverged)
@@ -224,7 +226,7 @@ def bytes_wanted(
     """What is left needs weights at every point, the whole state (weights and two moments) where others may begin and,
     while a run is under way, in those that it keeps and one more, and the weights that it averages; all in fp32."""
     left = [node for run, node in plan.nodes.items() if run not in finished]
-    at_once = min(len(left), workers or cores())
+    at_once = min(len(left), plan.width, workers or cores())
     averaged = sorted(len(averaged_steps(n.recipe, n.steps)) for n in left)[len(left) - at_once :]
     copies = sum(len(n.evaluate_at) + 3 * len(n.states) for n in left) + 3 * (keep + 1) * at_once + sum(averaged)
     return 4 * plan.parameters * copies

@@ -242,9 +242,11 @@ def gpu_count() -> int:
     return torch.cuda.device_count()
 
 
-def usual_workers(execution: Execution) -> int:
-    """How many runs go side by side where nobody says: as many as there are cores, or GPUs, for their ranks."""
-    return max(1, (gpu_count() or cores()) // execution.ranks)
+def usual_workers(width: int, execution: Execution) -> int:
+    """How many runs go side by side where nobody says: as many as there are cores, or GPUs, for their ranks, but no
+    more than a plan of such a `width` can ever have, so that those share out the whole machine. Never by what is left
+    of it: threads follow from this, and a run that goes on must add its numbers in the same order."""
+    return max(1, min(width, (gpu_count() or cores()) // execution.ranks))
 
 
 def threads_each(workers: int, execution: Execution) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -12,8 +13,10 @@ from verbs import curricle
 
 from curricle.running import calibration, gathering
 from curricle.running.calibration import known_peak, peak, peak_flops
+from curricle.running.preparation import make_plan
 from curricle.store import Store, write_json
 from curricle.study import Recipe, Refused
+from curricle.studyfile import load_study
 from curricle.training import metrics
 
 
@@ -174,3 +177,23 @@ def test_a_run_s_peak_is_that_of_its_share_of_the_machine(tmp_path, monkeypatch)
     peak(Store(tmp_path), threads=1)
     assert peaks_of_a_run(Store(tmp_path), 2, Execution(ranks=2)) == {"fp32": 10.0}
     assert peaks_of_a_run(Store(tmp_path), 2, Execution()) is None  # two threads were not measured
+
+
+def test_the_time_of_a_plan_is_that_of_the_workers_and_threads_that_its_runs_have(tmp_path, monkeypatch):
+    from curricle.running import workers
+
+    threads = []
+
+    def measured(plan, store, number, says):
+        threads.append(number)
+        return calibration.Speed(1024.0, math.inf, math.inf, "a test")
+
+    monkeypatch.setattr(calibration, "measure", measured)
+    monkeypatch.setattr(workers, "gpu_count", lambda: 0)
+    monkeypatch.setattr(workers, "cores", lambda: 8)
+    file, store = write_study(tmp_path, tiny()), Store(tmp_path / "store")
+    wide = make_plan(load_study(file, ["seeds=[0, 1, 2, 3, 4]"]), store)
+    narrow = make_plan(load_study(file, ["strategies={one: [code, math, instruct]}", "baseline=one"]), store)
+    found = [calibration.seconds_here(plan, store, frozenset()) for plan in (wide, narrow)]
+    assert (wide.width, narrow.width, threads) == (10, 1, [1, 8])
+    assert found == [(max(wide.tokens / 8, narrow.tokens) / 1024, "a test"), (narrow.tokens / 1024, "a test")]

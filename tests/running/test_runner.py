@@ -253,6 +253,23 @@ def test_under_torchrun_a_run_that_is_left_is_begun_again_by_the_same_rule(train
     assert not crew.reached
 
 
+def test_workers_follow_from_the_whole_plan_and_not_from_what_is_left_of_it(tmp_path, monkeypatch):
+    plan = make_plan(load_study(write_study(tmp_path, tiny(seeds=[0, 1]))), tmp_path / "store")
+    given = []
+
+    class Noting(Leaving):
+        def __init__(self, prepared, workers, execution, left):
+            super().__init__()
+            given.append((workers, left))
+
+    monkeypatch.setattr(runner, "LocalCrew", Noting)
+    monkeypatch.setattr(workers, "gpu_count", lambda: 0)
+    monkeypatch.setattr(workers, "cores", lambda: 64)
+    for finished in (frozenset(), frozenset([*plan.nodes][:-1])):
+        list(runner.walk(Standing(plan, finished), None, Execution(), lambda: False))
+    assert given == [(4, 10), (4, 1)]
+
+
 class Failing(Leaving):
     """A crew with which these runs fail."""
 

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from curricle.execution import Execution
 from curricle.running import workers
 from curricle.running.work import Message
-from curricle.running.workers import _visible, refuse_few_gpus
+from curricle.running.workers import _shared_out, _visible, refuse_few_gpus, threads_each, usual_workers
 from curricle.study import Refused
 
 
@@ -34,6 +34,26 @@ def test_ranks_that_would_share_a_gpu_are_refused(monkeypatch):
         refuse_few_gpus(2, Execution(ranks=4))
     monkeypatch.setattr(workers, "gpu_count", lambda: 0)
     refuse_few_gpus(2, Execution(ranks=4))
+
+
+def test_a_narrow_plan_has_as_many_workers_as_it_is_wide_and_they_share_out_the_machine(monkeypatch):
+    monkeypatch.setattr(workers, "gpu_count", lambda: 0)
+    monkeypatch.setattr(workers, "cores", lambda: 64)
+    usual = {width: usual_workers(width, Execution()) for width in (1, 3, 64, 500)}
+    assert usual == {1: 1, 3: 3, 64: 64, 500: 64}
+    assert [threads_each(number, Execution()) for number in usual.values()] == [64, 21, 1, 1]
+    pairs = Execution(ranks=2)
+    assert usual_workers(500, pairs) == 32 and threads_each(usual_workers(1, pairs), pairs) == 32
+    monkeypatch.setattr(workers, "cores", lambda: 2)
+    assert [usual_workers(width, Execution()) for width in (2, 9)] == [2, 2]
+
+
+def test_the_usual_workers_of_a_narrow_plan_see_more_gpus_and_never_too_few(monkeypatch):
+    monkeypatch.setattr(workers, "gpu_count", lambda: 8)
+    assert _shared_out(8, usual_workers(3, Execution())) == [(0, 1), (2, 3), (4, 5)]
+    for ranks in range(1, 9):
+        for width in range(1, 10):
+            refuse_few_gpus(usual_workers(width, Execution(ranks=ranks)), Execution(ranks=ranks))
 
 
 def test_ranks_that_are_in_a_save_do_not_stand_still(tmp_path):
