@@ -213,12 +213,13 @@ def front(
 
 
 def _errors(found: Noise, counts: np.ndarray, draws: int) -> np.ndarray:
-    """Draws × strategies × measures: errors of the means, multivariate t. What a seed shares with all strategies moves
-    the front as a whole, so it matters to the volume and never to who dominates whom."""
+    """Draws × strategies × measures: errors of the means, multivariate t, wider for a strategy that scatters more than
+    the others. What a seed shares with all strategies moves the front as a whole, so it matters to the volume and never
+    to who dominates whom."""
     random = np.random.default_rng(0)
     shape = (draws, len(counts), len(found.own))
     errors = _normal(random, found.own, shape) * np.sqrt(found.own_df / random.chisquare(found.own_df, (draws, 1, 1)))
-    errors /= np.sqrt(counts)[None, :, None]
+    errors *= found.stretch_AM / np.sqrt(counts)[:, None]
     if found.paired:
         df = max(float(counts.min()) - 1, 1.0)
         shift = _normal(random, found.covariance - found.own, (draws, 1, len(found.own)))
@@ -239,7 +240,7 @@ def _noise_or_items(
     if found is not None:
         said = "" if found.paired else "Strategies have different seeds, so what a seed shares is not taken out."
         if found.uneven:
-            said = join([said, found.uneven.note("strategies"), "Draws of the front pool it."])
+            said = join([said, found.uneven.note("strategies")])
         return found, THESE_PROBLEMS, said
     if table.y_ASM.shape[1] > 1 or table.y_ASM.shape[2] > 2:
         return None, THESE_PROBLEMS, "No variation among seeds, so no probability of being on the front."

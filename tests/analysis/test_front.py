@@ -171,6 +171,15 @@ def test_what_cannot_be_a_front_is_refused() -> None:
         front(rows({0.5: [float("nan")], 1.0: [1.0]}) + rows({0.5: [1.0], 1.0: [1.0]}, "math"), "web", "math")
 
 
+def test_a_strategy_that_scatters_more_is_less_surely_off_the_front() -> None:
+    quiet = {0.4: [0.999, 1.0, 1.001], 0.6: [1.019, 1.02, 1.021], 1.0: [1.079, 1.08, 1.081]}
+    target = rows({0.4: [0.5] * 3, 0.6: [0.4] * 3, 0.8: [0.41] * 3, 1.0: [0.2] * 3}, "math")
+    found = front(rows({**quiet, 0.8: [0.99, 1.04, 1.09]}) + target, "math", "web")
+    (off,) = [row for row in found.table if not row["on_front"]]
+    # Its own mean is known to .05/√3, and .02 less would put it there: a quarter. The pooled spread says a tenth.
+    assert off["strategy"] == "0.8" and 0.2 < off["p_front"] < 0.35
+
+
 # ---- critical shares ----------------------------------------------------------------------------------------------
 
 

@@ -59,6 +59,12 @@ class Noise(NamedTuple):
         """The first of the spreads, if any, in which strategies may differ."""
         return next((spread for spread in self.spreads if spread.uneven), None)
 
+    @property
+    def stretch_AM(self) -> np.ndarray:
+        """How many times as wide as the pooled one a strategy's own spread is, at least 1, where they may differ."""
+        each = [s.variances_C / s.pooled if s.uneven else np.ones(1) for s in self.spreads] or [np.ones(1)]
+        return np.sqrt(np.maximum(np.stack(np.broadcast_arrays(*each), axis=1), 1.0))
+
     def means_error(self, table: Table, level: float) -> np.ndarray:
         """Half the width of each strategy's interval, strategies × measures; where strategies may scatter unlike, a
         noisy one's is its own where that is wider."""
