@@ -356,6 +356,7 @@ def table(design: Factorial, flat: Cells, lines: Lines | None) -> tuple[dict[str
         alone[k] = 1.0
         interval = flat.contrast(alone)[-1 if not flat.df else 0].interval()
         ends = sorted(sign * end for end in (interval.low, interval.high) if end is not None) if interval else []
+        ends = np.clip(ends, 0.0, 100.0 if design.measure == ACCURACY else np.inf).tolist()
         made.append(
             {"row": "cell", "strategy": cell.name, "order": cell.order, "first": cell.doses[0], "second": cell.doses[1],
              "filler": cell.filler, "score": float(cell.y_S.mean()), "low": ends[0] if ends else None,

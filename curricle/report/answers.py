@@ -47,7 +47,16 @@ def answers_view(answers: Sequence[Answer]) -> RenderableType:
 
 
 def found(findings: Sequence[Finding]) -> list[RenderableType]:
+    """What stands in tables, then what is told; the other way round where the tables would only say "undefined"."""
     rows = [f for f in findings if not f.table]
+    parts = [tabled(rows), *(told(f) for f in findings if f.table)]
+    if all(f.estimate is None for f in rows):
+        parts = [*parts[1:], parts[0]]
+    spaced = [part for some in parts if some for part in (SPACE, *some)]
+    return spaced[1:]
+
+
+def tabled(rows: Sequence[Finding]) -> list[RenderableType]:
     groups: dict[tuple[str, str], list[Finding]] = {}
     for f in rows[:FINDINGS]:
         groups.setdefault((f.benchmark, f.measure), []).append(f)
@@ -59,11 +68,7 @@ def found(findings: Sequence[Finding]) -> list[RenderableType]:
     kinds = list(dict.fromkeys(f"{i.kind} ({i.level:.0%})" for f in rows if (i := f.interval())))
     if kinds:
         parts.append(Text(f"Intervals for {', '.join(kinds)}.", style="dim"))
-    parts += notes(rows)
-    for f in findings:
-        if f.table:
-            parts += [*([SPACE] if parts else []), *told(f)]
-    return parts
+    return [*parts, *notes(rows)]
 
 
 def listing(about: str, findings: Sequence[Finding]) -> Table:
@@ -115,7 +120,8 @@ def own_table(rows: Sequence[Mapping[str, Part]]) -> list[RenderableType]:
 
 
 def notes(findings: Iterable[Finding]) -> list[RenderableType]:
-    said = list(dict.fromkeys(f.note for f in findings if f.note))
+    why = [f"Undefined: {f.undefined}." for f in findings if f.undefined]
+    said = list(dict.fromkeys([*why, *(f.note for f in findings if f.note)]))
     left = [f"… and {words.plural(len(said) - NOTES, 'more note')}: --json has all"] if len(said) > NOTES else []
     return [Text(note, style="dim") for note in (*said[:NOTES], *left)]
 

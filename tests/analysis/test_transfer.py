@@ -328,6 +328,13 @@ def test_seeds_whose_spread_differs_widen_the_interval_and_are_named() -> None:
     assert f.interval().high - f.interval().low > even.interval().high - even.interval().low
 
 
+def test_limits_of_an_accuracy_are_accuracies() -> None:
+    found = transfer(two_by_two(0.3, 20.0, 60.0, 99.7, sd=0.25), sources=("code", "math"))
+    cells = [row for row in found.table if row["row"] == "cell"]
+    assert cells[0]["low"] == 0.0 and cells[-1]["high"] == 100.0
+    assert all(0.0 <= row["low"] <= row["score"] <= row["high"] <= 100.0 for row in cells)
+
+
 # ---- what is refused -----------------------------------------------------------------------------------------------
 
 

@@ -37,6 +37,14 @@ def test_an_undefined_finding_says_why_and_prints_nothing_that_it_would_be_made_
     assert "40,770,909,125" in shown(saturated(4.077e10, None))
 
 
+def test_undefined_findings_in_a_table_come_last_and_say_why():
+    missing = Finding("bound-information", "a over b", "loss", "gsm", None, "bits", undefined="no procedural control")
+    lines = shown(missing, saturated(4.077e10, None)).splitlines()
+    assert lines[0].startswith("code on web")
+    assert lines[-1] == "Undefined: no procedural control."
+    assert any("a over b" in line and "undefined" in line for line in lines)
+
+
 def test_the_sentence_leads_and_the_coordinates_of_a_figure_are_left_out():
     lines = shown(saturated(4.077e10, None)).splitlines()
     assert lines[0] == "code on web, bits per byte on web: 40.8B tokens; n = 9, 2 seeds. δ = 0.05: stated."
