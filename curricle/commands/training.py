@@ -6,6 +6,7 @@ However it was trained, its report is written here in one way.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -34,14 +35,16 @@ from curricle.commands.common import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from rich.console import Console
 
     from curricle.execution import Execution
     from curricle.planning import Plan
+    from curricle.remote import Remote
     from curricle.running.preparation import Prepared
     from curricle.running.standing import Standing
+    from curricle.running.work import Message
     from curricle.store import Store
     from curricle.study import Study
 
@@ -162,12 +165,10 @@ def run_with_workers(
     """The runs as processes of this machine, or as tasks of a cluster."""
     from contextlib import nullcontext
 
-    from curricle.progress import Reading, Training
+    from curricle.progress import Reading
     from curricle.running import cluster, runner
     from curricle.running import workers as crews
-    from curricle.running.standing import Standing
     from curricle.stopping import asked_to_stop, obeyed_at_once
-    from curricle.tracking import Tracker, tracked
 
     refuse_unwritable("--out", folder)
     refuse_unwritable("--store", store)
@@ -178,27 +179,57 @@ def run_with_workers(
     else:
         cluster.needs(execution)
     with cluster.reached(on, workers) if on else nullcontext(), obeyed_at_once():  # Ray has a SIGTERM of its own
-        plan, prepared = planned(study, store, console)
-        runner.refuse_declared(plan)
-        runner.refuse_uneven(plan, execution)
-        runner.try_again(plan, prepared, again, through)
-        standing = Standing.seen(plan, prepared)
+        prepared, standing = looked_at(study, store, console, execution, again, through)
+        plan = standing.plan
         show_plan(console, standing, prepared)
         at_once = workers or (None if on else crews.usual_workers(plan.width, execution))
         runner.make_ready(standing, prepared, folder, execution, at_once, remote, Reading(console))
         # What a cluster's nodes do at best was not measured here.
         peaks = None if on or not at_once else peaks_of_a_run(prepared.store, at_once, execution)
-        training = Training(console, plan, standing.finished, peaks, standing.left_out)
-        say = lambda text: console.print(text, markup=False, soft_wrap=True)  # noqa: E731
-        tracker = Tracker(track, plan, say) if track is not None else None
-        with training.shown(), tracker or nullcontext(), asked_to_stop() as interrupted:
-            show = tracked(training, tracker, training.mfu) if tracker else training
+        with followed(console, standing, peaks, track) as show, asked_to_stop() as interrupted:
             said = runner.walk(standing, prepared, execution, interrupted, workers=workers, on=on, remote=through)
             failures = runner.shown(said, show)
     results = runner.gathered(plan, prepared, folder / "results", failures)
     write_report(console, plan, prepared, results, folder, command, failures)
     if runner.is_failure(plan, failures):
         raise runner.Failed(failures)
+
+
+def looked_at(
+    study: Study,
+    store: Path,
+    console: Console,
+    execution: Execution,
+    again: Sequence[str],
+    remote: Remote | None = None,
+) -> tuple[Prepared, Standing]:
+    """The study prepared, and where its plan stands once what is to be tried `again` may be. Refuses a plan that cannot
+    be run so."""
+    from curricle.running import runner
+    from curricle.running.standing import Standing
+
+    plan, prepared = planned(study, store, console)
+    runner.refuse_declared(plan)
+    runner.refuse_uneven(plan, execution)
+    runner.try_again(plan, prepared, again, remote)
+    return prepared, Standing.seen(plan, prepared)
+
+
+@contextmanager
+def followed(
+    console: Console, standing: Standing, peaks: dict[str, float] | None, track: str | None
+) -> Iterator[Callable[[Message], None]]:
+    """Whom to tell what the runs say: the screen and, where there is one, the tracker."""
+    from curricle.progress import Training
+    from curricle.tracking import Tracker, tracked
+
+    training = Training(console, standing.plan, standing.finished, peaks, standing.left_out)
+    with training.shown():
+        if track is None:
+            yield training
+            return
+        with Tracker(track, standing.plan, lambda text: console.print(text, markup=False, soft_wrap=True)) as tracker:
+            yield tracked(training, tracker, training.mfu)
 
 
 def peaks_of_a_run(store: Store, workers: int, execution: Execution) -> dict[str, float] | None:
@@ -228,17 +259,16 @@ def run_as_rank(
 ) -> None:
     """One of the processes that torchrun started. All train every run together; the first one speaks, writes and
     tracks."""
-    from contextlib import nullcontext, suppress
+    from contextlib import suppress
     from dataclasses import replace
 
     import torch
 
-    from curricle.progress import Reading, Training
+    from curricle.progress import Reading
     from curricle.running import runner
-    from curricle.running.standing import Standing
     from curricle.stopping import asked_to_stop
     from curricle.study import Refused
-    from curricle.tracking import Tracker, refuse_missing, tracked
+    from curricle.tracking import refuse_missing
     from curricle.training.distribution import Ranks, left_together
 
     ranks = Ranks.of_torchrun()
@@ -252,12 +282,7 @@ def run_as_rank(
         if ranks.first:
             refuse_unwritable("--out", folder)
             refuse_unwritable("--store", store)
-        plan, prepared = planned(study, store, console)
-        runner.refuse_declared(plan)
-        runner.refuse_uneven(plan, execution)
-        if ranks.first:
-            runner.try_again(plan, prepared, again)
-        standing = Standing.seen(plan, prepared)
+        prepared, standing = looked_at(study, store, console, execution, again if ranks.first else ())
         if ranks.first:
             show_plan(console, standing, prepared)
             runner.make_ready(standing, prepared, folder, execution, 1, watch=Reading(console))
@@ -268,11 +293,7 @@ def run_as_rank(
         plan = standing.plan
         with asked_to_stop() as interrupted, left_together(interrupted):
             peaks = _peaks_of_ranks(prepared.store, torch.get_num_threads(), ranks.size)
-            training = Training(console, plan, standing.finished, peaks, standing.left_out)
-            say = lambda text: console.print(text, markup=False, soft_wrap=True)  # noqa: E731
-            tracker = Tracker(track, plan, say) if track is not None and ranks.first else None
-            show = tracked(training, tracker, training.mfu) if tracker else training
-            with training.shown(), tracker or nullcontext():
+            with followed(console, standing, peaks, track if ranks.first else None) as show:
                 failures = runner.shown(runner.walk_as_rank(standing, prepared, ranks, execution, interrupted), show)
     except (Refused, runner.Interrupted, KeyboardInterrupt) as error:  # on every rank alike: one says it
         if ranks.first:

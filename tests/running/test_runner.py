@@ -17,19 +17,14 @@ import pytest
 import yaml
 from tiny_study import tiny, write_study
 
-from curricle.commands.common import make_console
-from curricle.execution import Execution
-from curricle.progress import Training
 from curricle.results import Results
 from curricle.running import gathering, runner, upkeep, workers
 from curricle.running.preparation import make_plan, prepare
-from curricle.running.standing import Standing
-from curricle.running.work import Message
+from curricle.running.standing import Standing, ancestor
 from curricle.running.workers import SAYS_MORE
 from curricle.store import Store, is_complete
 from curricle.study import Average, Refused
 from curricle.studyfile import load_study
-from curricle.training.distribution import Ranks
 
 
 def run(file: Path, store: Path, **options) -> tuple[list, Results]:
@@ -184,134 +179,6 @@ def test_two_drivers_on_one_run_do_not_harm_each_other(trained):
 
     runner.run(plan, store=store, out=store.parent / "out5", show=show)
     assert sorted(run for kind, run in kinds if kind == "done") == sorted(plan.nodes)
-
-
-class Leaving:
-    """A crew whose first run is left unfinished without anybody having asked, each time after so many tokens."""
-
-    def __init__(self, *reached: int):
-        self.reached, self.first, self.said, self.free, self.busy = list(reached), "", [], 1, 0
-
-    def start(self, node):
-        self.said, self.first = [Message("done", node.run)], self.first or node.run
-        if self.reached and node.run == self.first:
-            self.said = [
-                Message("step", node.run, self.reached.pop(0)),
-                Message("stopped", node.run, text="it [/died]"),
-            ]
-        self.free, self.busy = 0, 1
-
-    def listen(self, timeout):
-        said, self.said, self.free, self.busy = self.said, [], 1, 0
-        return said
-
-    def stop(self): ...
-
-    def close(self): ...
-
-
-@pytest.fixture
-def soon(monkeypatch):
-    monkeypatch.setattr(runner, "ASK_AGAIN_SECONDS", 0.0)
-
-
-def test_a_run_that_is_left_is_begun_again_as_often_as_it_comes_further_and_no_more(trained, soon, capsys):
-    file, store, _, _ = trained
-    plan = make_plan(load_study(file), store)
-    said = list(runner.execute(Standing(plan), Leaving(512, 1024, 1536), lambda: False))
-    assert {m.run for m in said if m.kind == "done"} == set(plan.nodes)
-    assert [m.kind for m in said].count("stopped") == 3
-    for reached in ((512, 512), (0, 0), (1024, 512), (512, 1024, 1024)):
-        show = Training(make_console(), plan, frozenset())
-        with pytest.raises(
-            runner.Failed, match=r"left unfinished twice without coming further: it \[/died\]"
-        ) as failure:
-            for message in runner.execute(Standing(plan), Leaving(*reached), lambda: False):
-                show(message)
-        assert len(failure.value.failures) == 1
-        told = capsys.readouterr().out
-        assert told.count("it [/died]") == len(reached) - 1 and told.count("✗") == 1
-
-
-@pytest.mark.parametrize(("reached", "failed"), [((512, 1024, 1536), 0), ((512, 512), 1), ((1024, 512), 1)])
-def test_under_torchrun_a_run_that_is_left_is_begun_again_by_the_same_rule(trained, soon, monkeypatch, reached, failed):
-    file, store, _, _ = trained
-    plan = make_plan(load_study(file), store)
-    crew, interrupted = Leaving(*reached), lambda: False
-
-    def work_on(prepared, node, *_):
-        crew.start(node)
-        yield from crew.said
-
-    monkeypatch.setattr(runner, "work_on", work_on)
-    failures = runner.shown(
-        runner.walk_as_rank(Standing(plan), None, Ranks.alone(), Execution(), interrupted), lambda message: None
-    )
-    assert [text.partition(":")[0] for text in failures.values()] == [
-        "it was left unfinished twice without coming further"
-    ] * failed
-    assert not crew.reached
-
-
-def test_workers_follow_from_the_whole_plan_and_not_from_what_is_left_of_it(tmp_path, monkeypatch):
-    plan = make_plan(load_study(write_study(tmp_path, tiny(seeds=[0, 1]))), tmp_path / "store")
-    given = []
-
-    class Noting(Leaving):
-        def __init__(self, prepared, workers, execution, left):
-            super().__init__()
-            given.append((workers, left))
-
-    monkeypatch.setattr(runner, "LocalCrew", Noting)
-    monkeypatch.setattr(workers, "gpu_count", lambda: 0)
-    monkeypatch.setattr(workers, "cores", lambda: 64)
-    for finished in (frozenset(), frozenset([*plan.nodes][:-1])):
-        list(runner.walk(Standing(plan, finished), None, Execution(), lambda: False))
-    assert given == [(4, 10), (4, 1)]
-
-
-class Failing(Leaving):
-    """A crew with which these runs fail."""
-
-    def __init__(self, failing: set[str]):
-        super().__init__()
-        self.failing = failing
-
-    def start(self, node):
-        super().start(node)
-        if node.run in self.failing:
-            self.said = [Message("failed", node.run, text="loss nan")]
-
-
-def test_a_run_that_fails_takes_only_those_with_it_that_begin_from_it(tmp_path):
-    plan = make_plan(load_study(write_study(tmp_path, tiny(seeds=[0, 1]))), tmp_path / "store")
-    failing = {plan.paths["code first", 0][0], plan.paths["from scratch", 1][1]}
-    said = []
-    with pytest.raises(runner.Failed) as failure:
-        for message in runner.execute(Standing(plan), Failing(failing), lambda: False):
-            said.append(message)
-    assert all(f"{run} failed: loss nan" in str(failure.value) for run in failing)
-    assert {m.run for m in said if m.kind == "failed"} == failing
-    done = {m.run for m in said if m.kind == "done"}
-    assert done == {run for run in plan.nodes if not failing & {run, *before(plan, run)}} and len(done) == 6
-
-
-def test_a_run_that_is_refused_when_others_are_under_way_takes_no_other_with_it(tmp_path):
-    plan = make_plan(load_study(write_study(tmp_path, tiny())), tmp_path / "store")
-    refused, *_ = plan.paths["code first", 0]
-
-    class Refusing(Leaving):
-        def start(self, node):
-            super().start(node)
-            self.said.insert(0, Message("step", node.run, 512))
-            if node.run == refused:
-                self.said[-1] = Message("refused", node.run, text="model/ is damaged")
-
-    said = []
-    with pytest.raises(runner.Failed, match="model/ is damaged"):
-        for message in runner.execute(Standing(plan), Refusing(), lambda: False):
-            said.append(message)
-    assert {m.run for m in said if m.kind == "done"} == set(plan.paths["from scratch", 0])
 
 
 def test_an_arm_that_diverged_is_not_waited_for_and_never_the_best(tmp_path):
@@ -500,7 +367,10 @@ def test_a_run_whose_worker_is_killed_at_the_same_place_again_fails_and_takes_no
         runner.run(plan, show=kill_one, **options)
     assert str(failure.value).count("failed") == 1, "the runs after it get a worker that lives"
     done = Standing.seen(plan, prepare(plan.study, Store(tmp_path / "store"))).finished
-    assert done == {run for run in plan.nodes if not set(killed) & {run, *before(plan, run)}} and done
+    assert (
+        done == {run for run in plan.nodes if run not in killed and ancestor(plan, plan.nodes[run], killed) is None}
+        and done
+    )
     runner.run(plan, **options)
     assert weights(tmp_path / "store", list(plan.nodes)) == weights(store, list(plan.nodes))
 
@@ -508,12 +378,6 @@ def test_a_run_whose_worker_is_killed_at_the_same_place_again_fails_and_takes_no
 def kill_workers() -> None:
     for child in multiprocessing.active_children():
         os.kill(child.pid, signal.SIGKILL)
-
-
-def before(plan, run: str) -> set[str]:
-    """The runs that one follows."""
-    parent = plan.nodes[run].parent
-    return set() if parent is None else {parent, *before(plan, parent)}
 
 
 def test_a_tokenizer_that_is_not_the_checkpoint_s_is_refused(trained, tmp_path):
