@@ -102,10 +102,11 @@ def evaluate(
     from curricle.evaluation.generation import context_of
     from curricle.evaluation.scoring import evaluate as score
     from curricle.evaluation.scoring import shots_fitted, summary
+    from curricle.training.distribution import Ranks
     from curricle.training.model import load
 
     console = make_console(quiet=as_json)
-    loaded, tokenizer = load(place)
+    loaded, tokenizer = load(place, device=Ranks.alone().device)
     context = context_of(loaded)
     rows = score(loaded, tokenizer, list(specs.values()), {}, context=context, watch=jobs_watched(console))
     if not all(math.isfinite(row["nats"]) for row in rows if row.get("nats") is not None):

@@ -80,9 +80,11 @@ def value(
 
     from curricle.analysis.value import value as summed
     from curricle.evaluation import valuation
+    from curricle.training.distribution import Ranks
     from curricle.training.model import load
 
-    loaded, tokenizer = load(place)
+    device = Ranks.alone().device
+    loaded, tokenizer = load(place, device=device)
     pieces = {name: valuation.pieces(found, tokenizer, context) for name, found in named.items()}
     towards = valuation.pieces(aim, tokenizer, context)
     if method == "gradient":
@@ -90,7 +92,7 @@ def value(
     elif method == "forward":
         rows = valuation.by_forward_passes(loaded, tokenizer, towards, pieces, watch=watch)
     else:
-        other = load(better_place) if better_place else None
+        other = load(better_place, device=device) if better_place else None
         rows = valuation.by_stand_ins(loaded, tokenizer, towards, pieces, better=other, watch=watch)
     if out is not None:
         _write(out, rows)

@@ -94,9 +94,14 @@ def architecture(path: str | Path, revision: str | None = None) -> PreTrainedMod
 
 
 def load(
-    path: str | Path, *, revision: str | None = None, dtype: torch.dtype = torch.float32
+    path: str | Path,
+    *,
+    revision: str | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | None = None,
 ) -> tuple[PreTrainedModel, Tokenizer]:
-    """The model and its tokenizer. Raises `Refused` where `path` is no checkpoint that transformers reads."""
+    """The model, on the CPU or the `device` that is named, and its tokenizer. Raises `Refused` where `path` is no
+    checkpoint that transformers reads."""
     name, settings = _located(str(path), revision)
     try:
         weights = {**settings, **(_FULL_NUMBERS if "gguf_file" in settings else {"use_safetensors": True})}
@@ -126,7 +131,8 @@ def load(
         model.hf_quantizer = None
         if hasattr(model.config, "quantization_config"):
             del model.config.quantization_config
-    return model.eval(), tokenizer
+    # Weight by weight, each freed here as it goes there; transformers reads onto a device with accelerate only.
+    return model.to(device or model.device).eval(), tokenizer
 
 
 def _note_two_matrices(model: PreTrainedModel) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pkgutil
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from curricle.store import Store
 from curricle.study import Refused
 from curricle.studyfile import load_study
 from curricle.training import origin
-from curricle.training.distribution import _copy
+from curricle.training.distribution import Ranks, _copy
 from curricle.training.loss import bends_logits
 from curricle.training.model import begin, export, load
 
@@ -153,6 +154,43 @@ def test_logits_that_are_no_numbers_are_not_taken_for_documents_that_read_each_o
     asked = ("--benchmark", "gsm8k=gsm8k.jsonl", "--shots", 0, "--max-new-tokens", 2)
     shown = curricle("evaluate", tmp_path, *asked, cwd=tmp_path)
     assert shown.returncode == 2 and "its logits are no numbers" in shown.stderr and not shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("asked", "by"),
+    [
+        (("evaluate", "m", "--benchmark=gsm8k=gsm8k.jsonl", "--shots=0", "--max-new-tokens=2"), "scoring.evaluate"),
+        (("value", "m", "--target=gsm8k=gsm8k.jsonl", "--source=a=a.txt"), "valuation.by_gradients"),
+        (("value", "m", "--target=gsm8k=gsm8k.jsonl", "--source=a=a.txt", "--method=stand-in", "--better=level"),
+         "valuation.by_stand_ins"),
+    ],
+    ids=["evaluate", "value", "value beside a better model"],
+)  # fmt: skip
+def test_the_verbs_work_with_models_on_the_device_of_this_process(llama, tokenizer, tmp_path, monkeypatch, asked, by):
+    for name in ("m", "level"):
+        llama.float().save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+        torch.nn.init.zeros_(llama.lm_head.weight)  # of the second: all tokens are alike to it
+    (tmp_path / "gsm8k.jsonl").write_text(json.dumps({"question": "1 + 1?", "answer": "2\n#### 2"}) + "\n")
+    (tmp_path / "a.txt").write_text("one and one is two")
+    device, moved, given = torch.device("cpu", 0), [], []  # the CPU by a name that nobody else says
+    monkeypatch.setattr(Ranks, "alone", classmethod(lambda cls: cls(device=device)))
+    place = f"curricle.evaluation.{by}"
+    work, to = pkgutil.resolve_name(place), transformers.PreTrainedModel.to
+
+    def noted_move(model, where):
+        moved.append((id(model), where))
+        return to(model, where)
+
+    def noted_work(model, *rest, **settings):
+        given.extend([model, *(settings.get("better") or ())[:1]])
+        return work(model, *rest, **settings)
+
+    monkeypatch.setattr(transformers.PreTrainedModel, "to", noted_move)
+    monkeypatch.setattr(place, noted_work)
+    shown = curricle(*asked, cwd=tmp_path)
+    assert shown.returncode == 0, shown.stderr
+    assert moved == [(id(model), device) for model in given] and len(given) == 1 + ("--better=level" in asked)
 
 
 def test_a_mixture_of_experts_is_refused_before_anything_is_reckoned_for_it(tokenizer, tmp_path):
