@@ -244,8 +244,9 @@ def gpu_count() -> int:
 
 def usual_workers(width: int, execution: Execution) -> int:
     """How many runs go side by side where nobody says: as many as there are cores, or GPUs, for their ranks, but no
-    more than a plan of such a `width` can ever have, so that those share out the whole machine. Never by what is left
-    of it: threads follow from this, and a run that goes on must add its numbers in the same order."""
+    more than a plan of such a `width` can ever have. So those share out all cores; of GPUs a run uses one for each of
+    its ranks, and the others stand idle. Never by what is left of the plan: threads follow from this, and a run that
+    goes on must add its numbers in the same order."""
     return max(1, min(width, (gpu_count() or cores()) // execution.ranks))
 
 
