@@ -300,9 +300,11 @@ def execute(standing: Standing, crew: Crew, interrupted: Callable[[], bool]) -> 
                 if left and (fault := leavings.failure(message.run, message.text)) is not None:
                     message, left = Message("failed", message.run, text=fault), False
                 stepped = stepped or message.kind == "step"
-                if message.kind == "refused" and not stepped:  # it is the study's fault, or this machine's
-                    raise Refused(message.text)
-                if message.kind in {"failed", "refused"}:
+                if message.kind == "refused":
+                    if not stepped:  # it is the study's fault, or this machine's
+                        raise Refused(message.text)
+                    message = Message("failed", message.run, text=message.text)
+                if message.kind == "failed":
                     failed[message.run] = message.text
                 if message.kind == "held" or left:
                     later[message.run] = time.monotonic() + ASK_AGAIN_SECONDS

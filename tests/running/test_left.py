@@ -129,7 +129,7 @@ def test_a_run_that_fails_takes_only_those_with_it_that_begin_from_it(tmp_path):
     assert len(done) == 6
 
 
-def test_a_run_that_is_refused_when_others_are_under_way_takes_no_other_with_it(tmp_path):
+def test_a_run_that_is_refused_when_others_are_under_way_takes_no_other_with_it_and_is_shown(tmp_path, capsys):
     plan = make_plan(load_study(write_study(tmp_path, tiny())), tmp_path / "store")
     refused, *_ = plan.paths["code first", 0]
 
@@ -140,8 +140,10 @@ def test_a_run_that_is_refused_when_others_are_under_way_takes_no_other_with_it(
             if node.run == refused:
                 self.said[-1] = Message("refused", node.run, text="model/ is damaged")
 
-    said = []
+    said, show = [], Training(make_console(), plan, frozenset())
     with pytest.raises(runner.Failed, match="model/ is damaged"):
         for message in runner.execute(Standing(plan), Refusing(), lambda: False):
             said.append(message)
+            show(message)
     assert {m.run for m in said if m.kind == "done"} == set(plan.paths["from scratch", 0])
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines() if refused in line] == ["✗"]
