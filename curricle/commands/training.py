@@ -212,7 +212,7 @@ def looked_at(
     runner.refuse_declared(plan)
     runner.refuse_uneven(plan, execution)
     runner.try_again(plan, prepared, again, remote)
-    return prepared, Standing.seen(plan, prepared)
+    return prepared, Standing.seen(plan, prepared, remote)
 
 
 @contextmanager

@@ -86,7 +86,7 @@ def run(
         prepared = prepared or prepare(plan.study, place, *([watch] if watch else []))
         if prepared.catalogue != plan.catalogue:
             raise Refused("the sources have changed since the plan was made; make the plan again")
-        standing = Standing.seen(plan, prepared)
+        standing = Standing.seen(plan, prepared, through)
         make_ready(
             standing, prepared, folder, how, workers or (None if on else usual_workers(plan.width, how)), remote, watch
         )
@@ -108,9 +108,10 @@ def make_ready(
     remote: str | None = None,
     watch: Watch | None = None,
 ) -> None:
-    """What comes before the first run, so many of which go at once: room on the disk, a reference in the store to what
-    this study needs of it, and its generated text."""
-    refuse_small_disk(standing.plan, prepared.store, standing.finished, how.keep, workers)
+    """What comes before the first run, so many of which go at once: room on the disk, but for weights that go to a
+    `remote` store, a reference in the store to what this study needs of it, and its generated text."""
+    if remote is None:
+        refuse_small_disk(standing.plan, prepared.store, standing.finished, how.keep, workers)
     remember(standing.plan, prepared, folder, remote)
     write_streams(prepared, standing.plan, *([watch] if watch else []))
 
@@ -131,7 +132,6 @@ def walk(
     if remote is not None:
         transfer.refuse_outside(prepared)
         transfer.push_inputs(remote, prepared, plan)
-        standing = _standing_afar(plan, prepared, remote)
     try:
         if standing.left:
             if on is not None:
@@ -146,14 +146,6 @@ def walk(
         if remote is not None:
             for run in plan.nodes:
                 transfer.pull_rows(remote, prepared, run)
-
-
-def _standing_afar(plan: Plan, prepared: Prepared, remote: Remote) -> Standing:
-    """By what the remote store has; the rows of what is not done there come here, for they say what has diverged."""
-    finished = frozenset(run for run, node in plan.nodes.items() if transfer.done(remote, prepared, node))
-    for run in plan.nodes.keys() - finished:
-        transfer.pull_rows(remote, prepared, run)
-    return Standing(plan, finished, diverged(plan, prepared))
 
 
 def shown(said: Generator[Message], show: Show) -> Mapping[str, str]:

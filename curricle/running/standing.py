@@ -1,7 +1,7 @@
 """Where a plan stands in a store: which runs are done, which have diverged, and so what is left.
 
 To look walks the whole store, so it is done once, where a plan is prepared, and what was seen is handed on; again only
-after what can have changed it.
+after what can have changed it. Where machines share a remote store only, that is the one that is looked at.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 
 from curricle.node import Node
 from curricle.planning import Plan
+from curricle.remote import Remote
+from curricle.running import transfer
 from curricle.running.preparation import Prepared
 from curricle.running.work import is_done
 from curricle.training import metrics
@@ -27,9 +29,15 @@ class Standing:
     so again."""
 
     @classmethod
-    def seen(cls, plan: Plan, prepared: Prepared) -> Standing:
-        """As the store has it now."""
-        finished = frozenset(run for run, node in plan.nodes.items() if is_done(prepared, node))
+    def seen(cls, plan: Plan, prepared: Prepared, remote: Remote | None = None) -> Standing:
+        """As the store has it now, or the `remote` one: then the rows of what is not done come here, for they say what
+        has diverged."""
+        if remote is None:
+            finished = frozenset(run for run, node in plan.nodes.items() if is_done(prepared, node))
+        else:
+            finished = frozenset(run for run, node in plan.nodes.items() if transfer.done(remote, prepared, node))
+            for run in plan.nodes.keys() - finished:
+                transfer.pull_rows(remote, prepared, run)
         return cls(plan, finished, diverged(plan, prepared))
 
     @property

@@ -12,17 +12,17 @@ import sys
 import tempfile
 import time
 import uuid
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from tiny_study import tiny, write_study
 
-from curricle.commands.training import resources_of
+from curricle.commands.training import resources_of, run_with_workers
 from curricle.execution import Execution
 from curricle.remote import Remote
-from curricle.running import cluster, runner
+from curricle.running import cluster, runner, transfer
 from curricle.running.preparation import make_plan, prepare
 from curricle.store import Store, is_complete, read_json
 from curricle.study import Refused
@@ -204,6 +204,22 @@ def go(folder: Path, **options) -> list:
     plan = make_plan(load_study(folder / "tiny.yaml"), folder / "store")
     runner.run(plan, store=folder / "store", out=folder / "out", show=said.append, **options)
     return said
+
+
+def test_a_driver_sees_what_the_remote_store_has_and_wants_no_room_for_weights_that_stay_there(
+    trained, fresh, monkeypatch, capsys
+):
+    url = f"file://{fresh}/remote"
+    there = prepare(load_study(trained[0] / "tiny.yaml"), Store(trained[0] / "store"))
+    for node in trained[1].nodes.values():
+        transfer.push_run(Remote(url), there, node)
+    monkeypatch.setattr(cluster, "reached", lambda *_: nullcontext())
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10**6))
+    assert go(fresh, on="local", remote=url) == [], "all is done there"
+    study, store = load_study(fresh / "tiny.yaml"), fresh / "another store"
+    run_with_workers(study, fresh / "out", store, Execution(), "", None, None, "local", url, [])
+    assert "0 stages to train, 5 done" in capsys.readouterr().out
+    assert (fresh / "out" / "report.html").exists() and not list(store.glob("runs/*/*/model"))
 
 
 @on_ray
