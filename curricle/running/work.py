@@ -259,9 +259,9 @@ def _take_steps(
             yield Message("evaluating", node.run, now.tokens)
             kept = weights_folder(folder, node, now.step)
             if not ranks.decided(partial(is_complete, kept)):
-                whole = whole_weights(model, ranks)
-                if whole is not None:
+                if (whole := whole_weights(model, ranks)) is not None:
                     models.export(whole, tokenizer, kept)
+                del whole  # of many ranks a copy: it is on the disk now
                 ranks.wait()
             given = (model, tokenizer) if live else None
             yield from _evaluate(prepared, node, folder, now.step, given, ranks, asked_to_stop)
@@ -383,12 +383,31 @@ def _evaluate(
     ranks: Ranks,
     asked_to_stop: Asked,
 ) -> Iterator[Message]:
-    """Score what was not scored yet; ranks share out problems and documents. Leaves early where it is asked to stop.
-    Says what is new of the held-out text."""
+    """Score what was not scored yet, and say what is new of the held-out text."""
+    began = time.monotonic()
+    tokens = node.tokens_at(step)
+    _score(prepared, node, folder, step, live, ranks, asked_to_stop)
+    ranks.wait()
+    if ranks.first and _note_held_out(prepared, node, folder, step, time.monotonic() - began):
+        parent = prepared.store.run_folder(node.parent) if node.parent else None
+        bits, change = metrics.held_out(folder, parent, node.branch_step)
+        yield Message("evaluated", node.run, tokens, bits_per_byte=bits, change=change)
+
+
+def _score(
+    prepared: Prepared,
+    node: Node,
+    folder: Path,
+    step: int,
+    live: tuple[PreTrainedModel, PreTrainedTokenizerFast] | None,
+    ranks: Ranks,
+    asked_to_stop: Asked,
+) -> None:
+    """What was not scored yet; ranks share out problems and documents. Leaves early where it is asked to stop. Where
+    the model is not there `live`, every rank has what was exported of it on its device, whole, and only meanwhile."""
     from curricle.evaluation.scoring import evaluate
     from curricle.training import model as models
 
-    began = time.monotonic()
     tokens = node.tokens_at(step)
     where = {"run": node.run, "stage": node.stage, "seed": node.seed, "tokens": tokens, "final": step == node.steps}
     left = ranks.decided(
@@ -398,8 +417,7 @@ def _evaluate(
         if ranks.decided(asked_to_stop):
             break
         if live is None:
-            loaded, tokenizer = models.load(weights_folder(folder, node, step))
-            live = loaded.to(ranks.device), tokenizer
+            live = models.load(weights_folder(folder, node, step), device=ranks.device)
         model, tokenizer = live
         context = max(node.context, getattr(model.config, "max_position_embeddings", 0))
         benchmarks = [replace(b, items=tuple(ranks.dealt(b.items))) for b in prepared.benchmarks if b.name == name]
@@ -408,11 +426,6 @@ def _evaluate(
         if rows is not None:
             file = evaluation_file(prepared, folder, tokens, name)
             write_rows(file, [{**where, **row} for row in rows], EVALUATIONS)
-    ranks.wait()
-    if ranks.first and _note_held_out(prepared, node, folder, step, time.monotonic() - began):
-        parent = prepared.store.run_folder(node.parent) if node.parent else None
-        bits, change = metrics.held_out(folder, parent, node.branch_step)
-        yield Message("evaluated", node.run, tokens, bits_per_byte=bits, change=change)
 
 
 def _note_held_out(prepared: Prepared, node: Node, folder: Path, step: int, seconds: float) -> bool:

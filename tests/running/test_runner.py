@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,10 +22,12 @@ from curricle.results import Results
 from curricle.running import gathering, runner, upkeep, workers
 from curricle.running.preparation import make_plan, prepare
 from curricle.running.standing import Standing, ancestor
+from curricle.running.work import work_on
 from curricle.running.workers import SAYS_MORE
 from curricle.store import Store, is_complete
 from curricle.study import Average, Refused
 from curricle.studyfile import load_study
+from curricle.training import model as models
 
 
 def run(file: Path, store: Path, **options) -> tuple[list, Results]:
@@ -98,6 +101,21 @@ def test_a_benchmark_added_later_trains_nothing_again(trained, tmp_path):
     said, results = run(file.with_name("wider.yaml"), store)
     assert {m.kind for m in said} == {"evaluating", "done"}
     assert results.sql("select count(*) n from evaluations where benchmark = 'equations'")[0]["n"] == 4 * 7
+
+
+def test_a_model_that_was_read_to_be_scored_is_gone_when_its_scores_are_told(trained, monkeypatch):
+    file, store, *_ = trained
+    study, usual, read = load_study(file, ["held_out.scored_bytes=1500"]), models.load, []
+    plan, prepared = make_plan(study, store), prepare(study, Store(store))
+
+    def load(*place, **settings):
+        loaded, tokenizer = usual(*place, **settings)
+        read.append(weakref.ref(loaded))
+        return loaded, tokenizer
+
+    monkeypatch.setattr(models, "load", load)
+    told = [[at() for at in read] for m in work_on(prepared, next(iter(plan.nodes.values()))) if m.kind == "evaluated"]
+    assert told and all(told) and not any(at for so_far in told for at in so_far)
 
 
 @pytest.mark.slow
