@@ -26,7 +26,7 @@ from curricle.execution import Execution
 from curricle.planning import Plan
 from curricle.running import runner
 from curricle.running.preparation import make_plan, prepare, write_streams
-from curricle.running.standing import Standing
+from curricle.running.standing import Standing, saved
 from curricle.running.workers import LocalCrew, cores
 from curricle.store import Store
 from curricle.studyfile import load_study
@@ -74,7 +74,8 @@ def one_by_one(plan: Plan, store: Path) -> None:
     """One worker with the threads that it has among several: `workers=1` would give it all cores, and other sums."""
     prepared = prepare(plan.study, Store(store))
     crew = LocalCrew(prepared, cores(), Execution(), left=1)
-    for _ in runner.execute(Standing(plan), crew, lambda: False):
+    leavings = runner.Leavings(lambda run: saved(prepared.store, run))
+    for _ in runner.execute(Standing(plan), crew, leavings, lambda: False):
         pass
 
 

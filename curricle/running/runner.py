@@ -9,6 +9,7 @@ import shutil
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -20,7 +21,7 @@ from curricle.results import Results
 from curricle.running import cluster, transfer
 from curricle.running.gathering import arms_left, gather
 from curricle.running.preparation import Prepared, Watch, prepare, write_streams
-from curricle.running.standing import Standing, ancestor, diverged
+from curricle.running.standing import Standing, ancestor, diverged, saved
 from curricle.running.upkeep import remember
 from curricle.running.work import Message, ending, says_diverged, work_on
 from curricle.running.workers import Crew, LocalCrew, cores, usual_workers
@@ -139,7 +140,8 @@ def walk(
                 crew: Crew = cluster.RayCrew(prepared, how, workers=workers, remote=url, queued=on != "local")
             else:
                 crew = LocalCrew(prepared, workers or usual_workers(plan.width, how), how, len(standing.left))
-            yield from execute(standing, crew, interrupted)
+            leavings = Leavings(lambda run: saved(prepared.store, run, remote))
+            yield from execute(standing, crew, leavings, interrupted)
         elif standing.diverged:
             raise Failed(standing.diverged)
     finally:
@@ -246,35 +248,34 @@ def refuse_small_disk(
 class Leavings:
     """What becomes of runs that were left though nobody had asked for that: their process was killed, their task died,
     their ranks lost each other, a file that another machine wrote was seen late. Such a run is begun again from its
-    last checkpoint, as often as it comes further; left twice at one place, it has failed."""
+    last checkpoint, as often as it has saved something more; left twice without that, it has failed."""
 
-    def __init__(self) -> None:
-        self._reached: dict[str, int] = {}  # by run, the most tokens that were said of it
-        self._left: dict[str, int] = {}  # by run that was left, how many these were then
-
-    def hear(self, message: Message) -> None:
-        """What is said of a run is how far it has come: a step, or a point at which it is evaluated."""
-        self._reached[message.run] = max(message.tokens, self._reached.get(message.run, 0))
+    def __init__(self, saved: Callable[[str], tuple[int, ...]]):
+        """`saved` looks at how much there is of a run. What was only said of it is lost when it is left."""
+        self._saved = saved
+        self._most: dict[str, tuple[int, ...]] = {}  # by run that was left, the most of each that there ever was then
 
     def failure(self, run: str, text: str = "") -> str | None:
         """Why a run that was left has failed; None where it is to be begun again. `text` is what happened to it."""
-        here = self._reached.get(run, 0)
-        if self._left.get(run, -1) < here:
-            self._left[run] = here
+        now = self._saved(run)
+        before = self._most.get(run)
+        most = now if before is None else tuple(map(max, now, before))
+        if most != before:
+            self._most[run] = most
             return None
         return ": ".join(filter(None, ("it was left unfinished twice without coming further", text)))
 
 
-def execute(standing: Standing, crew: Crew, interrupted: Callable[[], bool]) -> Generator[Message]:
+def execute(standing: Standing, crew: Crew, leavings: Leavings, interrupted: Callable[[], bool]) -> Generator[Message]:
     """Everything the crew says, until all runs are done. Runs that another driver works on are waited for, those that
-    were left are begun again as `Leavings` has it. A run that fails, or has diverged before, takes only those with it
+    were left are begun again as `leavings` has it. A run that fails, or has diverged before, takes only those with it
     that begin from it: one arm that diverges must not keep the others from their end.
     """
     plan, finished, waiting = standing.plan, set(standing.finished), standing.left
     ahead = _work_ahead(plan)
     waiting.sort(key=lambda node: -ahead[node.run])  # the longest chain first, so that none is left alone at the end
     later: dict[str, float] = {}  # by run that is held or was left, when to begin it again
-    leavings, stepped = Leavings(), False
+    stepped = False
     failed = dict(standing.diverged)  # by run, what happened
     stopping = False
     try:
@@ -287,7 +288,6 @@ def execute(standing: Standing, crew: Crew, interrupted: Callable[[], bool]) -> 
             if stopping and not crew.busy:
                 break
             for message in crew.listen(timeout=0.2):
-                leavings.hear(message)
                 left = message.kind == "stopped" and not stopping
                 if left and (fault := leavings.failure(message.run, message.text)) is not None:
                     message, left = Message("failed", message.run, text=fault), False
@@ -341,7 +341,7 @@ def walk_as_rank(
     plan = standing.plan
     # Another driver may have done something between one rank's look and another's.
     agreed = Standing(plan, *ranks.decided(lambda: (standing.finished, standing.diverged)))
-    failed, leavings = dict(agreed.diverged), Leavings()
+    failed, leavings = dict(agreed.diverged), Leavings(lambda run: saved(prepared.store, run))
     for node in agreed.left:
         run = node.run
         if ancestor(plan, node, failed) is not None:
@@ -349,7 +349,6 @@ def walk_as_rank(
         while True:
             try:
                 for message in work_on(prepared, node, ranks, execution, interrupted):
-                    leavings.hear(message)
                     last = message.kind
                     if last != "stopped":
                         yield message
@@ -362,7 +361,7 @@ def walk_as_rank(
                 break
             if ranks.summed([interrupted()])[0]:
                 raise Interrupted("what was begun is saved")
-            if last == "stopped" and (fault := leavings.failure(run)) is not None:
+            if last == "stopped" and (fault := ranks.decided(partial(leavings.failure, run))) is not None:
                 failed[run] = fault
                 break
             time.sleep(ASK_AGAIN_SECONDS)

@@ -15,6 +15,7 @@ from curricle.remote import Remote
 from curricle.running import transfer
 from curricle.running.preparation import Prepared
 from curricle.running.work import is_done
+from curricle.store import Store, is_complete
 from curricle.training import metrics
 from curricle.training.guard import DIVERGED
 
@@ -59,6 +60,17 @@ def diverged(plan: Plan, prepared: Prepared) -> dict[str, str]:
     """Only what has diverged, for whoever needs no more."""
     found = {run: metrics.diverged(prepared.store.run_folder(run)) for run in plan.nodes}
     return {run: f"{DIVERGED}: {said}" for run, said in found.items() if said is not None}
+
+
+def saved(store: Store, run: str, remote: Remote | None = None) -> tuple[int, ...]:
+    """How much of a run's work is not lost when it is left: the step of its newest state, and of the newest of those
+    steps that are taken once more, and the number of its evaluations."""
+    if remote is not None:
+        return transfer.saved(remote, run)
+    folder = store.run_folder(run)
+    parts = [(folder / part).glob("step-*") for part in (transfer.STATES, transfer.STATES_AGAIN)]
+    newest = [transfer.newest(state.name for state in part if is_complete(state)) for part in parts]
+    return *newest, len([*(folder / "evaluations").glob("[!.]*")])
 
 
 def ancestor(plan: Plan, node: Node, runs: Collection[str]) -> str | None:

@@ -191,6 +191,17 @@ def _pull_run(remote: Remote, store: Store, run: str, parts: Iterable[str] = WHO
     _pull_records(remote, store, run)
 
 
+def saved(remote: Remote, run: str) -> tuple[int, ...]:
+    """As `standing.saved`, of the remote store."""
+    steps = [newest(remote.children(f"runs/{run}/{part}")) for part in (STATES, STATES_AGAIN)]
+    return *steps, len(remote.files(f"runs/{run}/evaluations"))
+
+
+def newest(states: Iterable[str]) -> int:
+    """The last step of these states, by their names or paths; 0 where there is none."""
+    return max((int(state.rpartition("-")[2]) for state in states), default=0)
+
+
 def pull_rows(remote: Remote, prepared: Prepared, run: str) -> None:
     """What results are made of: evaluations and metrics, without any weights. Metrics of a run that another process of
     this machine works on are that process's to write."""
