@@ -126,11 +126,12 @@ def work_on(
     ranks = ranks or Ranks.alone()
     folder = prepared.store.run_folder(node.run)
     with _ours(folder, node.run, ranks):
-        if (said := ranks.decided(lambda: metrics.diverged(folder))) is not None:
-            raise Diverged(said)
         if ranks.first:
             for part in ("", "points", "evaluations", "checkpoints", "average"):
                 sweep(folder / part)
+        if (said := ranks.decided(lambda: metrics.diverged(folder))) is not None:
+            raise Diverged(said)
+        if ranks.first:
             if not (folder / "run.json").exists():
                 write_json(folder / "run.json", prepared.described(node))
             checkpoint.name(folder / "checkpoints", node.states)

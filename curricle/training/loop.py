@@ -168,6 +168,8 @@ def train(
                 skipped=objection,
             )
             diverged = _divergence(guard, recipe, now)
+            if diverged is not None:
+                record.finish()  # a state on its way is what `--again` goes on from; what diverged is the last line
             record.note(now, flops_per_token, diverged)
             if diverged is not None:
                 raise Diverged(diverged)

@@ -11,8 +11,10 @@ import torch
 from pydantic import ValidationError
 from test_training import RECIPE, finish, make, repeating, same
 
+from curricle.execution import Execution
 from curricle.study import Recipe
 from curricle.tokens.sampler import Sampler
+from curricle.training import checkpoint, metrics, record
 from curricle.training.guard import SETTLED, WINDOW, Guard
 from curricle.training.loop import Diverged, train
 
@@ -142,6 +144,25 @@ def test_a_run_that_keeps_spiking_stops_and_says_so(tmp_path):
         list(train(model, sampler, recipe, steps=60, evaluate_at=frozenset(), folder=tmp_path))
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "diverged" in line] == [4], "whoever chooses among arms must know"
+
+
+def test_a_state_that_is_on_its_way_when_a_run_diverges_counts(tmp_path, monkeypatch):
+    """It is written while training goes on, and more slowly than that."""
+
+    class Slow(checkpoint.Saver):
+        def written(self):
+            return False
+
+    monkeypatch.setattr(record, "Saver", Slow)
+    model, sampler = make(samples=400)
+    with torch.no_grad():
+        next(model.parameters()).fill_(float("nan"))
+    recipe, how = RECIPE.model_copy(update={"max_skipped": 3}), Execution(save_seconds=0.0, save_ahead=True)
+    with pytest.raises(Diverged):
+        list(train(model, sampler, recipe, steps=60, evaluate_at=frozenset(), folder=tmp_path, execution=how))
+    assert [place.name for place in (tmp_path / "checkpoints").iterdir()] == ["step-00000001"]
+    assert checkpoint.describe(tmp_path / "checkpoints" / "step-00000001").step == 1
+    assert "4 of the last 4 steps" in (metrics.diverged(tmp_path) or "")
 
 
 def test_a_bound_on_skipped_steps_that_the_guard_could_never_pass_is_refused():
