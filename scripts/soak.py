@@ -157,7 +157,7 @@ def struck(process: subprocess.Popen, chance: random.Random) -> tuple[str, set[i
     workers = [c for c in psutil.Process(process.pid).children(recursive=True) if is_worker(c)]
     if workers and chance.random() < 0.15:
         chance.choice(workers).kill()
-        return "SIGKILL to a worker", {0, 1}
+        return "SIGKILL to a worker", {0}
     process.send_signal(number)
     allowed = {-signal.SIGKILL} if number == signal.SIGKILL else {130, 0, -signal.SIGTERM}
     return f"{number.name} to the driver", allowed

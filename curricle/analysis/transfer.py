@@ -17,7 +17,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from curricle.analysis.finding import ACCURACY, LOG_LOSS, LOGITS, THIS_STRATEGY, Finding, Part, join
+from curricle.analysis.finding import (
+    ACCURACY,
+    KAPPA,
+    LOG_LOSS,
+    LOGITS,
+    THESE_PROBLEMS,
+    THIS_STRATEGY,
+    Finding,
+    Interval,
+    Part,
+    between,
+    digits,
+    join,
+)  # fmt: skip
 from curricle.analysis.rows.cells import Factorial, Row, read_factorial
 from curricle.analysis.rows.columns import known
 from curricle.analysis.rows.compare import holm_adjusted
@@ -298,10 +311,21 @@ def concluded(found: Finding, level: float) -> Finding:
     elif resolved:
         neither = f"no effect is shown to change its sign (p = {number(parts['crossover_p'])}), nor both to keep theirs"
         said.append(f"{told}; whether an increasing change of scale could remove it is not told, since {neither}.")
+    if (kappa := kappa_of(found)) is not None:
+        value, interval = kappa
+        what = f"κ = {digits(value, KAPPA)} ({between(interval, KAPPA)}) on the scale of effective tokens"
+        said.append(f"{what}: complementarity is {'claimed' if parts['complementary'] else 'not claimed'}.")
     if shown("double_cancellation_p"):
         p = number(parts["double_cancellation_p"])
         said.append(f"Double cancellation is violated (p = {p}): no increasing function of a sum orders the cells so.")
     return replace(found, parts=parts, note=join([*said, found.note]))
+
+
+def kappa_of(found: Finding) -> tuple[float, Interval] | None:
+    """κ with its profile interval, of a finding `transfer` that has it."""
+    told = [found.parts.get(name) for name in ("kappa", "kappa_low", "kappa_high")]
+    kappa, low, high = (value if isinstance(value, float) else None for value in told)
+    return None if kappa is None else (kappa, Interval(low, high, THESE_PROBLEMS))
 
 
 def notes(design: Factorial, parts: Mapping[str, Part], widest: Estimate, cells: Cells) -> Iterable[str]:

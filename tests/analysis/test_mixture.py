@@ -366,6 +366,21 @@ def test_metrics_without_weight_are_not_refitted_and_change_nothing(monkeypatch)
 # ---- the door ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("over", ["natural", "uniform"])
+def test_a_member_that_disagrees_about_a_gain_is_named(monkeypatch, over):
+    p, loss, _ = swarm()
+    room = sys.modules["curricle.analysis.mixture"]
+    told = room.witnesses
+
+    def quarrelsome(*given):
+        agreed = told(*given)
+        return {**agreed, "gp": (agreed["gp"][0], -9.0) if over == "uniform" else (-9.0, agreed["gp"][1])}
+
+    monkeypatch.setattr(room, "witnesses", quarrelsome)
+    notes = " ".join(f.note for f in mixture(*swarms.tables(p, loss)))
+    assert notes.count("disagrees") == 1 and f"gp disagrees: it predicts a gain over {over} of -9.000, and" in notes
+
+
 def broken(change) -> str:
     p, loss, _ = swarm(runs=14)
     ratios, metrics = swarms.tables(p, loss)

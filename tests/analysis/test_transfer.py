@@ -15,6 +15,7 @@ from simulated import script
 
 from curricle.analysis import Finding
 from curricle.analysis.finding import ACCURACY, BITS_PER_BYTE, THESE_PROBLEMS, THESE_WEIGHTS, THIS_STRATEGY
+from curricle.analysis.proposals.next_runs import unresolved
 from curricle.analysis.rows.cells import read_factorial, snapped
 from curricle.analysis.statistics.crossover import double_cancellation, gail_simon
 from curricle.analysis.transfer import claims_adjusted, concluded, transfer, transfer_published, transfers
@@ -164,6 +165,15 @@ def test_synergy_on_several_benchmarks_is_claimed_where_the_corrected_test_agree
     parts = {**one.parts, "kappa_p": 0.04}
     weak = claims_adjusted([replace(one, parts=parts)] * 2, "kappa_p")
     assert [concluded(f, 0.95).parts["complementary"] for f in weak] == [False, False]
+
+
+def test_synergy_is_told_where_gamma_is_refused_and_is_no_open_question_then() -> None:
+    (found,) = transfers(sim.Scenario("", sim.effective(3.0), sigma=0.005).rows(np.random.default_rng(1)))
+    assert found.estimate is None and "do not lie on T" in found.undefined
+    assert "on the scale of effective tokens: complementarity is claimed." in found.note
+    assert unresolved(found, None) is None
+    (apart,) = transfers(sim.Scenario("", sim.separate, sigma=0.005).rows(np.random.default_rng(1)))
+    assert "complementarity is not claimed." in apart.note and unresolved(apart, None) == apart.undefined
 
 
 def test_a_crossover_is_called_what_no_scale_removes() -> None:

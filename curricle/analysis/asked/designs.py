@@ -225,7 +225,8 @@ def swarm(asked: Asked) -> list[Finding]:
 
 
 def swarm_of(asked: Asked, rows: Sequence[Row]) -> list[Finding]:
-    """The mixture by one measure. What there is of each source says which mixture is natural."""
+    """The mixture by one measure. What there is of each source says which mixture is natural, and what the budget of
+    these runs may take of it."""
     names = sorted({key.removeprefix(DOSE) for row in rows for key in row if key.startswith(DOSE)})
     mixtures: dict[str, dict[str, Any]] = {}
     scored: dict[str, dict[str, list[float]]] = {}
@@ -239,9 +240,14 @@ def swarm_of(asked: Asked, rows: Sequence[Row]) -> list[Finding]:
             f"{plural(len(different), 'different mixture')} in one stage; a law of mixtures takes {LEAST_SWARM} or more"
         )
     there = asked.results.sql("SELECT source, max(available_tokens) AS tokens FROM mixtures GROUP BY source")
-    natural = {row["source"]: row["tokens"] for row in there if row["tokens"] and row["source"] in names}
+    available = {row["source"]: row["tokens"] for row in there if row["tokens"] and row["source"] in names}
     metrics = [{"run": run, **{name: sum(v) / len(v) for name, v in of.items()}} for run, of in scored.items()]
-    return mixture(list(mixtures.values()), metrics, natural=natural if len(natural) == len(names) else None)
+    if len(available) < len(names):
+        return mixture(list(mixtures.values()), metrics)
+    budget = max(row["tokens"] for row in rows)
+    return mixture(
+        list(mixtures.values()), metrics, available=available, budget_tokens=budget, max_epochs=asked.max_epochs
+    )
 
 
 def predictions(asked: Asked) -> list[Finding]:

@@ -208,7 +208,7 @@ def open_because(answer: Answer, target: str, measure: str, precision: float | N
 
 def unresolved(f: Finding, precision: float | None) -> str | None:
     if f.estimate is None:
-        return f.undefined
+        return None if f.parts.get("complementary") else f.undefined  # γ's own question has κ for an answer
     interval = f.interval()
     if f.is_change:
         if interval is None:

@@ -206,15 +206,15 @@ class Answer:
         return [*said, *self.dissent()]
 
     def dissent(self) -> list[str]:
-        """Members that disagree about the gain by more than new runs would."""
-        gains = {m: over for m, (over, _) in self.witnesses.items()}
-        own = gains[self.fitted.method]
-        low, high = self.gain_limits(self.points["natural"])
-        others = {m: g for m, g in gains.items() if m != self.fitted.method and not low <= g <= high}
-        return [
-            f"{m} disagrees: it predicts a gain over natural of {g:+.3f}, and {self.fitted.method} one of {own:+.3f}."
-            for m, g in others.items()
-        ]
+        """Members that disagree about a gain by more than new runs would."""
+        said = []
+        for i, name in enumerate(("natural", "uniform")):
+            gains = {m: over[i] for m, over in self.witnesses.items()}
+            own = f"{self.fitted.method} one of {gains.pop(self.fitted.method):+.3f}"
+            low, high = self.gain_limits(self.points[name])
+            others = {m: f"a gain over {name} of {g:+.3f}" for m, g in gains.items() if not low <= g <= high}
+            said += [f"{m} disagrees: it predicts {gain}, and {own}." for m, gain in others.items()]
+        return said
 
     def level_limits(self, at: np.ndarray) -> tuple[float, float]:
         """Of one new run of the recommended mixture: CV+, or at the target size what its runs' left-out errors say."""

@@ -211,6 +211,24 @@ def test_a_benchmark_that_is_named_does_not_throw_away_answers_about_a_swarm_or_
         assert {f.question for f in answer.findings} >= {"mixture", "mixture-gain"}
 
 
+def test_a_mixture_for_a_study_asks_for_no_more_of_a_source_than_its_epochs_allow(tmp_path):
+    random = np.random.default_rng(3)
+    mixes = {f"m{i}": (1000 * random.dirichlet(np.ones(3))).round().astype(int) + 1 for i in range(18)}
+
+    def score(strategy: str, seed: int, position: int, part: float) -> list[Point]:
+        p = mixes[strategy] / mixes[strategy].sum()
+        return [("eval", "held-out", "bits per byte", 3 - p[0] ** 0.5 - 0.1 * p[1] ** 0.5)]
+
+    arms = {name: [("mix", "pretrain", dict(zip("abc", map(int, of))))] for name, of in mixes.items()}
+    share = {}
+    for name, there in (("much", {"a": 10_000}), ("little", {"a": 100})):
+        made = study(tmp_path / name, arms, score, count=1, there={"b": 10_000, "c": 10_000, **there})
+        (answer,) = ask(Asked(made, max_epochs=3.0), ["mixture"])
+        (best,) = (f for f in answer.findings if f.question == "mixture")
+        share[name] = {row["source"]: row["recommended"] for row in best.table}["a"]
+    assert share["little"] <= 0.3 < 0.6 < share["much"]
+
+
 def test_bits_and_nats_of_a_swarm_are_never_averaged(tmp_path):
     random = np.random.default_rng(4)
     mixes = {f"m{i}": (1000 * random.dirichlet(np.ones(3))).round().astype(int) + 1 for i in range(18)}
