@@ -109,7 +109,7 @@ def _over(table: Table, question: str, model: str, against: str) -> Iterator[Fin
 def interactions(table: Table, both: str, first: str, second: str, neither: str) -> Iterator[Finding]:
     """(both − first) − (second − neither) on each benchmark, in points: what mathematics gave after the one beginning
     more than after the other. Beside it, in `parts`, the same on the logit scale, where its sign may differ: an
-    interaction belongs to a scale (docs/theory.md, section 2)."""
+    interaction belongs to a scale (docs/theory.md, section 3)."""
     models: Sequence[str] = (both, first, second, neither)
     signs = (1, -1, -1, 1)
     for benchmark in table.benchmarks:

@@ -8,52 +8,31 @@ from typing import Any
 
 import numpy as np
 import pytest
+from simulated import script
 
-from curricle.analysis.allocation import split
 from curricle.analysis.split_runs import split_of_runs
 from curricle.report.charts.efficiency import chart
 from curricle.study import Refused
 
-R, BETA, FLOOR, START, TOTAL = 0.5, 0.4, 0.7, 0.1, 1e6
-WORTH = {"code": 0.4, "math": 1.0}
+sim = script("split")
+R, TOTAL, WORTH = sim.R, sim.TOTAL, sim.TWO
 
 
-def loss(x: np.ndarray, worth: Mapping[str, float] = WORTH) -> float:
-    return FLOOR + (START + sum(w * (at / TOTAL) ** R for w, at in zip(worth.values(), x))) ** -BETA
-
-
-def study(random: np.random.Generator, worth: Mapping[str, float] = WORTH, arms: int = 10, seeds: int = 3, sigma=0.004):
-    made: list[dict[str, Any]] = []
-    for arm in range(arms):
-        x = random.dirichlet(np.ones(len(worth))) * TOTAL * (1.0 if arm % 2 else 0.4)
-        made += [
-            {"strategy": f"m{arm}", "seed": seed, "final": True, "benchmark": "algebra", "measure": "bits per byte",
-             "score": loss(x, worth) + random.normal(0, sigma), **{f"dose:{n}": float(v) for n, v in zip(worth, x)}}
-            for seed in range(seeds)
-        ]  # fmt: skip
-    return made
+def study(
+    random: np.random.Generator, worth: Mapping[str, float] = WORTH, arms: int = 10, **noise: float
+) -> list[dict[str, Any]]:
+    return sim.study(random, sim.Scenario(worth, sim.own(worth), arms), **noise)
 
 
 @pytest.mark.slow
 def test_shares_and_the_gain_lie_in_their_intervals_as_often_as_they_say() -> None:
-    truth, held, studies = split(WORTH, R, TOTAL), np.zeros(3), 20
-    for seed in range(studies):
-        found = split_of_runs(study(np.random.default_rng([3, seed])), TOTAL)
-        if not found.table:  # the test of the law rejects a true one now and then: a miss
-            continue
-        row = next(row for row in found.table if row["source"] == "code")
-        given = np.array([float(r["tokens"] or 0) for r in found.table])
-        gain = loss(given) - loss(np.full(2, TOTAL / 2))
-        inside = found.interval()
-        assert inside is not None
-        held += [
-            float(row["low"] or 0) <= truth["code"] / TOTAL <= float(row["high"] or 0),
-            inside.contains(loss(given)),
-            float(found.parts["gain_low"] or 0) <= gain <= float(found.parts["gain_high"] or 0),
-        ]
-    error = (0.95 * 0.05 / studies) ** 0.5
-    assert (held / studies >= 0.95 - 3 * error).all(), held / studies
-    assert held.min() < studies  # an interval that never misses says nothing
+    studies = 20
+    held = sim.held(sim.SCENARIOS["three sources"], studies, seed=1)
+    assert held["refused"][0] <= 2
+    for name in ("shares", "loss", "gain"):
+        yes, of_all = held[name]
+        assert yes / of_all >= 0.95 - 3 * (0.95 * 0.05 / studies) ** 0.5, name
+    assert held["shares"][0] < held["shares"][1]  # an interval that never misses says nothing
 
 
 def test_a_source_that_teaches_nothing_may_get_nothing() -> None:
