@@ -5,7 +5,8 @@
 L = E + A·(d + Σ w_j·x_j^r)^−β is fitted to the ends of strategies that read the sources in different doses, and the
 budget is split so that the last token of each gives the same (allocation.py). A source read alone shows r·β and no
 more, so runs that read several together are what tells r. Each share has an interval over draws of (w, r) from the
-fit's covariance; the loss, and what the split gains over equal shares, have one by the delta method. Letters: C cells
+fit's covariance; the loss, and what the split gains over equal shares, have one by the delta method. All are widened by
+what the law may miss without the strategies' showing it, the error of a difference of two of them. Letters: C cells
 (strategies), J sources, K parameters.
 """
 
@@ -18,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from curricle.analysis.allocation import best_split
+from curricle.analysis.allocation import best_split, split
 from curricle.analysis.finding import ACCURACY, THESE_PROBLEMS, Finding, Interval, Part, join, short
 from curricle.analysis.rows.cells import SAME_DOSE, finite
 from curricle.analysis.rows.columns import Row, items, known, the_one, typed
@@ -44,6 +45,7 @@ class SplitLaw:
     df: float
     scale: float
     lack_p: float | None  # F test that the cells lie on such a law; None where runs do not tell their noise
+    error: float  # of the difference of two strategies' means
 
     @property
     def worth_J(self) -> np.ndarray:
@@ -153,7 +155,33 @@ def fit_split(x_CJ: np.ndarray, y_C: list[np.ndarray]) -> SplitLaw:
     covariance = np.zeros((size, size))
     inverse = np.linalg.pinv((jac / lengths).T @ (jac / lengths), rcond=1e-13)
     covariance[np.ix_(apart, apart)] = variance * inverse / np.outer(lengths, lengths)
-    return SplitLaw(theta, covariance, float(df), scale, lack_p)
+    return SplitLaw(theta, covariance, float(df), scale, lack_p, math.sqrt(2 * variance / float(np.median(n_C))))
+
+
+def as_good(law: SplitLaw, sources: Sequence[str], x_J: np.ndarray, most: Mapping[str, float]) -> np.ndarray:
+    """The least and the most tokens of each source (2 × J) with which the loss, the others shared out anew, is within
+    `law.error` of that of the split `x_J`. A law that is wrong by no more than strategies show may have its best split
+    anywhere there."""
+    best, size = law.predicted(x_J)[0], float(x_J.sum())
+    found = np.stack([x_J, x_J])
+    for j, name in enumerate(sources):
+        others = {other: w for other, w in zip(sources, law.worth_J.tolist()) if other != name}
+
+        def excess(x: float, name: str = name, others: Mapping[str, float] = others) -> float:
+            given = {name: x}
+            if x < size and any(others.values()):
+                given |= split(others, law.r, size - x, most=most)
+            return law.predicted(np.array([given.get(each, 0.0) for each in sources]))[0] - best - law.error
+
+        for side, end in enumerate((0.0, min(size, most.get(name, math.inf)))):
+            near, far = float(x_J[j]), end
+            if excess(far) > 0:
+                for _ in range(40):
+                    middle = (near + far) / 2
+                    near, far = (middle, far) if excess(middle) <= 0 else (near, middle)
+                far = near
+            found[side, j] = far
+    return found
 
 
 def split_of_runs(
@@ -187,12 +215,20 @@ def split_of_runs(
     draws = [(dict(zip(sources, worth.tolist())), r) for worth, r in law.draws(DRAWS)]
     shared = best_split(dict(zip(sources, law.worth_J.tolist())), law.r, size, most=most, draws=draws, level=level)
     x_J = np.array([float(row["tokens"] or 0.0) for row in shared.table])
+    spent = float(x_J.sum())
+    reach_2J = as_good(law, sources, x_J, most or {}) / spent
+    rows_J: list[dict[str, Part]] = [
+        {**row, "low": min(float(row["low"] or 0), low), "high": max(float(row["high"] or 0), high)}
+        for row, low, high in zip(shared.table, *reach_2J.tolist())
+    ]
     equal_J = np.full(len(sources), size / len(sources))
     quantile = float(student(law.df, level))
     (loss, error), (gain, gain_error) = law.predicted(x_J), law.predicted(x_J, minus=equal_J)
+    # A law that is wrong by less than strategies show is off by as much as one of their means here, or two of them.
+    error, gain_error = math.hypot(error, law.error / math.sqrt(2)), math.hypot(gain_error, law.error)
     largest = x_CJ.max(0) * (1 + SAME_DOSE)
     beyond = [name for name, x, top in zip(sources, x_J, largest) if x > top]
-    told = any(not float(row["low"] or 0) <= 1 / len(sources) <= float(row["high"] or 0) for row in shared.table)
+    told = any(not float(row["low"] or 0) <= 1 / len(sources) <= float(row["high"] or 0) for row in rows_J)
     parts: dict[str, Part] = {
         **shared.parts, "gain": gain, "gain_low": gain - quantile * gain_error,
         "gain_high": gain + quantile * gain_error,
@@ -210,7 +246,7 @@ def split_of_runs(
     ])  # fmt: skip
     interval = Interval(loss - quantile * error, loss + quantile * error, THESE_PROBLEMS, level)
     return replace(
-        about, estimate=loss, undefined=None, intervals=(interval,), parts=parts, table=shared.table, note=note
+        about, estimate=loss, undefined=None, intervals=(interval,), parts=parts, table=tuple(rows_J), note=note
     )
 
 
