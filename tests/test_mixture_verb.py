@@ -68,6 +68,33 @@ def test_predictions_have_the_same_key_and_each_metric_with_its_limits(place):
 
 
 @pytest.mark.parametrize(
+    ("option", "out"),
+    [
+        ("--ratios", "ratios.csv"),
+        ("--metrics", "./drawn/../metrics.csv"),
+        ("--predict", "linked.csv"),
+        ("--larger-ratios", "larger.csv"),
+    ],
+)
+def test_predictions_never_take_the_place_of_what_is_read(place, option, out):
+    (place / "drawn").mkdir(exist_ok=True)
+    if not (place / "linked.csv").is_symlink():
+        (place / "linked.csv").symlink_to("others.csv")
+    (place / "larger.csv").write_bytes((place / "ratios.csv").read_bytes())
+    before = (place / out).read_bytes()
+    larger = ("--larger-ratios", "larger.csv", "--larger-metrics", "metrics.csv")
+    shown = curricle(*FILES, *larger, "--predict", "others.csv", "--out", out, cwd=place)
+    assert shown.returncode == 2 and f"--out {Path(out)}: is what {option} reads" in shown.stderr
+    assert (place / out).read_bytes() == before
+
+
+def test_earlier_predictions_are_replaced(place):
+    (place / "earlier.csv").write_text("index\n")
+    done = curricle(*FILES, "--predict", "others.csv", "--out", "earlier.csv", cwd=place)
+    assert done.returncode == 0 and len((place / "earlier.csv").read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (("--target", "metric/web_los"), "--target: unknown metric 'metric/web_los'; did you mean"),

@@ -64,6 +64,11 @@ def mixture(
     if (predict is None) != (out is None):
         raise Refused("--predict and --out go together: mixtures to predict, and the file for what is predicted")
     refuse_unwritable_file("--out", out)
+    refuse_inputs(
+        out,
+        {"--ratios": ratios, "--metrics": metrics, "--natural": natural, "--available": available,
+         "--larger-ratios": larger_ratios, "--larger-metrics": larger_metrics, "--predict": predict},
+    )  # fmt: skip
     refuse_unwritable("--figures", figures)
     if predict is not None:
         given = {"--available": available, "--budget-tokens": budget_tokens, "--natural": natural,
@@ -129,6 +134,17 @@ def mixture(
         console.print(mixture_view(found))
         if figures is not None:
             console.print(f"\n{len(drawn)} figures in {figures}", markup=False, soft_wrap=True)
+
+
+def refuse_inputs(out: Path | None, inputs: Mapping[str, Path | None]) -> None:
+    """Refuse an `--out` that is one of the files to be read, by whatever name: predictions would take its place."""
+    from curricle.study import Refused
+
+    if out is None or not out.exists():
+        return
+    for option, path in inputs.items():
+        if path is not None and path.exists() and path.samefile(out):
+            raise Refused(f"--out {out}: is what {option} reads, and would be overwritten; name another file")
 
 
 def read(path: Path, option: str) -> list[dict[str, str]]:
