@@ -1,17 +1,19 @@
 """What `curricle analyse` says in a terminal: each question with its findings, or why it cannot be answered.
 
 Findings of one kind stand in one table. A finding that carries a table of its own is said in a sentence, its intervals
-under it, then what of the table a person reads. Nothing else is cut silently: what does not fit is counted, and
-`--json` has all of it, the coordinates of figures too.
+under it, then what of the table a person reads: as many columns as fit, those that answer first. Nothing is cut
+silently: what is left out is counted or named, and `--json` has all of it, the coordinates of figures too.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
@@ -23,13 +25,21 @@ from curricle.report.terminal import SPACE, add_row, plain_table
 if TYPE_CHECKING:
     from curricle.results import Results
 
-ROWS, COLUMNS = 24, 8  # of a finding's own table that are shown
+ROWS = 24  # of a finding's own table that are shown
+WORDS = 24  # characters of a column of words that are asked for; longer ones are folded
 FINDINGS = 40  # of one question that are shown
 NOTES = 6  # of findings that stand in one table
 # Questions whose own table is a figure's coordinates and nothing else.
 DRAWN = {
     *("bound-regret", "bound-head-start", "bound-last-loss", "bound-accuracy-from-loss"),
     *("synergy", "transfer-mediated", "value-surprise"),
+}
+# The columns that answer, first what weighs most, of tables that begin with something else; the others follow.
+ANSWERS = {
+    "chain": ("stage", "gain", "share", "low", "high", "before", "after", "alone", "tokens"),
+    "transferred": ("tokens", "transferred", "low", "high", "beyond", "loss", "scratch_tokens"),
+    "multiplier": ("tokens", "multiplier", "multiplier_low", "multiplier_high", "beyond", "loss", "scratch_tokens"),
+    "transfer": ("strategy", "first", "second", "score", "low", "high", "seeds", "filler", "order"),
 }
 
 
@@ -96,7 +106,8 @@ def told(f: Finding) -> list[RenderableType]:
         made = "   ".join(f"{words.spaced(name)} {words.cell(value)}" for name, value in f.parts.items())
         lines += [Text(fill(made, 96, initial_indent="  ", subsequent_indent="  "), style="dim")]
     rows = looked_up(f)
-    return [*lines, *(own_table(rows) if rows else [])]
+    own: list[RenderableType] = [SPACE, OwnTable(rows, by_weight(f.question, rows))] if rows else []
+    return [*lines, *own]
 
 
 def looked_up(f: Finding) -> list[Mapping[str, Part]]:
@@ -106,17 +117,49 @@ def looked_up(f: Finding) -> list[Mapping[str, Part]]:
     return [row for row in f.table if row.get("row") != "fit" and row.get("series", "backtest") == "backtest"]
 
 
-def own_table(rows: Sequence[Mapping[str, Part]]) -> list[RenderableType]:
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    shown = names[:COLUMNS]
-    numeric = {n: all(isinstance(row.get(n), int | float | None) for row in rows) for n in shown}
-    table = plain_table(*(f">{name}" if numeric[name] else name for name in shown))
-    for row in rows[:ROWS]:
-        add_row(table, *(words.cell(row.get(name)) for name in shown))
-    left = [f"{len(rows) - ROWS:,} rows"] if len(rows) > ROWS else []
-    left += [f"columns {', '.join(names[COLUMNS:])}"] if len(names) > COLUMNS else []
-    more = [Text(f"… and {' and '.join(left)}: --json has all", style="dim")] if left else []
-    return [SPACE, table, *more]
+@dataclass(frozen=True, slots=True)
+class OwnTable:
+    """As many columns of a finding's table as fit, in this order; the names of the others under it."""
+
+    rows: Sequence[Mapping[str, Part]]
+    columns: Sequence[str]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        rows = self.rows[:ROWS]
+        numeric = {n: all(isinstance(row.get(n), int | float | None) for row in self.rows) for n in self.columns}
+        shown: list[str] = []
+        left_over = options.max_width
+        for together in limits_together(self.columns):
+            for name in together:
+                widest = max(len(words.cell(row.get(name))) for row in rows)
+                left_over -= max(len(name), widest if numeric[name] else min(widest, WORDS)) + 2
+            if shown and left_over < -2:  # nothing stands between the last column and the edge
+                break
+            shown += together
+        table = plain_table(*(f">{name}" if numeric[name] else name for name in shown))
+        for row in rows:
+            add_row(table, *(words.cell(row.get(name)) for name in shown))
+        yield table
+        left = [f"{len(self.rows) - ROWS:,} rows"] if len(self.rows) > ROWS else []
+        others = [name for name in self.columns if name not in shown]
+        left += [f"columns {', '.join(others)}"] if others else []
+        if left:
+            yield Text(f"… and {' and '.join(left)}: --json has all", style="dim")
+
+
+def by_weight(question: str, rows: Sequence[Mapping[str, Part]]) -> list[str]:
+    """The columns of a finding's table, those that answer its question first."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    first = [name for name in ANSWERS.get(question, ()) if name in names]
+    return [*first, *(name for name in names if name not in first)]
+
+
+def limits_together(columns: Sequence[str]) -> list[list[str]]:
+    """Columns that are shown or left out as one: a lower limit without its upper says something else than both."""
+    made: dict[str, list[str]] = {}
+    for name in columns:
+        made.setdefault(re.sub(r"(^|_)(low|high)$", r"\1limits", name), []).append(name)
+    return list(made.values())
 
 
 def notes(findings: Iterable[Finding]) -> list[RenderableType]:

@@ -63,3 +63,27 @@ def test_of_a_table_that_holds_both_what_a_person_looks_up_stays():
     assert "1.375" in text and "777" not in text
     curve = ({"tokens": 512.0, "saved": 235.5, "bound": 4100.0},)
     assert "235.5" not in shown(Finding("bound-regret", "a over b", "loss", "gsm", 0.5, "bits per token", table=curve))
+
+
+SHARES = {
+    "stage": "math", "position": 1, "since": "code", "tokens": 512_000, "before": 2.5, "after": 2.25, "gain": -0.25,
+    "relative_percent": -10.0, "share": 0.625, "low": 0.375, "high": 0.875, "share_of_difference": 0.6, "alone": -0.2,
+}  # fmt: skip
+
+
+def test_the_columns_that_answer_stand_first_and_what_does_not_fit_is_named():
+    chain = Finding("chain", "code to math", "bits per byte", "gsm", -0.4, "bits per byte", table=(SHARES,))
+    narrow, wide = shown(chain, width=60), shown(chain, width=200)
+    assert "0.625" in narrow and "0.375" in narrow and "0.875" in narrow
+    assert "columns" in narrow and "share_of_difference" in narrow.split("columns ")[1]
+    assert {*SHARES} <= {*wide.split()} and "--json" not in wide
+
+
+def test_a_lower_limit_is_never_shown_without_its_upper():
+    row = {"tokens": 1e6, "loss": 2.5, "multiplier_low": 1.25, "multiplier": 1.5, "multiplier_high": None, "low": 0.0}
+    row |= {"high": 3e6, "transferred": 5e5, "scratch_tokens": 1.5e6}
+    for question in ("transferred", "multiplier", "another"):
+        finding = Finding(question, "a over b", "bits per byte", "gsm", 1.5, "times", table=(row,))
+        for width in range(20, 140):
+            text = shown(finding, width=width).split("… and columns")[0]
+            assert ("multiplier_low" in text) == ("multiplier_high" in text), (question, width)
