@@ -21,6 +21,7 @@ ABOUT = (
     "there is a gain at all, and may be the wider. A rank correlation's is over other runs of the swarm's kind."
 )
 LEAST = 0.0005  # shares below this are told together
+ABOVE = (1, 5, 10)  # percent of the tokens: how many of the resamples' optima give a source more
 MOST = 8  # sources of a next run that are named
 
 
@@ -49,16 +50,17 @@ def heading(main: Finding) -> Text:
 
 
 def shares(main: Finding) -> RenderableType:
-    """Largest share first; `above 5 %` is the share of resamples whose optimum keeps that."""
+    """Largest share first. The optima of resamples are the law's, and the recommended mixture may have been drawn back
+    from there: each of their columns says whose it is."""
     table = plain_table(
-        "source", ">share", ">resamples' optima", ">above 1 %", ">above 5 %", ">above 10 %", ">natural", ">uniform"
+        "source", ">share", ">optima of\nresamples", *(f">optima\nabove {s} %" for s in ABOVE), ">natural", ">uniform"
     )
     names = words.short_names([str(row["source"]) for row in main.table])
     rest = [row for row in main.table if cell(row, "recommended") < LEAST]
     for row in main.table:
         if cell(row, "recommended") < LEAST:
             continue
-        often = (f"{100 * cell(row, f'above {s} %'):.0f} %" for s in (1, 5, 10))
+        often = (f"{100 * cell(row, f'above {s} %'):.0f} %" for s in ABOVE)
         add_row(
             table, names[str(row["source"])], percent(cell(row, "recommended")),
             f"{percent(cell(row, 'low'))} to {percent(cell(row, 'high'))}", *often, percent(cell(row, "natural")),
@@ -91,13 +93,13 @@ def gains(findings: Sequence[Finding]) -> RenderableType:
 
 
 def optimism(f: Finding) -> str:
-    told = f"{cell(f.parts, 'uncorrected'):+.4f} less {cell(f.parts, 'optimism'):.4f} of optimism"
+    told = f"{cell(f.parts, 'uncorrected'):+z.4f} less {cell(f.parts, 'optimism'):.4f} of optimism"
     low, high = f.parts.get("mean_low"), f.parts.get("mean_high")
-    return told if low is None or high is None else f"{told}; mean of many runs {low:+.4f} to {high:+.4f}"
+    return told if low is None or high is None else f"{told}; mean of many runs {low:+z.4f} to {high:+z.4f}"
 
 
 def value(number: float | None, signed: bool) -> str:
-    return "–" if number is None else f"{number:+.4f}" if signed else f"{number:.4f}"
+    return "–" if number is None else f"{number:+z.4f}" if signed else f"{number:z.4f}"
 
 
 def fits(findings: Sequence[Finding]) -> RenderableType:

@@ -271,6 +271,23 @@ def test_where_all_mixtures_are_alike_natural_is_recommended_and_no_gain_is_clai
     assert not any(claimed) and np.median(away) < 0.01
 
 
+def test_a_recommendation_that_is_not_the_laws_optimum_says_so():
+    p, loss, _ = swarm("nothing", runs=30, targets=1, seed=0)
+    main = mixture(*swarms.tables(p, loss), resamples=24)[0]
+    assert main.parts["way_from_natural"] == 0 and shares([main]) == pytest.approx(shares([main], "natural"), abs=1e-5)
+    assert main.note.startswith(
+        "The runs do not show a gain over natural: natural is recommended. The optima of resamples"
+    )
+    p, loss, _ = swarm("its own law", runs=30, targets=1, noise=0.3)
+    between = mixture(*swarms.tables(p, loss), resamples=24)[0]
+    way = between.parts["way_from_natural"]
+    assert isinstance(way, float) and 0 < way < 0.95
+    assert between.note.startswith(f"The recommendation goes {100 * way:.2g} % of the way from natural to the law's")
+    p, loss, _ = swarm("its own law", runs=40, targets=1, noise=0.01)
+    sure = mixture(*swarms.tables(p, loss), resamples=24)[0]
+    assert sure.parts["way_from_natural"] > 0.95 and "of the way" not in sure.note  # type: ignore[operator]
+
+
 def test_caps_follow_tokens_times_epochs_over_the_budget():
     p, loss, _ = swarm(runs=40)
     available = {"s0": 5e9, "s1": 100e9, "s2": 100e9, "s3": 100e9, "s4": 0.0}

@@ -33,6 +33,7 @@ LEAST_RUNS = 12
 LOSS = "loss"  # the unit of whatever the metrics measure; lower is better
 RANK = "rank correlation"
 WITNESSES = ("efftokens", "exponential", "gp")  # whose word is asked beside the method's own
+MOST_OF_THE_WAY = 0.95  # from natural to the optimum; less is told
 APART = 1e-4  # starts that end farther apart than this are told
 # Of the limits of the mean gain: why they may be wider than the interval of two runs (docs/theory.md, section 6).
 BOTH = "it leaves out the noise of runs and counts what a law and a process disagree by, so it may be the wider"
@@ -187,7 +188,7 @@ class Answer:
     def warnings(self) -> list[str]:
         swarm, choice = self.fitted.swarm, self.choice
         unseen = [s for s, seen in zip(swarm.sources, swarm.p_NJ.max(0) > 0) if not seen]
-        said = []
+        said = self.drawn_back()
         if unseen:
             said.append(f"No run read {', '.join(unseen)}: nothing is known of it, and it gets no share.")
         fit = self.whole.starts_agree if isinstance(self.whole, Law) else 0.0
@@ -205,14 +206,29 @@ class Answer:
             )
         return [*said, *self.dissent()]
 
+    def drawn_back(self) -> list[str]:
+        """That the recommended mixture is not the law's optimum, whose resamples stand beside it in the table."""
+        way, natural = self.choice.kept, np.abs(self.choice.anchor_J - self.problem.natural_J).max() <= APART
+        anchor = "natural" if natural else "the mixture nearest to natural within the limits"
+        if way >= MOST_OF_THE_WAY:
+            return []
+        if way == 0:
+            told = f"The runs do not show a gain over {anchor}: {anchor} is recommended."
+        else:
+            told = (
+                f"The recommendation goes {100 * way:.2g} % of the way from {anchor} to the law's optimum, since "
+                "chance could explain the rest."
+            )
+        return [f"{told} The optima of resamples are the law's, before that."]
+
     def dissent(self) -> list[str]:
         """Members that disagree about a gain by more than new runs would."""
         said = []
         for i, name in enumerate(("natural", "uniform")):
             gains = {m: over[i] for m, over in self.witnesses.items()}
-            own = f"{self.fitted.method} one of {gains.pop(self.fitted.method):+.3f}"
+            own = f"{self.fitted.method} one of {gains.pop(self.fitted.method):+z.3f}"
             low, high = self.gain_limits(self.points[name])
-            others = {m: f"a gain over {name} of {g:+.3f}" for m, g in gains.items() if not low <= g <= high}
+            others = {m: f"a gain over {name} of {g:+z.3f}" for m, g in gains.items() if not low <= g <= high}
             said += [f"{m} disagrees: it predicts {gain}, and {own}." for m, gain in others.items()]
         return said
 
@@ -273,7 +289,7 @@ class Answer:
             note = f"Positive: a lower loss than that of {name}. "
             note += "The interval is of the difference of two new runs, by how far runs that were left out lay off."
             if mean:
-                note += f" In the mean of many runs the gain is {mean[0]:+.4f} to {mean[1]:+.4f}: {BOTH}."
+                note += f" In the mean of many runs the gain is {mean[0]:+z.4f} to {mean[1]:+z.4f}: {BOTH}."
             made.append(
                 self.finding(
                     "mixture-gain", f"recommended over {name}", gain, LOSS, parts=parts, note=note,

@@ -1,8 +1,8 @@
 """Charts of a recommended mixture: its shares beside the natural and the uniform mixture, and how well runs that were
 left out were predicted.
 
-A bar is the recommended share; the rule through it runs from the 5th to the 95th percentile of the optima of refits on
-resamples. Drawn from a finding's table alone.
+A bar is the recommended share; the rule runs from the 5th to the 95th percentile of the optima of refits on resamples,
+which the recommended mixture may have been drawn back from. Drawn from a finding's table alone.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ def chart(finding: Finding) -> alt.LayerChart:
     points = [{"source": row["source"], "mixture": name, "share": row[name]} for row in rows for name in MARKS]
     axis = alt.Axis(ticks=False, domain=False, labelLimit=180, labelPadding=8)
     y = alt.Y("source:N", title=None, sort=order, axis=axis)
-    share = alt.X("share:Q", title="share of the tokens", axis=alt.Axis(format="%", tickCount=6))
+    title = "share of the tokens; a line: 90 % of the resamples' optima"
+    share = alt.X("share:Q", title=title, axis=alt.Axis(format="%", tickCount=6))
     color = alt.Color(
         "mixture:N", scale=alt.Scale(domain=list(MARKS), range=list(MARKS.values())),
         legend=alt.Legend(orient="top", title=None, symbolOpacity=1),
@@ -34,11 +35,13 @@ def chart(finding: Finding) -> alt.LayerChart:
     bars = alt.Chart(alt.Data(values=rows)).mark_bar(height=11, opacity=0.25, color=MARKS["recommended"])
     rule = alt.Chart(alt.Data(values=rows)).mark_rule(strokeWidth=2, color=MARKS["recommended"], opacity=0.8)
     dots = alt.Chart(alt.Data(values=points)).mark_point(filled=True, size=70, opacity=1)
-    often = [alt.Tooltip(f"{name}:Q", format=".0%") for name in rows[0] if name.startswith("above ")]
+    often = [
+        alt.Tooltip(f"{name}:Q", title=f"optima {name}", format=".0%") for name in rows[0] if name.startswith("above ")
+    ]
     tips = [alt.Tooltip("source:N"), *(alt.Tooltip(f"{m}:Q", format=".1%") for m in MARKS)]
     return _finished(
-        bars.encode(y=y, x=alt.X("recommended:Q", title="share of the tokens"), tooltip=[*tips, *often])
-        + rule.encode(y=y, x=alt.X("low:Q", title="share of the tokens"), x2="high:Q")
+        bars.encode(y=y, x=alt.X("recommended:Q", title=title), tooltip=[*tips, *often])
+        + rule.encode(y=y, x=alt.X("low:Q", title=title), x2="high:Q")
         + dots.encode(y=y, x=share, color=color, shape=shape),
         40 + 22 * len(rows),
     )
