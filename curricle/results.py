@@ -115,6 +115,10 @@ NOTED = {
     "guard": "VARCHAR",
 }
 PROXY = {"proxy_of_tokens": "BIGINT", "proxy_learning_rate": "DOUBLE"}  # columns of `runs` that a file may lack
+# How harnesses and trackers name shares of right answers.
+ACCURACIES = (
+    "accuracy", "acc", "exact_match", "acc_norm", "pass@1", "pass_at_1", "mc1", "em", "prompt_level_strict_acc",
+)  # fmt: skip
 MADE = ("kind", "made_from", "take")  # columns of `mixtures` that a file may lack
 SCHEMAS = {"runs": RUNS, "evaluations": EVALUATIONS, "steps": STEPS}
 OPTIONAL = {"mixtures": MIXTURES, "scores": SCORES}  # tables that results may lack: they are empty then

@@ -129,6 +129,16 @@ def test_shares_that_are_given_as_metrics_are_refused_by_name(place):
     assert shown.returncode == 2 and "metrics: 'web', 'code', 'math': the shares of ratios" in shown.stderr
 
 
+def test_an_accuracy_is_not_lowered_in_silence(place):
+    rows = list(csv.reader((place / "metrics.csv").open()))
+    write(place / "scored.csv", [*rows[0][:2], "metric/acc"], [row for row in rows[1:]])
+    files = ("--ratios", "ratios.csv", "--metrics", "scored.csv")
+    for arguments in ((), ("--target", "metric/acc")):
+        shown = curricle(*files, *arguments, cwd=place)
+        assert shown.returncode == 2 and "--target: metric/acc: higher is better" in shown.stderr
+    assert curricle(*files, "--target", "metric/web_loss", cwd=place).returncode == 0
+
+
 def test_a_row_of_the_wrong_length_and_a_column_twice_are_refused(place):
     (place / "short.csv").write_text("index,web,code,math\n1,0.5,0.5\n")
     (place / "twice.csv").write_text("index,web,web\n1,0.5,0.5\n")

@@ -10,7 +10,8 @@ uniform mixture with an interval and less its optimism, what other methods say t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -25,9 +26,14 @@ from curricle.analysis.swarms.mixture_findings import LEVEL, Answer, Fitted, fit
 from curricle.analysis.swarms.recalibration import Moved, Recalibration, recalibrate
 from curricle.analysis.swarms.simplex import refuse_too_little, repeated
 from curricle.analysis.swarms.swarm import Row, Swarm, join_column, read_amounts, read_ratios, read_swarm
+from curricle.results import ACCURACIES
 from curricle.study import Refused, nearest
 
 RESAMPLES = 64
+# Names whose last word says that more is better, also with a harness's filter behind it: `gsm8k/exact_match,none`.
+HIGHER = re.compile(
+    rf"(?:^|[^a-z0-9])(?:{'|'.join(ACCURACIES)}|f1|mcc|auc|bleu|(?:pass|maj)(?:@|_at_)(?:k|\d+))(?:,[\w-]+)?$", re.I
+)
 Amounts = Sequence[Row] | Mapping[str, float]
 Tables = tuple[Sequence[Row], Sequence[Row]]
 
@@ -114,6 +120,8 @@ def mixture(
     """
     swarm = read_swarm(ratios, metrics)
     wanted = weights_of(swarm, targets)
+    refuse_higher("target", (m for m, weight in wanted.items() if weight > 0), "leave it out by naming the targets, or")
+    refuse_higher("bound", bounds or (), "a bound is a largest value;")
     here, origin = natural_of(swarm, natural, available)
     most, unique = caps(swarm, available, budget_tokens, max_epochs)
     weights = np.array([wanted.get(m, 0.0) for m in swarm.metrics])
@@ -167,6 +175,15 @@ def weights_of(swarm: Swarm, targets: Mapping[str, float] | Sequence[str] | None
     if not sum(made.values()) > 0:
         raise Refused("target: all weights are 0")
     return made
+
+
+def refuse_higher(what: str, metrics: Iterable[str], way: str) -> None:
+    """A mixture lowers its targets: one of which more is better would be made worse, and recommended for it."""
+    for name in metrics:
+        if HIGHER.search(name):
+            raise Refused(
+                f"{what}: {name}: higher is better, and a mixture lowers its targets; {way} give an error rate"
+            )
 
 
 def unknown_metric(what: str, name: str, known: Sequence[str]) -> Refused:

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from curricle.importing.reading import json_lines, json_of, number
+from curricle.results import ACCURACIES
 from curricle.study import Refused
 
-ACCURACIES = ("acc", "exact_match", "acc_norm", "pass@1", "pass_at_1", "mc1", "em", "prompt_level_strict_acc")
 BITS = "bits_per_byte"
 SAMPLE_KEYS = {"doc_id", "filter", "metrics"}
 Row = dict[str, Any]

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from curricle import results
 from curricle.importing.reading import columns_of, csv_rows, json_lines, number
 from curricle.study import Refused
 
@@ -33,7 +34,7 @@ ABOUT = ("strategy", "seed", "stage", "position", "baseline", "study", "kind", "
 ACCURACY, BITS, NATS = "accuracy", "bits per byte", "nats per token"
 ACCURACIES = ("auto", "share", "percent")
 MEASURES = {
-    **dict.fromkeys(("accuracy", "acc", "exact_match", "acc_norm", "pass@1"), ACCURACY),
+    **dict.fromkeys(results.ACCURACIES, ACCURACY),
     **dict.fromkeys(("bits_per_byte", "bpb"), BITS),
     "loss": NATS,
 }

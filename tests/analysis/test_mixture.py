@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curricle.analysis.finding import Finding
-from curricle.analysis.mixture import mixture, predictions
+from curricle.analysis.mixture import mixture, predictions, refuse_higher
 from curricle.analysis.statistics.intervals import rank_correlation
 from curricle.analysis.swarms.foldwise import cv_plus, foldwise, pairs
 from curricle.analysis.swarms.members import fit_member
@@ -286,6 +287,28 @@ def test_a_recommendation_that_is_not_the_laws_optimum_says_so():
     p, loss, _ = swarm("its own law", runs=40, targets=1, noise=0.01)
     sure = mixture(*swarms.tables(p, loss), resamples=24)[0]
     assert sure.parts["way_from_natural"] > 0.95 and "of the way" not in sure.note  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["metric/acc", "gsm8k_Accuracy", "gsm8k/exact_match,strict-match", "pass@10", "maj@k", "squad f1", "x.pass_at_1"],
+)
+def test_a_metric_of_which_more_is_better_is_lowered_by_no_mixture(name):
+    p, loss, _ = swarm(runs=14, targets=2)
+    ratios, metrics = swarms.tables(p, loss)
+    metrics = [{name if key == "m0" else key: value for key, value in row.items()} for row in metrics]
+    for targets in (None, [name], {name: 1.0, "m1": 2.0}):
+        with pytest.raises(Refused, match=f"target: {re.escape(name)}: higher is better.* give an error rate"):
+            mixture(ratios, metrics, targets=targets)
+    with pytest.raises(Refused, match=f"bound: {re.escape(name)}: higher is better"):
+        mixture(ratios, metrics, targets=["m1"], bounds={name: 0.5})
+    assert mixture(ratios, metrics, targets={name: 0.0, "m1": 1.0}, resamples=4)[0].measure == "m1"
+    assert name in predictions(ratios, metrics, ratios[:1])[0]
+
+
+@pytest.mark.parametrize("name", ["metric/the_pile_pile_cc_val_loss", "acc_loss", "1 - acc error", "bacc", "mem"])
+def test_a_loss_is_not_taken_for_an_accuracy(name):
+    refuse_higher("target", [name], "")
 
 
 def test_caps_follow_tokens_times_epochs_over_the_budget():
