@@ -9,6 +9,7 @@ import shutil
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing, nullcontext
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -33,6 +34,7 @@ from curricle.training import metrics
 if TYPE_CHECKING:
     from curricle.training.distribution import Ranks
 
+MEETING_SECONDS = 120.0  # in which every rank reads what one of them was refused
 ASK_AGAIN_SECONDS = 1.0  # after which a run that another driver holds, or that was left, is tried again
 
 
@@ -332,37 +334,59 @@ def first_then_all(ranks: Ranks, make: Callable[[], Made]) -> Made:
     return made if made is not None else make()
 
 
+def met(ranks: Ranks, seconds: float) -> bool:
+    """Whether all ranks are here within so many seconds. A rank that is refused what the others are not (its disk has
+    damaged a file) is here alone, and they wait for it elsewhere: together they cannot go on."""
+    import torch.distributed as dist
+
+    if ranks.size > 1:
+        try:
+            dist.monitored_barrier(ranks.patient, timedelta(seconds=seconds))
+        except RuntimeError:  # gloo has no class of its own for it
+            return False
+    return True
+
+
 def walk_as_rank(
     standing: Standing, prepared: Prepared, ranks: Ranks, execution: Execution, interrupted: Callable[[], bool]
 ) -> Generator[Message]:
-    """The same under torchrun: every rank walks through the runs in one order, all of them on each run together."""
+    """The same under torchrun: every rank walks through the runs in one order, all of them on each run together. What
+    fails or is refused ends one run or all by the rule of `execute`."""
     from curricle.training.loop import Diverged, NothingToLearn
 
     plan = standing.plan
     # Another driver may have done something between one rank's look and another's.
     agreed = Standing(plan, *ranks.decided(lambda: (standing.finished, standing.diverged)))
     failed, leavings = dict(agreed.diverged), Leavings(lambda run: saved(prepared.store, run))
+    stepped = False
     for node in agreed.left:
         run = node.run
         if ancestor(plan, node, failed) is not None:
             continue
         while True:
+            fault = None
             try:
                 for message in work_on(prepared, node, ranks, execution, interrupted):
-                    last = message.kind
+                    last, stepped = message.kind, stepped or message.kind == "step"
                     if last != "stopped":
                         yield message
             except Held:
                 last = "held"
+            except Refused as refusal:
+                if not stepped or not met(ranks, MEETING_SECONDS):
+                    raise
+                last, fault = "failed", str(refusal)
             except (Diverged, NothingToLearn) as error:  # on every rank alike
-                failed[run] = str(error)
-                break
+                last, fault = "failed", str(error)
             if last == "done":
                 break
-            if ranks.summed([interrupted()])[0]:
+            if fault is None and ranks.summed([interrupted()])[0]:
                 raise Interrupted("what was begun is saved")
-            if last == "stopped" and (fault := ranks.decided(partial(leavings.failure, run))) is not None:
+            if last == "stopped":
+                fault = ranks.decided(partial(leavings.failure, run))
+            if fault is not None:
                 failed[run] = fault
+                yield Message("failed", run, text=fault)
                 break
             time.sleep(ASK_AGAIN_SECONDS)
     if failed:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterable
 from types import SimpleNamespace
 
@@ -18,6 +20,7 @@ from curricle.running.preparation import make_plan
 from curricle.running.standing import Standing, ancestor, saved
 from curricle.running.work import Message
 from curricle.store import Store, whole_folder
+from curricle.study import Refused
 from curricle.studyfile import load_study
 from curricle.training.distribution import Ranks
 
@@ -203,3 +206,49 @@ def test_a_run_that_is_refused_when_others_are_under_way_takes_no_other_with_it_
             show(message)
     assert {m.run for m in said if m.kind == "done"} == set(plan.paths["from scratch", 0])
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines() if refused in line] == ["✗"]
+
+
+@pytest.mark.parametrize("stepped", [True, False])
+def test_under_torchrun_a_run_that_is_refused_ends_itself_or_all_by_the_same_rule(tmp_path, monkeypatch, stepped):
+    plan = make_plan(load_study(write_study(tmp_path, tiny())), tmp_path / "store")
+    refused, said = list(plan.nodes)[1 if stepped else 0], []
+
+    def work_on(prepared, node, *_):
+        if node.run == refused:
+            raise Refused("model/ is damaged")
+        yield from (Message("step", node.run, 512), Message("done", node.run))
+
+    monkeypatch.setattr(runner, "work_on", work_on)
+    walked = runner.walk_as_rank(Standing(plan), None, Ranks.alone(), Execution(), lambda: False)
+    if not stepped:
+        with pytest.raises(Refused, match="model/ is damaged"):
+            list(walked)
+        return
+    assert runner.shown(walked, said.append) == {refused: "model/ is damaged"}
+    assert [m.run for m in said if m.kind == "failed"] == [refused]
+    done = {m.run for m in said if m.kind == "done"}
+    assert done == {run for run in plan.nodes if run != refused and ancestor(plan, plan.nodes[run], {refused}) is None}
+
+
+@pytest.mark.parametrize("other", ["runner.met(ranks, 60)", "ranks.decided(lambda: 0)"])
+def test_a_rank_that_is_refused_alone_knows_it(tmp_path, other):
+    """Its fellows wait for it in something else, and it must not go on to another run than theirs."""
+    script = f"""
+import os, sys
+from curricle.running import runner
+from curricle.training.distribution import Ranks, rendezvous
+from pathlib import Path
+rank = int(sys.argv[1])
+ranks = Ranks.join(rank, 2, rendezvous(Path({str(tmp_path / "meet")!r})), rank)
+if rank:
+    {other}
+else:
+    print(runner.met(ranks, 60 if "met" in {other!r} else 1))
+sys.stdout.flush()
+os._exit(0)
+"""
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen([*command, "1"], stderr=subprocess.DEVNULL) as fellow:
+        said = subprocess.run([*command, "0"], capture_output=True, text=True)
+        fellow.kill()
+    assert said.stdout.split() == [str("met" in other)], said.stderr
