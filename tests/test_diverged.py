@@ -125,7 +125,7 @@ def test_a_step_that_the_guard_skipped_is_in_the_results_and_named_at_the_end(fo
     found = "select run, step, guard from steps where guard is not null"
     (row,) = Results(folder / "runs" / "tiny" / "results").sql(found)
     assert (row["step"], row["guard"]) == (2, "loss nan")
-    told = f"! {row['run']}, seed 0: the loss guard skipped 1 of its 4 steps; curricle explain {row['run']} --step 2"
+    told = f"! the loss guard skipped 1 of the 4 steps of {row['run']}; curricle explain {row['run']} --step 2 shows"
     assert code == 0 and told in said, said + errors
 
 

@@ -371,8 +371,10 @@ def write_report(
     for run, why in missing.items():
         if why != gathering.NOT_YET:
             console.print(f"✗ {run}, seed {plan.nodes[run].seed}: {why}", markup=False, soft_wrap=True)
-    for run, why in queries.lost(results, plan.catalogue.vocabulary).items():
+    for run, why in queries.learnt_nothing(results, plan.catalogue.vocabulary).items():
         console.print(f"! {run}, seed {plan.nodes[run].seed}: {why}", markup=False, soft_wrap=True)
+    if skipped := queries.skipped(results):
+        console.print(f"! {queries.skipped_in_words(skipped)}", markup=False, soft_wrap=True)
     if spent := time_line(queries.time_spent(results)):
         console.print(spent, style="dim", soft_wrap=True)
     console.print()

@@ -116,6 +116,7 @@ def template() -> jinja2.Template:
         "duration": words.duration, "p": words.p_value, "estimate": words.estimate, "interval": words.interval,
         "resolution": words.resolution, "sentence": words.sentence,
         "plural": words.plural, "shortened": shortened, "cell": words.cell, "spaced": words.spaced,
+        "skipped_in_words": queries.skipped_in_words,
     }  # fmt: skip
     return environment.from_string(ours("page.html"))
 
@@ -195,7 +196,7 @@ def group(
 ) -> Row:
     """One section. `drawn` names the strategies in its charts, for the legend; without it, those of `rows`."""
     here = {f.parts.get("strategy") for f in rows} if drawn is None else set(drawn)
-    return {"title": title, "about": about, "charts": charts, "rows": rows, "drawn": here, "asked": ()}
+    return {"title": title, "about": about, "charts": charts, "rows": rows, "drawn": here, "asked": (), "skipped": ()}
 
 
 def chart_groups(
@@ -268,18 +269,20 @@ def chart_groups(
         )
     )
     losses = by(queries.losses(results), lambda row: row["stage"])
+    learnt_nothing = queries.learnt_nothing(results, plan.catalogue.vocabulary)
     groups.append(
         group(
             "Training loss",
             "A faint line for each run, smoothed over a twenty-fifth of its steps; the mean over seeds strong. A stage "
             "that strategies share is drawn once, in the colour of the first of them."
-            + "".join(f" {run}: {why}." for run, why in queries.lost(results, plan.catalogue.vocabulary).items()),
+            + "".join(f" {run}: {why}." for run, why in learnt_nothing.items()),
             [
                 chart(f"loss{i}", stage, figures.loss(losses[stage], style), f"Training loss along {stage}.")
                 for i, stage in enumerate(name for name in study.stages if name in losses)
             ],
             drawn={row["strategy"] for rows in losses.values() for row in rows},
         )
+        | {"skipped": queries.skipped(results)}
     )
     return [g for g in groups if g["charts"]]
 

@@ -6,12 +6,18 @@ Each is one query on the results and returns plain rows, so that a number in the
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from curricle.results import Results
 
 Row = dict[str, Any]
 LOSS_POINTS = 60  # points kept of one run's loss curve
+# The runs that went to their end, with their last step.
+ENDED = """
+    SELECT s.run, max(step) AS last FROM steps s JOIN runs r ON r.run = s.run
+    GROUP BY s.run HAVING max(tokens) >= max(budget_tokens)
+"""
 
 
 def chosen_rates(results: Results) -> dict[str, str]:
@@ -60,42 +66,53 @@ def losses(results: Results) -> list[Row]:
     )
 
 
-def lost(results: Results, vocabulary: int) -> dict[str, str]:
-    """What was lost, by run: all of it, or steps. Of runs that went to their end, each with what to say of it.
+def learnt_nothing(results: Results, vocabulary: int) -> dict[str, str]:
+    """The runs that went to their end and learnt nothing, each with what to say of it.
 
-    A run learnt nothing where the mean loss over the last tenth of its steps lies above its first, and above that of a
-    guess that takes each of so many tokens for equally likely. The loss guard cannot see it where the loss rose before
-    it knew what is usual. Neither sign alone would do: a stage may begin where its loss can only rise, and a few steps
-    from fresh weights end near the guess. Steps that the guard skipped are counted, and the last of them is named."""
+    That is where the mean loss over the last tenth of the steps lies above the first, and above that of a guess that
+    takes each of so many tokens for equally likely. The loss guard cannot see it where the loss rose before it knew
+    what is usual. Neither sign alone would do: a stage may begin where its loss can only rise, and a few steps from
+    fresh weights end near the guess."""
     guess = math.log(vocabulary)
     rows = results.sql(
-        """
-        WITH ends AS (SELECT s.run, max(step) AS last FROM steps s JOIN runs r ON r.run = s.run
-                      GROUP BY s.run HAVING max(tokens) >= max(budget_tokens)),
-        sums AS (SELECT run, last, arg_min(loss_nats, step) AS first,
-                        avg(loss_nats) FILTER (step > 0.9 * last) AS loss_nats,
-                        count(guard) AS skipped, max(step) FILTER (guard IS NOT NULL) AS skipped_at
-                 FROM steps JOIN ends USING (run) GROUP BY run, last)
-        SELECT *, coalesce(loss_nats > greatest(first, ?), false) AS nothing_learnt FROM sums
-        WHERE nothing_learnt OR skipped > 0 ORDER BY run
+        f"""
+        WITH ends AS ({ENDED}),
+        sums AS (SELECT run, arg_min(loss_nats, step) AS first,
+                        avg(loss_nats) FILTER (step > 0.9 * last) AS loss_nats
+                 FROM steps JOIN ends USING (run) GROUP BY run)
+        SELECT * FROM sums WHERE loss_nats > greatest(first, ?) ORDER BY run
         """,
         [guess],
     )
-    found = {}
-    for row in rows:
-        said = []
-        if row["nothing_learnt"]:
-            said.append(
-                f"its loss ends at {row['loss_nats']:.2f} nats per token, above its first ({row['first']:.2f}) and "
-                f"above that of a blind guess ({guess:.2f}); lower recipe.learning_rate, or look at its text"
-            )
-        if row["skipped"]:
-            said.append(
-                f"the loss guard skipped {row['skipped']:,} of its {row['last']:,} steps; "
-                f"curricle explain {row['run']} --step {row['skipped_at']} shows the text of the last"
-            )
-        found[row["run"]] = "; ".join(said)
-    return found
+    return {
+        row["run"]: f"its loss ends at {row['loss_nats']:.2f} nats per token, above its first ({row['first']:.2f}) and "
+        f"above that of a blind guess ({guess:.2f}); lower recipe.learning_rate, or look at its text"
+        for row in rows
+    }
+
+
+def skipped(results: Results) -> list[Row]:
+    """Of each run that went to its end and of which the loss guard skipped steps: how many of how many, and the last
+    of them. The run with the most stands first."""
+    return results.sql(
+        f"""
+        WITH ends AS ({ENDED})
+        SELECT run, seed, last AS steps, count(guard) AS skipped, max(step) FILTER (guard IS NOT NULL) AS skipped_at
+        FROM steps JOIN ends USING (run) GROUP BY run, seed, last HAVING skipped > 0 ORDER BY skipped DESC, run
+        """
+    )
+
+
+def skipped_in_words(rows: Sequence[Row]) -> str:
+    """`skipped` in a sentence, with what shows the text of one such step."""
+    most, total = rows[0], sum(row["skipped"] for row in rows)
+    shows = f"curricle explain {most['run']} --step {most['skipped_at']} shows the text of"
+    if len(rows) == 1:
+        return f"the loss guard skipped {total:,} of the {most['steps']:,} steps of {most['run']}; {shows} the last"
+    return (
+        f"the loss guard skipped {total:,} steps in {len(rows):,} runs, at most {most['skipped']:,} of "
+        f"{most['steps']:,}; {shows} one, and `guard` in results/steps.parquet has all"
+    )
 
 
 def examples(results: Results, benchmark: str, strategy: str, beside: str | None, each: int = 3) -> list[Row]:

@@ -111,8 +111,8 @@ def test_a_run_whose_loss_ends_above_its_first_and_above_a_guess_is_named(small,
     for name, schema in SCHEMAS.items():
         write_rows(tmp_path / f"{name}.parquet", tables[name], schema)
     results = Results(tmp_path)
-    assert list(queries.lost(results, 512)) == [risen]
-    assert queries.lost(small.results, 512) == {}
+    assert list(queries.learnt_nothing(results, 512)) == [risen]
+    assert queries.learnt_nothing(small.results, 512) == {}
     text = text_of(written(tmp_path, small.study, small.plan, results))
     section = text[text.index("<h2>Training loss</h2>") :].split("</section>")[0]
     assert f"{risen}: its loss ends at 9.00 nats per token, above its first (5.00) and above that of a" in section
@@ -131,11 +131,33 @@ def test_steps_that_the_guard_skipped_are_counted_by_run_and_nothing_is_said_whe
     for name, schema in SCHEMAS.items():
         write_rows(tmp_path / f"{name}.parquet", tables[name], schema)
     results, steps = Results(tmp_path), small.plan.nodes[skipping].steps
-    said = f"the loss guard skipped 2 of its {steps:,} steps; curricle explain {skipping} --step 5 shows the text of"
-    assert list(found := queries.lost(results, 512)) == [skipping] and found[skipping].startswith(said)
+    said = f"the loss guard skipped 2 of the {steps:,} steps of {skipping}; curricle explain {skipping} --step 5 shows"
+    found = queries.skipped(results)
+    assert [row["run"] for row in found] == [skipping]
+    assert queries.skipped_in_words(found).startswith(said) and queries.skipped(small.results) == []
     text = text_of(written(tmp_path, small.study, small.plan, results))
     section = text[text.index("<h2>Training loss</h2>") :].split("</section>")[0]
-    assert f"{skipping}: {said}" in section and other not in section
+    assert said in section and other not in section and "<summary>2 steps of 1 run were skipped</summary>" in section
+    assert "were skipped" not in text_of(written(tmp_path, small.study, small.plan, small.results))
+
+
+def test_steps_skipped_in_many_runs_are_one_sentence_and_a_table_to_unfold(small, written, tmp_path):
+    tables = {name: small.results.sql(f"SELECT * FROM {name}") for name in SCHEMAS}
+    runs = list(small.plan.nodes)
+    for row in tables["steps"]:
+        if row["step"] == 2 or (row["run"], row["step"]) == (runs[1], 3):
+            row["guard"] = "loss 9 is 7.0 sigma above its last 128"
+    for name, schema in SCHEMAS.items():
+        write_rows(tmp_path / f"{name}.parquet", tables[name], schema)
+    results = Results(tmp_path)
+    found = queries.skipped(results)
+    said = queries.skipped_in_words(found)
+    assert said.startswith(f"the loss guard skipped {len(found) + 1} steps in {len(found)} runs, at most 2 of ")
+    assert said.count("curricle explain") == 1 and f"explain {runs[1]} --step 3" in said
+    text = text_of(written(tmp_path, small.study, small.plan, results))
+    section = text[text.index("<h2>Training loss</h2>") :].split("</section>")[0]
+    assert said in section and not any(run in section.split("<details>")[0] for run in runs)
+    assert all(f"<code>{row['run']}</code>" in section for row in found)
 
 
 def test_examples_show_solved_and_unsolved_of_the_same_seed(small):
