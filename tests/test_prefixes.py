@@ -10,7 +10,7 @@ from test_planning import catalogue
 
 from curricle.planning import compile_plan
 from curricle.recipe import RECIPES
-from curricle.running import work
+from curricle.running import beginning
 from curricle.running.adoption import state_folder
 from curricle.schedule import learning_rate
 from curricle.store import COMPLETE, Store, read_json
@@ -52,14 +52,14 @@ def test_a_warm_up_that_its_stage_has_no_room_for_is_refused(recipe, fault):
 def test_a_prefix_is_noted_again_where_the_run_that_had_it_is_gone(tmp_path):
     prepared = SimpleNamespace(store=Store(tmp_path))
     first, second, third = (SimpleNamespace(states={4: "abc"}, run=f"math/{n}") for n in (1, 2, 3))
-    work._register(prepared, first, 4)
-    work._register(prepared, second, 4)
+    beginning.register(prepared, first, 4)
+    beginning.register(prepared, second, 4)
     file = tmp_path / "states" / "abc.json"
     assert read_json(file)["run"] == "math/2", "of math/1 there is no state"
     kept = state_folder(prepared.store.run_folder("math/2"), 4)
     kept.mkdir(parents=True)
     (kept / COMPLETE).touch()
-    work._register(prepared, third, 4)
+    beginning.register(prepared, third, 4)
     assert read_json(file)["run"] == "math/2"
 
 

@@ -191,7 +191,7 @@ def run_with_workers(
             failures = runner.shown(said, show)
     results = runner.gathered(plan, prepared, folder / "results", failures)
     write_report(console, plan, prepared, results, folder, command, failures)
-    if runner.is_failure(plan, failures):
+    if runner.is_failure(plan, prepared, failures):
         raise runner.Failed(failures)
 
 
@@ -303,7 +303,7 @@ def run_as_rank(
         with suppress(runner.Failed):  # said below, together with the other ranks
             results = runner.gathered(plan, prepared, folder / "results", failures)
             write_report(console, plan, prepared, results, folder, command, failures)
-    broken = ranks.decided(lambda: runner.is_failure(plan, failures))
+    broken = ranks.decided(lambda: runner.is_failure(plan, prepared, failures))
     ranks.leave()  # together and after the report: torchrun ends all ranks when one leaves with a failure
     if broken:
         raise runner.Failed(failures) if ranks.first else typer.Exit(1)

@@ -36,7 +36,8 @@ def status_view(
         elif tokens:
             state = f"{words.percent(tokens / node.tokens)} of {words.count(node.tokens)}"
         else:
-            state = "waiting" if node.parent is None or node.parent in done else "waits for its parent"
+            # Of a parent that has ended early a run begins only where it had branched off before, and then at once.
+            state = "waiting" if node.parent in {None, *done, *settled} else "waits for its parent"
         add_row(table, run, node.stage, str(node.seed), words.count(node.tokens), state)
     return Group(table, Text(f"\n{len(done)} of {words.plural(len(plan.nodes), 'run')} done"))
 

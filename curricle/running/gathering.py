@@ -14,7 +14,7 @@ from curricle.results import Results
 from curricle.running.calibration import peak_of
 from curricle.running.preparation import Prepared
 from curricle.running.receipt import sessions
-from curricle.running.standing import ancestor
+from curricle.running.standing import ancestor, branched
 from curricle.running.work import ending, evaluation_file, evaluation_files
 from curricle.store import Store, read_json
 from curricle.study import Counterfactual, Refused, Source
@@ -69,7 +69,8 @@ def gather(plan: Plan, prepared: Prepared, folder: Path, *, reported: Path | Non
     rows.write_table(
         folder / "evaluations.parquet", pa.concat_tables(tables) if tables else rows.EVALUATIONS.empty_table()
     )
-    best = best_arms(plan, pa.concat_tables(tables), diverged) if tables else {}
+    alone = branched(plan, prepared)
+    best = best_arms(plan, pa.concat_tables(tables), diverged, alone) if tables else {}
     rows.write_rows(folder / "mixtures.parquet", _mixture_rows(plan), rows.MIXTURES)
     rows.write_rows(folder / "runs.parquet", _run_rows(plan, steps, best), rows.RUNS)
     return Results(folder)
@@ -79,34 +80,40 @@ def missing(plan: Plan, prepared: Prepared, failures: Mapping[str, str]) -> dict
     """Every run that the results do not hold to its end, and why. `failures` are those of this session, where there was
     one, and what has diverged."""
     said = {run: ending(text.strip().splitlines()[-1]) for run, text in failures.items()}
-    found = {}
+    found, alone = {}, branched(plan, prepared)
     for run, node in plan.nodes.items():
         if run in said:
             found[run] = said[run]
         elif not all(file.exists() for file in evaluation_files(prepared, node)):
-            before = ancestor(plan, node, said)
+            before = ancestor(plan, node, said, alone)
             found[run] = NOT_YET if before is None else f"not possible: it begins from {before}"
     return found
 
 
-def arms_left(plan: Plan, diverged: Collection[str]) -> dict[str, list[str]]:
-    """Strategy → its arms of which no run, of any seed, has diverged."""
-    gone = {arm for (arm, _), path in plan.paths.items() if any(run in diverged for run in path)}
+def arms_left(plan: Plan, diverged: Collection[str], branched: Collection[str] = ()) -> dict[str, list[str]]:
+    """Strategy → its arms of which no run, of any seed, has diverged before the end or had `branched` before that."""
+    gone = {
+        arm
+        for (arm, _), path in plan.paths.items()
+        if path[-1] in diverged or ancestor(plan, plan.nodes[path[-1]], diverged, branched) is not None
+    }
     return {s: [arm for arm, of in plan.arms.items() if of == s and arm not in gone] for s in plan.study.strategies}
 
 
-def best_arms(plan: Plan, evaluations: Any, diverged: Collection[str] = ()) -> dict[str, str]:
+def best_arms(
+    plan: Plan, evaluations: Any, diverged: Collection[str] = (), branched: Collection[str] = ()
+) -> dict[str, str]:
     """Strategy → the arm that stands for it: of those with several learning rates the one whose target has the fewest
     bits per byte at the end, over all seeds; none until all of them are done. An arm with a run that has `diverged`
-    never ends and is not waited for. (Chosen and judged on the same problems, so a little optimistic; all arms of a
-    study have the same advantage.)"""
+    never ends and is not waited for, but where it had `branched` off that run before. (Chosen and judged on the same
+    problems, so a little optimistic; all arms of a study have the same advantage.)"""
     import pyarrow.compute as pc
 
     target = evaluations.filter((pc.field("benchmark") == plan.study.answer_target) & pc.field("final"))
     sums = target.group_by("run").aggregate([("nats", "sum"), ("bytes", "sum")]).to_pylist()
     by_run = {row["run"]: row["nats_sum"] / row["bytes_sum"] for row in sums if row["bytes_sum"]}
     found: dict[str, str] = {}
-    left = arms_left(plan, diverged)
+    left = arms_left(plan, diverged, branched)
     for strategy in plan.study.strategies:
         arms = [arm for arm, of in plan.arms.items() if of == strategy]
         ends = {arm: [plan.paths[arm, seed][-1] for seed in plan.study.seeds] for arm in left[strategy]}

@@ -22,7 +22,7 @@ from curricle.results import Results
 from curricle.running import cluster, transfer
 from curricle.running.gathering import arms_left, gather
 from curricle.running.preparation import Prepared, Watch, prepare, write_streams
-from curricle.running.standing import Standing, ancestor, diverged, saved
+from curricle.running.standing import Standing, ancestor, branched, diverged, saved
 from curricle.running.upkeep import remember
 from curricle.running.work import Message, ending, says_diverged, work_on
 from curricle.running.workers import Crew, LocalCrew, cores, usual_workers
@@ -97,7 +97,7 @@ def run(
             said = walk(standing, prepared, how, interrupted, workers=workers, on=on, remote=through)
             failures = shown(said, show)
     results = gathered(plan, prepared, folder / "results", failures)
-    if is_failure(plan, failures):
+    if is_failure(plan, prepared, failures):
         raise Failed(failures, results)
     return results
 
@@ -143,7 +143,7 @@ def walk(
             else:
                 crew = LocalCrew(prepared, workers or usual_workers(plan.width, how), how, len(standing.left))
             leavings = Leavings(lambda run: saved(prepared.store, run, remote))
-            yield from execute(standing, crew, leavings, interrupted)
+            yield from execute(standing, crew, leavings, interrupted, lambda: branched(plan, prepared, remote))
         elif standing.diverged:
             raise Failed(standing.diverged)
     finally:
@@ -174,11 +174,11 @@ def gathered(plan: Plan, prepared: Prepared, folder: Path, failures: Mapping[str
         raise
 
 
-def is_failure(plan: Plan, failures: Mapping[str, str]) -> bool:
+def is_failure(plan: Plan, prepared: Prepared, failures: Mapping[str, str]) -> bool:
     """Whether what broke leaves the study without something that it asks for. That a learning rate is too high is an
     answer of its sweep, as long as another rate of the strategy goes to its end."""
     wild = {run for run, text in failures.items() if says_diverged(text)}
-    return wild != failures.keys() or not all(arms_left(plan, wild).values())
+    return wild != failures.keys() or not all(arms_left(plan, wild, branched(plan, prepared)).values())
 
 
 def try_again(plan: Plan, prepared: Prepared, names: Sequence[str], remote: Remote | None = None) -> None:
@@ -268,12 +268,20 @@ class Leavings:
         return ": ".join(filter(None, ("it was left unfinished twice without coming further", text)))
 
 
-def execute(standing: Standing, crew: Crew, leavings: Leavings, interrupted: Callable[[], bool]) -> Generator[Message]:
+def execute(
+    standing: Standing,
+    crew: Crew,
+    leavings: Leavings,
+    interrupted: Callable[[], bool],
+    look: Callable[[], frozenset[str]] = frozenset,
+) -> Generator[Message]:
     """Everything the crew says, until all runs are done. Runs that another driver works on are waited for, those that
     were left are begun again as `leavings` has it. A run that fails, or has diverged before, takes only those with it
-    that begin from it: one arm that diverges must not keep the others from their end.
+    that need it: one arm that diverges must not keep the others from their end. `look` sees which branches need their
+    parent no more.
     """
     plan, finished, waiting = standing.plan, set(standing.finished), standing.left
+    alone = standing.branched
     ahead = _work_ahead(plan)
     waiting.sort(key=lambda node: -ahead[node.run])  # the longest chain first, so that none is left alone at the end
     later: dict[str, float] = {}  # by run that is held or was left, when to begin it again
@@ -283,7 +291,7 @@ def execute(standing: Standing, crew: Crew, leavings: Leavings, interrupted: Cal
     try:
         while waiting or crew.busy:
             for node in list(waiting) if crew.free and not stopping else ():
-                ready = node.parent is None or node.parent in finished
+                ready = node.parent is None or node.parent in finished or node.run in alone
                 if crew.free and ready and time.monotonic() >= later.get(node.run, 0.0):
                     waiting.remove(node)
                     crew.start(node)
@@ -300,13 +308,14 @@ def execute(standing: Standing, crew: Crew, leavings: Leavings, interrupted: Cal
                     message = Message("failed", message.run, text=message.text)
                 if message.kind == "failed":
                     failed[message.run] = message.text
+                    alone = look()
                 if message.kind == "held" or left:
                     later[message.run] = time.monotonic() + ASK_AGAIN_SECONDS
                     waiting.append(plan.nodes[message.run])
                 if message.kind == "done":
                     finished.add(message.run)
                 yield message
-            waiting = [node for node in waiting if ancestor(plan, node, failed) is None]
+            waiting = [node for node in waiting if ancestor(plan, node, failed, alone) is None]
             if interrupted() and not stopping:
                 stopping = True
                 crew.stop()
@@ -356,12 +365,12 @@ def walk_as_rank(
 
     plan = standing.plan
     # Another driver may have done something between one rank's look and another's.
-    agreed = Standing(plan, *ranks.decided(lambda: (standing.finished, standing.diverged)))
+    agreed = Standing(plan, *ranks.decided(lambda: (standing.finished, standing.diverged, standing.branched)))
     failed, leavings = dict(agreed.diverged), Leavings(lambda run: saved(prepared.store, run))
     stepped = False
     for node in agreed.left:
         run = node.run
-        if ancestor(plan, node, failed) is not None:
+        if failed and ancestor(plan, node, failed, ranks.decided(lambda: branched(plan, prepared))) is not None:
             continue
         while True:
             fault = None

@@ -13,8 +13,9 @@ from curricle.node import Node
 from curricle.planning import Plan
 from curricle.remote import Remote
 from curricle.running import transfer
+from curricle.running.adoption import state_folder
 from curricle.running.preparation import Prepared
-from curricle.running.work import is_done
+from curricle.running.work import evaluation_files, is_done
 from curricle.store import Store, is_complete
 from curricle.training import metrics
 from curricle.training.guard import DIVERGED
@@ -28,6 +29,8 @@ class Standing:
     diverged: Mapping[str, str] = field(default_factory=dict)
     """Those that have diverged, each with that word and what it said. They have ended as they are: they would only do
     so again."""
+    branched: frozenset[str] = frozenset()
+    """The branches that need their parent no more."""
 
     @classmethod
     def seen(cls, plan: Plan, prepared: Prepared, remote: Remote | None = None) -> Standing:
@@ -39,7 +42,7 @@ class Standing:
             finished = frozenset(run for run, node in plan.nodes.items() if transfer.done(remote, prepared, node))
             for run in plan.nodes.keys() - finished:
                 transfer.pull_rows(remote, prepared, run)
-        return cls(plan, finished, diverged(plan, prepared))
+        return cls(plan, finished, diverged(plan, prepared), branched(plan, prepared, remote))
 
     @property
     def left(self) -> list[Node]:
@@ -47,7 +50,8 @@ class Standing:
         return [
             node
             for run, node in self.plan.nodes.items()
-            if run not in self.finished | self.diverged.keys() and ancestor(self.plan, node, self.diverged) is None
+            if run not in self.finished | self.diverged.keys()
+            and ancestor(self.plan, node, self.diverged, self.branched) is None
         ]
 
     @property
@@ -62,6 +66,20 @@ def diverged(plan: Plan, prepared: Prepared) -> dict[str, str]:
     return {run: f"{DIVERGED}: {said}" for run, said in found.items() if said is not None}
 
 
+def branched(plan: Plan, prepared: Prepared, remote: Remote | None = None) -> frozenset[str]:
+    """The branches whose state is kept, or which are scored: whatever becomes of their parent after that, they are
+    trained to the same weights."""
+    found = set()
+    for run, node in plan.nodes.items():
+        if node.parent is None or node.branch_step is None:
+            continue
+        state = state_folder(prepared.store.run_folder(node.parent), node.branch_step)
+        stands = is_complete(state) if remote is None else transfer.complete(remote, prepared, state)
+        if stands or all(file.exists() for file in evaluation_files(prepared, node)):
+            found.add(run)
+    return frozenset(found)
+
+
 def saved(store: Store, run: str, remote: Remote | None = None) -> tuple[int, ...]:
     """How much of a run's work is not lost when it is left: the step of its newest state, and of the newest of those
     steps that are taken once more, and the number of its evaluations."""
@@ -73,9 +91,10 @@ def saved(store: Store, run: str, remote: Remote | None = None) -> tuple[int, ..
     return *newest, len([*(folder / "evaluations").glob("[!.]*")])
 
 
-def ancestor(plan: Plan, node: Node, runs: Collection[str]) -> str | None:
-    """The nearest of these runs that a run follows."""
-    while node.parent is not None:
+def ancestor(plan: Plan, node: Node, runs: Collection[str], branched: Collection[str] = ()) -> str | None:
+    """The nearest of these runs that a run follows, and that it needs to its end: not what is behind a branch that has
+    `branched`."""
+    while node.parent is not None and node.run not in branched:
         if node.parent in runs:
             return node.parent
         node = plan.nodes[node.parent]

@@ -74,12 +74,25 @@ def pull_inputs(remote: Remote, prepared: Prepared, node: Node) -> None:
         parent = f"runs/{node.parent}"
         wanted = [f"{parent}/model"]
         if node.branch_step is not None:
-            wanted.append(_relative(store, state_folder(store.run_folder(node.parent), node.branch_step)))
+            state = _relative(store, state_folder(store.run_folder(node.parent), node.branch_step))
+            wanted = [*_of_its_shape(remote, store, node.parent), state]
         elif node.init_from != "weights":
             wanted += remote.children(f"{parent}/checkpoints")[-1:] or [f"{parent}/checkpoints"]
         for place in wanted:
             if not remote.pull(store, place):
                 raise OSError(f"{remote.url}: lacks {place}, which {node.run} begins from")
+
+
+def _of_its_shape(remote: Remote, store: Store, run: str) -> list[str]:
+    """What `beginning` reads a model of a run's shape from; what the runs on the way there began from is fetched."""
+    before: str | None = run
+    while before is not None:
+        place = f"runs/{before}"
+        if kept := [f"{place}/model"] if remote.complete(f"{place}/model") else remote.children(f"{place}/points")[:1]:
+            return kept
+        remote.pull_file(store, f"{place}/run.json")
+        before = read_json(store.run_folder(before) / "run.json")["began_from"].get("run")
+    return []
 
 
 def _fixed_inputs(prepared: Prepared, sources: Iterable[str] | None = None) -> list[Path]:
@@ -97,6 +110,11 @@ def _relative(store: Store, path: Path) -> str:
 
 
 # ---- runs -----------------------------------------------------------------------------------------------------------
+
+
+def complete(remote: Remote, prepared: Prepared, folder: Path) -> bool:
+    """Whether a folder of the store is whole in the remote one."""
+    return remote.complete(_relative(prepared.store, folder))
 
 
 def done(remote: Remote, prepared: Prepared, node: Node) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Literal
 from curricle.execution import Execution
 from curricle.node import Node
 from curricle.results import EVALUATIONS, read_table, write_rows
-from curricle.running.adoption import adopt, state_folder, weights_folder
+from curricle.running.adoption import state_folder, weights_folder
+from curricle.running.beginning import begin_at, initial, register
 from curricle.running.preparation import Prepared, sampler_for
 from curricle.running.receipt import receipt, sessions
 from curricle.store import Held, is_complete, locked, read_json, sweep, write_json
-from curricle.study import Refused
 from curricle.training import metrics
 from curricle.training.guard import DIVERGED
 
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
     from curricle.training.distribution import Ranks
-    from curricle.training.loop import Begin
 
 Kind = Literal["step", "evaluating", "evaluated", "done", "stopped", "held", "failed", "refused"]
 Asked = Callable[[], bool]
@@ -137,7 +136,7 @@ def work_on(
             checkpoint.name(folder / "checkpoints", node.states)
             for step in node.states:
                 if is_complete(state_folder(folder, step)):
-                    _register(prepared, node, step)
+                    register(prepared, node, step)
         if ranks.decided(lambda: is_trained(prepared, node)):
             yield from _evaluate_kept(prepared, node, folder, ranks, asked_to_stop)
         else:
@@ -228,11 +227,11 @@ def _take_steps(
 
     tokenizer = load_tokenizer(prepared.tokenizer, prepared.revision)
     tokenizer.chat_template = prepared.chat_template(node.kind, node.sources) or tokenizer.chat_template
-    begin = _begin(prepared, node, folder, ranks, before=again[0] if again else None)
+    begin = begin_at(prepared, node, folder, ranks, before=again[0] if again else None)
     how = execution.for_device(ranks.device.type)
     into = folder / "again" if again else folder
     begin = where_to_begin(into / "checkpoints", begin, ranks)
-    model = _initial(prepared, node, tokenizer.eos_token_id, begin, ranks)
+    model = initial(prepared, node, tokenizer.eos_token_id, begin, ranks)
     taken = 0
     steps = train(
         model,
@@ -255,7 +254,7 @@ def _take_steps(
         said = Message("step", node.run, now.tokens, now.loss_nats, now.tokens_per_second)
         yield replace(said, lr=now.lr, grad_norm=now.grad_norm)
         if now.step in node.states and ranks.first:
-            _register(prepared, node, now.step)
+            register(prepared, node, now.step)
         if now.evaluate:
             yield Message("evaluating", node.run, now.tokens)
             kept = weights_folder(folder, node, now.step)
@@ -266,94 +265,6 @@ def _take_steps(
                 ranks.wait()
             given = (model, tokenizer) if live else None
             yield from _evaluate(prepared, node, folder, now.step, given, ranks, asked_to_stop)
-
-
-# ---- where a run begins -------------------------------------------------------------------------------------------
-
-
-def _initial(
-    prepared: Prepared, node: Node, delimiter: int, begin: Begin | None = None, ranks: Ranks | None = None
-) -> PreTrainedModel:
-    """The model that a run begins with, or such a one without weights: where these are in the state to `begin` at, and
-    on every rank but the first."""
-    from curricle.training import checkpoint
-    from curricle.training.distribution import Ranks
-
-    ranks = ranks or Ranks.alone()
-    if begin is not None and begin.verb != "optimizer":
-        bare = _built(prepared, node, delimiter, weights=False)
-        if ranks.decided(partial(checkpoint.suffices, begin.place, bare)):
-            return bare
-    if ranks.size == 1:
-        return _built(prepared, node, delimiter)
-    fault, names = None, []
-    if ranks.first:
-        try:
-            model = _built(prepared, node, delimiter)
-            names = [name for name, _ in model.named_parameters()]
-        except Refused as refused:
-            fault = str(refused)
-    fault, names = ranks.decided(lambda: (fault, names))
-    if fault is not None:
-        raise Refused(fault)
-    if not ranks.first:
-        model = _built(prepared, node, delimiter, weights=False)
-        if [name for name, _ in model.named_parameters()] != names:  # tied by its config, and yet of two matrices
-            model = _built(prepared, node, delimiter)
-    return model
-
-
-def _built(prepared: Prepared, node: Node, delimiter: int, weights: bool = True) -> PreTrainedModel:
-    from curricle.training import model as models
-
-    if node.parent is not None:
-        place = prepared.store.run_folder(node.parent) / "model"
-        return models.load(place)[0] if weights else models.architecture(place)
-    spec = prepared.study.model
-    if spec.checkpoint is not None:
-        local = prepared.study.resolve(spec.checkpoint)
-        start = local if local.exists() else spec.checkpoint
-        if not weights:
-            return models.architecture(start, prepared.revision)
-        return models.begin(start, prepared.revision, delimiter)
-    with nullcontext() if weights else models.weightless():
-        return models.build(
-            prepared.catalogue.shape,
-            vocabulary=prepared.catalogue.vocabulary,
-            context=node.context,
-            delimiter=delimiter,
-            seed=node.seed,
-        )
-
-
-def _begin(prepared: Prepared, node: Node, folder: Path, ranks: Ranks, before: int | None = None) -> Begin | None:
-    """The state that a run without one of its own begins with beside its weights: its parent's, where that counts. For
-    what lies `before` a step its own last state until there."""
-    from curricle.training import checkpoint
-    from curricle.training.loop import Begin
-
-    if before is not None:
-        found = ranks.decided(lambda: checkpoint.complete(folder / "checkpoints"))
-        own = [place for place in found if checkpoint.describe(place).step <= before]
-        if own:
-            return Begin(own[-1], "resume")
-    if ranks.first and not checkpoint.complete(folder / "checkpoints"):
-        adopt(prepared.store, node, folder)
-    if node.parent is None:
-        return None
-    parent = prepared.store.run_folder(node.parent)
-    if node.branch_step is not None:
-        return Begin(state_folder(parent, node.branch_step), "branch")
-    if node.init_from != "weights":
-        return Begin(checkpoint.complete(parent / "checkpoints")[-1], "optimizer")
-    return None
-
-
-def _register(prepared: Prepared, node: Node, step: int) -> None:
-    """Note where a state lies, for runs whose first steps are the same; the run that was noted may be gone."""
-    file = prepared.store.root / "states" / f"{node.states[step]}.json"
-    if not file.exists() or not is_complete(state_folder(prepared.store.run_folder(read_json(file)["run"]), step)):
-        write_json(file, {"run": node.run, "step": step})
 
 
 # ---- evaluation ---------------------------------------------------------------------------------------------------

@@ -177,7 +177,7 @@ def test_documents_drawn_again_leave_out_what_was_removed_from_the_stream(tmp_pa
 def test_a_hub_id_is_read_at_the_commit_that_was_seen_wherever_it_is_read(study, tmp_path, monkeypatch):
     from types import SimpleNamespace
 
-    from curricle.running import work
+    from curricle.running import beginning
     from curricle.running.preparation import Prepared
     from curricle.training import model as models
 
@@ -196,7 +196,7 @@ def test_a_hub_id_is_read_at_the_commit_that_was_seen_wherever_it_is_read(study,
     )
     monkeypatch.setattr(models, "begin", lambda place, revision, _: asked.append(("weights", place, revision)))
     write_streams(found, SimpleNamespace(nodes={}))
-    work._initial(found, SimpleNamespace(parent=None), 0)
+    beginning.initial(found, SimpleNamespace(parent=None), 0)
     assert asked == [("tokenizer", "org/name", "abc"), ("weights", "org/name", "abc")]
 
 
