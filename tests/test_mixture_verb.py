@@ -131,7 +131,7 @@ def test_shares_that_are_given_as_metrics_are_refused_by_name(place):
 
 def test_an_accuracy_is_not_lowered_in_silence(place):
     rows = list(csv.reader((place / "metrics.csv").open()))
-    write(place / "scored.csv", [*rows[0][:2], "metric/acc"], [row for row in rows[1:]])
+    write(place / "scored.csv", [*rows[0][:2], "metric/acc"], list(rows[1:]))
     files = ("--ratios", "ratios.csv", "--metrics", "scored.csv")
     for arguments in ((), ("--target", "metric/acc")):
         shown = curricle(*files, *arguments, cwd=place)

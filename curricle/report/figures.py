@@ -30,6 +30,10 @@ DASHES = ([1, 0], [7, 2], [3, 2], [7, 2, 2, 2], [1, 2], [10, 3], [5, 5], [2, 4])
 BASELINE_DASH = [4, 3]
 WIDTH, HEIGHT = 430, 270
 SMALL = 320  # the width of a chart that stands in a row of three
+# Of a legend, in pixels: what the axis beside the plot takes, a symbol, a letter of a wide face, between columns;
+# and a row.
+AXIS, SYMBOL, LETTER, GAP, LINE = 60, 24, 7.0, 20, 17
+MOST_COLUMNS = 4
 # Of an axis across: the page's face may be wider than the one that labels were measured in.
 LABELS = {"labelSeparation": 8, "labelFlush": False}
 VEGA_LITE = "_".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])  # as vl-convert names it
@@ -99,7 +103,9 @@ def curve(
     mark = base.mark_point(filled=True, size=64, opacity=1)
     dots = mark.encode(shape=_shape(style, legend), tooltip=_tooltip(alt.Tooltip("tokens:Q", format=",")))
     faint = alt.Chart(alt.Data(values=single)).mark_point(filled=True, size=14, opacity=0.45)
-    return _finished(band + faint.encode(x=x, y=y, color=_color(style)) + line + dots)
+    return _finished(
+        band + faint.encode(x=x, y=y, color=_color(style)) + line + dots, names=list(style) if legend else ()
+    )
 
 
 def side_by_side(
@@ -140,12 +146,12 @@ def forgetting(
     x = alt.X("column:O", title=None, axis=lines)
     offset = alt.XOffset("strategy:N", sort=list(style), scale=alt.Scale(paddingOuter=1))
     y = alt.Y("value:Q", title="bits per byte", scale=alt.Scale(zero=False))
-    base = alt.Chart(alt.Data(values=rows)).encode(x=x, xOffset=offset, y=y, color=_color(style, legend))
+    base = alt.Chart(alt.Data(values=rows)).encode(x=x, xOffset=offset, y=y, color=_color(style, legend, SMALL))
     line = base.mark_line(strokeWidth=1.75, opacity=0.8).encode(strokeDash=_dash(style))
     whisker = base.mark_rule(strokeWidth=2, opacity=0.7).encode(y=alt.Y("low:Q", title="bits per byte"), y2="high:Q")
     mark = base.mark_point(filled=True, size=64, opacity=1)
-    dots = mark.encode(shape=_shape(style, legend), tooltip=_tooltip(alt.Tooltip("after:N")))
-    return _finished(line + whisker + dots, 210, SMALL)
+    dots = mark.encode(shape=_shape(style, legend, SMALL), tooltip=_tooltip(alt.Tooltip("after:N")))
+    return _finished(line + whisker + dots, 210, SMALL, list(style) if legend else ())
 
 
 def along(findings: Sequence[Finding], style: Mapping[str, Look], legend: bool = False) -> alt.LayerChart:
@@ -158,13 +164,13 @@ def along(findings: Sequence[Finding], style: Mapping[str, Look], legend: bool =
     ticks = alt.Axis(format="~s", tickCount=4, grid=False, labelExpr="datum.value ? datum.label : '0'")
     x = alt.X("tokens:Q", title="tokens of training", axis=ticks, scale=alt.Scale(nice=False, padding=8))
     y = alt.Y("value:Q", title="bits per byte", scale=alt.Scale(zero=False))
-    base = alt.Chart(alt.Data(values=rows)).encode(x=x, y=y, color=_color(style, legend))
+    base = alt.Chart(alt.Data(values=rows)).encode(x=x, y=y, color=_color(style, legend, SMALL))
     band = base.mark_area(opacity=0.13, stroke=None).encode(y=alt.Y("low:Q", title="bits per byte"), y2="high:Q")
     line = base.mark_line(strokeWidth=1.75, opacity=0.8).encode(strokeDash=_dash(style))
     mark = base.mark_point(filled=True, size=40, opacity=1)
     place = [alt.Tooltip("stage:N"), alt.Tooltip("tokens:Q", format=",")]
-    dots = mark.encode(shape=_shape(style, legend), tooltip=_tooltip(*place))
-    return _finished(band + line + dots, 210, SMALL)
+    dots = mark.encode(shape=_shape(style, legend, SMALL), tooltip=_tooltip(*place))
+    return _finished(band + line + dots, 210, SMALL, list(style) if legend else ())
 
 
 def loss(rows: Sequence[Row], style: Mapping[str, Look], legend: bool = False) -> alt.LayerChart:
@@ -178,7 +184,7 @@ def loss(rows: Sequence[Row], style: Mapping[str, Look], legend: bool = False) -
     ticks = alt.Axis(format="~s", tickCount=4, grid=False, labelExpr="datum.value ? datum.label : '0'")
     x = alt.X("tokens:Q", title="tokens of the stage", axis=ticks, scale=alt.Scale(nice=False))
     y = alt.Y("loss_nats:Q", title="loss, nats per token", scale=alt.Scale(zero=False))
-    base = alt.Chart().encode(x=x, color=_color(style, legend))
+    base = alt.Chart().encode(x=x, color=_color(style, legend, SMALL))
     faint = base.mark_line(strokeWidth=1, opacity=0.35).encode(y=y, detail="run:N")
     strong = base.mark_line(strokeWidth=2).encode(
         y=alt.Y("mean(loss_nats):Q", title="loss, nats per token", scale=alt.Scale(zero=False)),
@@ -190,7 +196,7 @@ def loss(rows: Sequence[Row], style: Mapping[str, Look], legend: bool = False) -
             alt.Tooltip("mean(loss_nats):Q", title="mean loss", format=".3f"),
         ],
     )
-    drawn = _finished(faint + strong, 190, SMALL)
+    drawn = _finished(faint + strong, 190, SMALL, list(style) if legend else ())
     drawn.data = alt.Data(values=plain)  # last, since every step before copies what it has
     return drawn
 
@@ -216,14 +222,14 @@ def _tooltip(*place: alt.Tooltip) -> list[alt.Tooltip]:
     return [alt.Tooltip("strategy:N"), *place, *(alt.Tooltip(f"{n}:N") for n in ("estimate", "interval", "size"))]
 
 
-def _color(style: Mapping[str, Look], legend: bool = False) -> alt.Color:
+def _color(style: Mapping[str, Look], legend: bool = False, width: int = WIDTH) -> alt.Color:
     scale = alt.Scale(domain=list(style), range=[look.color for look in style.values()])
-    return alt.Color("strategy:N", scale=scale, legend=_legend() if legend else None)
+    return alt.Color("strategy:N", scale=scale, legend=key(list(style), width) if legend else None)
 
 
-def _shape(style: Mapping[str, Look], legend: bool = False) -> alt.Shape:
+def _shape(style: Mapping[str, Look], legend: bool = False, width: int = WIDTH) -> alt.Shape:
     scale = alt.Scale(domain=list(style), range=[look.shape for look in style.values()])
-    return alt.Shape("strategy:N", scale=scale, legend=_legend() if legend else None)
+    return alt.Shape("strategy:N", scale=scale, legend=key(list(style), width) if legend else None)
 
 
 def _dash(style: Mapping[str, Look]) -> alt.StrokeDash:
@@ -231,12 +237,31 @@ def _dash(style: Mapping[str, Look]) -> alt.StrokeDash:
     return alt.StrokeDash("strategy:N", scale=scale, legend=None)
 
 
-def _legend() -> alt.Legend:
-    return alt.Legend(orient="top", title=None, columns=3, labelLimit=260, symbolOpacity=1)
+def key(names: Sequence[str], width: int = WIDTH) -> alt.Legend:
+    """A legend above a chart of that width, in as many columns as leave every name whole."""
+    room = width - AXIS
+    return alt.Legend(
+        orient="top", title=None, columns=_columns(names, room), labelLimit=room - SYMBOL, symbolOpacity=1
+    )
 
 
-def _finished(chart: alt.LayerChart, height: int = HEIGHT, width: int = WIDTH) -> alt.LayerChart:
-    """One size, one face. Text, ticks and grid take the page's colour."""
+def _columns(names: Sequence[str], room: float) -> int:
+    """Vega makes each column as wide as its longest name, and cuts what stands past the edge without a word."""
+
+    def across(columns: int) -> float:
+        widths = [max(SYMBOL + LETTER * len(name) for name in names[i::columns]) for i in range(columns)]
+        return sum(widths) + GAP * (columns - 1)
+
+    return next((n for n in range(min(MOST_COLUMNS, len(names)), 1, -1) if across(n) <= room), 1)
+
+
+def _finished(
+    chart: alt.LayerChart, height: int = HEIGHT, width: int = WIDTH, names: Sequence[str] = ()
+) -> alt.LayerChart:
+    """One size, one face. Text, ticks and grid take the page's colour. `names` of its `key`, where that is long: the
+    rows past the first get room of their own, and take none from the plot."""
+    if names:
+        height += LINE * (-(-len(names) // _columns(names, width - AXIS)) - 1)
     text = {"labelColor": "currentColor", "titleColor": "currentColor"}
     faint = {"gridColor": "currentColor", "domainColor": "currentColor", "tickColor": "currentColor"}
     thin = {"gridOpacity": 0.13, "domainOpacity": 0.4, "tickOpacity": 0.4, "labelFontSize": 12, "titleFontSize": 12}
@@ -247,7 +272,7 @@ def _finished(chart: alt.LayerChart, height: int = HEIGHT, width: int = WIDTH) -
         .configure_view(stroke=None)
         .configure_axis(**text, **faint, **thin, **soft)
         .configure_axisX(**LABELS)
-        .configure_legend(labelColor="currentColor", labelFontSize=12, columnPadding=20)
+        .configure_legend(labelColor="currentColor", labelFontSize=12, columnPadding=GAP)
     )
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ast
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -14,7 +17,7 @@ from curricle.analysis.finding import THESE_PROBLEMS, Finding, Interval
 from curricle.analysis.rows.columns import Row
 from curricle.report.charts import CHARTS, UNDRAWN, drawn, figures_of, has_figure
 from curricle.report.charts.laws import assigned
-from curricle.report.figures import COLORS, SHAPES, Look, looks, svg
+from curricle.report.figures import COLORS, SHAPES, Look, along, looks, svg
 
 ROOM = Path(analysis.__file__).parent
 MAKERS = {"Finding", "finding", "both", "level", "_contrasts"}
@@ -170,6 +173,58 @@ def test_more_sources_than_colours_are_told_apart_by_leaving_the_least_together(
     assert scale["domain"] == [*sources[:8], "4 others"] and len(set(scale["range"])) == 9
     rows = made.to_dict()["data"]["values"]
     assert sum(row["share"] for row in rows if row["run"] == "run 1") == pytest.approx(1.0) and len(rows) == 18
+
+
+def legend_of(picture: str) -> list[tuple[str, float]]:
+    """Each entry of a drawn legend, and how much room the picture leaves to its right, by letters of 6 pixels."""
+    found: list[tuple[str, float]] = []
+    root = ElementTree.fromstring(picture)
+
+    def walk(element: ElementTree.Element, x: float, inside: bool) -> None:
+        moved = re.match(r"translate\(([-\d.]+)", element.get("transform", ""))
+        x += float(moved[1]) if moved else 0.0
+        inside = inside or "role-legend-label" in element.get("class", "")
+        if inside and element.text and element.tag.endswith("text"):
+            found.append((element.text, float(root.get("width", "0")) - x - 6 * len(element.text)))
+        for child in element:
+            walk(child, x, inside)
+
+    walk(root, 0.0, False)
+    return found
+
+
+@pytest.mark.parametrize("legends", ["sources", "strategies", "short"])
+def test_no_name_of_a_legend_is_cut(legends: str) -> None:
+    names = ["freelaw", "pubmed_central", "gutenberg_pg_19", "stackexchange", "hackernews", "github", "wikipedia_en",
+             "uspto_backgrounds", "arxiv"]  # fmt: skip
+    if legends == "sources":
+        table = tuple({"run": run, "source": name, "share": 1 / 9} for run in (1, 2) for name in names)
+        chart = drawn(Finding("mixture-next", "next runs", "loss", "swarm", 2.0, "runs", table=table))
+        expected = {*names[:8], "1 other"}
+    else:
+        long = ["code first, then math", "language first, then math", "more maths from the start", "from scratch"]
+        strategies = long if legends == "strategies" else ["a", "b", "c"]
+        at = [
+            Finding("held-out-curve", s, "bits per byte", "code", 1.0 / tokens, "bits per byte",
+                    parts={"strategy": s, "trained_tokens": tokens, "stage": "math"})
+            for s in strategies for tokens in (1, 2)
+        ]  # fmt: skip
+        chart, expected = along(at, looks(strategies, strategies[-1]), legend=True), set(strategies)
+    assert chart is not None
+    entries = legend_of(svg(chart.to_dict()))
+    assert {name for name, _ in entries} == expected and min(room for _, room in entries) > 0
+
+
+def test_names_of_files_say_nothing_twice_and_are_whole() -> None:
+    (name, _), *_ = figures_of([replace(FOUND["mixture-gain"], measure="weighted mean of 13 "
+                                        "metrics", benchmark="swarm of 512 runs")], None)  # fmt: skip
+    assert name == "mixture-gain-swarm-of-512-runs-weighted-mean-of-13-metrics-recommended-over-natural"
+    table = ({"run": "a", "predicted": 1.0, "measured": 1.1}, {"run": "b", "predicted": 2.0, "measured": 2.1})
+    mean = "weighted mean of 13 metrics"
+    (name, _), *_ = figures_of(
+        [Finding("mixture-fit", mean, mean, "swarm of 512 runs", 0.9, "rank", table=table)], None
+    )
+    assert name == "mixture-fit-swarm-of-512-runs-weighted-mean-of-13-metrics"
 
 
 def test_no_two_of_many_strategies_or_series_look_alike() -> None:

@@ -106,7 +106,7 @@ def figures_of(findings: Sequence[Finding], results: Results | None) -> Iterator
     taken: set[str] = set()
     style = style_of(results) if results else {}
     for name, chart in (*(together(findings, results, style) if results else ()), *alone(findings, style)):
-        base = name = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:80] or "figure"
+        base = name = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:120].rstrip("-") or "figure"
         number = 1
         while name in taken:
             number += 1
@@ -130,7 +130,8 @@ def alone(findings: Iterable[Finding], style: Mapping[str, Look]) -> Iterator[tu
         chart = drawn(f, style)
         if chart is not None:
             title = f"{CHARTS[f.question].title}: {f.measure} on {f.benchmark}"
-            yield f"{f.question} {f.benchmark} {f.measure} {f.subject}", titled(chart, title, f.subject)
+            name = " ".join(dict.fromkeys((f.question, f.benchmark, f.measure, f.subject)))
+            yield name, titled(chart, title, f.subject)
 
 
 def together(findings: Sequence[Finding], results: Results, style: Mapping[str, Look]) -> Iterator[tuple[str, Any]]:

@@ -9,7 +9,7 @@ from typing import Any
 import altair as alt
 
 from curricle.analysis.finding import Finding
-from curricle.report.figures import BASELINE_COLOR, COLORS, DASHES, HEIGHT, SHAPES, WIDTH, Look, _finished
+from curricle.report.figures import BASELINE_COLOR, COLORS, DASHES, HEIGHT, SHAPES, WIDTH, Look, _finished, key
 
 Row = Mapping[str, Any]
 LOSS = {"bits per byte": "bits per byte (lower is better)"}
@@ -26,13 +26,13 @@ UNKNOWN: Looks = MappingProxyType({})
 def color(series: Sequence[str], legend: bool = True, looks: Looks = UNKNOWN) -> alt.Color:
     given = {name: look.color for name, look in looks.items()}
     scale = alt.Scale(domain=list(series), range=assigned(series, given, COLORS))
-    return alt.Color("series:N", scale=scale, legend=_key() if legend else None)
+    return alt.Color("series:N", scale=scale, legend=key(series) if legend else None)
 
 
 def shape(series: Sequence[str], legend: bool = True, looks: Looks = UNKNOWN) -> alt.Shape:
     given = {name: look.shape for name, look in looks.items()}
     scale = alt.Scale(domain=list(series), range=assigned(series, given, (*SHAPES[1:], SHAPES[0]), shift=1))
-    return alt.Shape("series:N", scale=scale, legend=_key() if legend else None)
+    return alt.Shape("series:N", scale=scale, legend=key(series) if legend else None)
 
 
 def assigned(series: Sequence[str], given: Mapping[str, str], by_position: Sequence[str], shift: int = 0) -> list[str]:
@@ -49,10 +49,6 @@ def own_color(finding: Finding, looks: Looks) -> str:
     """Of a figure about one strategy: that strategy's."""
     look = looks.get(str(finding.parts.get("strategy")))
     return look.color if look else COLORS[0]
-
-
-def _key() -> alt.Legend:
-    return alt.Legend(orient="top", title=None, columns=3, labelLimit=260, symbolOpacity=1)
 
 
 def log_x(title: str, values: Sequence[float] = ()) -> alt.X:

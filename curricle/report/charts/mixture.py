@@ -12,7 +12,7 @@ import altair as alt
 from curricle.analysis.finding import Finding
 from curricle.report import words
 from curricle.report.charts.laws import intervals
-from curricle.report.figures import BASELINE_COLOR, COLORS, WIDTH, _finished
+from curricle.report.figures import BASELINE_COLOR, COLORS, WIDTH, _finished, key
 
 MARKS = {"recommended": COLORS[0], "natural": COLORS[1], "uniform": BASELINE_COLOR}
 
@@ -96,7 +96,7 @@ def next_runs(finding: Finding) -> alt.LayerChart:
     bars = alt.Chart(alt.Data(values=rows)).mark_bar(height=18).encode(
         y=alt.Y("run:N", title=None, sort=None, axis=alt.Axis(ticks=False, domain=False, labelPadding=8)),
         x=alt.X("share:Q", title="share of the tokens", axis=alt.Axis(format="%"), stack="normalize"),
-        color=alt.Color("source:N", scale=scale, legend=alt.Legend(orient="top", title=None, columns=4)),
+        color=alt.Color("source:N", scale=scale, legend=key(domain)),
         tooltip=["run:N", "source:N", alt.Tooltip("share:Q", format=".1%")],
     )  # fmt: skip
-    return _finished(alt.layer(bars), 70 + 30 * len({row["run"] for row in rows}))
+    return _finished(alt.layer(bars), 70 + 30 * len({row["run"] for row in rows}), names=domain)

@@ -9,7 +9,7 @@ import altair as alt
 
 from curricle.analysis import Finding
 from curricle.report.charts import labels
-from curricle.report.figures import COLORS, DASHES, SHAPES, _finished, _legend
+from curricle.report.figures import COLORS, DASHES, SHAPES, _finished, key
 
 
 def chart(finding: Finding) -> alt.LayerChart:
@@ -65,12 +65,12 @@ def _decay(finding: Finding) -> alt.LayerChart:
         for c in grid
     ]
     scale = {"domain": list(names.values())}
-    color = alt.Color("size:N", scale=alt.Scale(**scale, range=list(COLORS[:2])), legend=_legend())
+    color = alt.Color("size:N", scale=alt.Scale(**scale, range=list(COLORS[:2])), legend=key(scale["domain"]))
     x = alt.X("complexity:Q", title="complexity of the text, c", scale=alt.Scale(zero=False, padding=10))
     y = alt.Y("made:Q", title="what the model makes of r·c, f")
     dots = alt.Chart(alt.Data(values=points)).mark_point(filled=True, size=30, opacity=0.5)
-    shape = alt.Shape("size:N", scale=alt.Scale(**scale, range=list(SHAPES[:2])), legend=_legend())
-    dash = alt.StrokeDash("size:N", scale=alt.Scale(**scale, range=DASHES[:2]), legend=_legend())
+    shape = alt.Shape("size:N", scale=alt.Scale(**scale, range=list(SHAPES[:2])), legend=key(scale["domain"]))
+    dash = alt.StrokeDash("size:N", scale=alt.Scale(**scale, range=DASHES[:2]), legend=key(scale["domain"]))
     curves = alt.Chart(alt.Data(values=lines)).mark_line(strokeWidth=2)
     return _finished(
         _zero("y")
