@@ -170,6 +170,9 @@ def transferred(
             f"So the tokens, and the multiplier, are read off a curve that the runs of {' and '.join(off)} do not "
             "follow: they may be wrong by more than the interval says; compare the points in the figure."
         )
+    untested = [name for name, of in ((scratch, base), (after, curve)) if of.wrong is None]
+    if untested:
+        notes.append(f"Whether the curve of {' and of '.join(untested)} fits cannot be tested with so few points.")
     if len(inside) < len(table):
         notes.append(
             f"Past {short(top)} tokens nothing was measured from scratch: {len(table) - len(inside)} of {len(table)} "

@@ -323,15 +323,18 @@ def judged(made: Fit, labels: np.ndarray, parameters: int, known: bool, alone: b
         left = left - (np.bincount(labels, left) / np.bincount(labels))[labels]
     mean = np.bincount(place, left) / size
     scatter_df = len(x) - len(budgets) - (made.curves - 1 if made.between else 0)
+    # As many budgets as parameters leave nothing to test, but where the floor is stopped at its edge and so not fitted.
+    # A law that is true is stopped there half the time at most: the test refuses it less often than it says.
+    at_edge = made.law.floor <= made.sweep.least
+    spare_df = len(budgets) - parameters or int(at_edge)
     wrong = None
-    if scatter_df > 0 and len(budgets) > parameters:
+    if scatter_df > 0 and spare_df > 0:
         scatter = float(((left - mean[place]) ** 2).sum()) / scatter_df
-        misfit = float((size * mean**2).sum()) / (len(budgets) - parameters)
-        wrong = float(fdtrc(len(budgets) - parameters, scatter_df, misfit / max(scatter, 1e-300)))
+        misfit = float((size * mean**2).sum()) / spare_df
+        wrong = float(fdtrc(spare_df, scatter_df, misfit / max(scatter, 1e-300)))
         if wrong < CLEAR:
-            noise, df = math.sqrt(misfit), float(len(budgets) - parameters)
             if not known:
-                made = replace(made, sigma=max(noise, made.sigma), df=df)
+                made = replace(made, sigma=max(math.sqrt(misfit), made.sigma), df=float(spare_df))
             notes.append(
                 f"The law does not fit: the means of the budgets leave it by more than runs differ (p = {wrong:.2g}); "
                 "intervals are widened by that."
@@ -340,7 +343,7 @@ def judged(made: Fit, labels: np.ndarray, parameters: int, known: bool, alone: b
         wrong = bend(made, parameters)
         if wrong is not None and wrong < CLEAR:
             notes.append(f"The points bend away from a law of this form (p = {wrong:.2g}); what it says may be wrong.")
-    if made.law.floor <= made.sweep.least:
+    if at_edge:
         notes.append(f"No floor is seen: the best is the least that is allowed, {made.sweep.least:g}.")
     if made.law.amplitude == 0:
         notes.append("The loss does not fall with the budget.")

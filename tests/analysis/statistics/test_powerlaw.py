@@ -143,6 +143,20 @@ def test_a_wrong_law_is_told_and_widens() -> None:
     assert f.sigma > 0.02
 
 
+def test_with_as_many_budgets_as_parameters_a_law_stopped_at_its_edge_is_tested_and_no_other() -> None:
+    rng = np.random.default_rng(4)
+    x, run = np.tile([50e3, 100e3, 150e3], 3), np.repeat([0, 1, 2], 3)
+    noise = 0.02 * rng.standard_normal(9)
+    straight = fit(
+        x, 2.5 - 1.9 * np.log(x / 50e3) + noise, list(run)
+    )  # a straight line: only a floor below 0 follows it
+    assert straight.law.floor == 0 and straight.wrong is not None and straight.wrong < 1e-3 and straight.df == 1
+    bent = fit(x, 1 + 2 * (x / 50e3) ** -2.0 + noise, list(run))
+    assert bent.law.floor > 0 and bent.wrong is None
+    told = [fit(x, 2 * (x / 50e3) ** -0.8 + 0.03 * rng.standard_normal(9)).wrong for _ in range(100)]
+    assert 20 < sum(p is not None for p in told) < 80 and sum(p is not None and p < 0.05 for p in told) <= 8
+
+
 def test_the_right_law_is_told_wrong_at_the_nominal_rate() -> None:
     random, law, told = np.random.default_rng(4), PowerLaw(0.8, 0.6, 0.4, 1e6), 0
     for _ in range(80):
