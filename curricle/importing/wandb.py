@@ -29,6 +29,7 @@ TRAINED = {
     "tokens_per_second": ("tokens_per_second", "train/tokens_per_second", "throughput/device/tokens_per_second"),
 }  # fmt: skip
 RUN = ("run", "run_name", "name", "Name")
+OPENED = ("config", "summary", "summary_metrics")
 TABLE = {"State", "Created", "Runtime", "Tags", "config", "summary", "state"}  # columns of a table of runs
 ABOUT = ("strategy", "seed", "stage", "position", "baseline", "study", "kind", "budget_tokens")
 ACCURACY, BITS, NATS = "accuracy", "bits per byte", "nats per token"
@@ -48,7 +49,8 @@ def is_export(path: Path) -> bool:
         first: Mapping[str, Any] = next(json_lines(path), {})
         return "_step" in first or bool(TABLE & first.keys())
     names = set(columns_of(path))
-    return "_step" in names or ("Name" in names and bool(TABLE & names))
+    opened = any(name.partition(".")[0] in OPENED for name in names)
+    return "_step" in names or ("Name" in names and bool(TABLE & names)) or (opened and bool(names & {*RUN}))
 
 
 def read(
@@ -91,19 +93,29 @@ def in_percent(path: Path, rows: list[Row], accuracies: str) -> list[str]:
 
 
 def flat(row: Mapping[str, Any]) -> Row:
-    """`config` and `summary` laid open, also where they stand as JSON text; a config's `{value: …}` is its value."""
-    made: Row = {}
+    """`config` and `summary` laid open: as objects, as JSON text, or as columns `config.seed`, `summary.eval/loss`. A
+    config's `{value: …}` is its value. A summary says more than a plain column, and that more than a config."""
+    config, plain, summary, made = Row(), Row(), Row(), Row()
     for name, value in row.items():
-        if name in ("config", "summary", "summary_metrics") and isinstance(value, str):
+        head, _, rest = name.partition(".")
+        if head not in OPENED:
+            plain[name] = value
+            continue
+        into = config if head == "config" else summary
+        if rest:
+            into[rest] = value
+            continue
+        if isinstance(value, str):
             try:
                 value = json.loads(value)
             except (ValueError, RecursionError):
                 raise Refused(f"column {name}: not readable as JSON") from None
-        if name in ("config", "summary", "summary_metrics") and isinstance(value, dict):
-            opened = {k: v["value"] if isinstance(v, dict) and "value" in v else v for k, v in value.items()}
-            made = {**opened, **made} if name == "config" else {**made, **opened}
+        if isinstance(value, dict):
+            into |= {k: v["value"] if isinstance(v, dict) and "value" in v else v for k, v in value.items()}
         else:
-            made[name] = value
+            plain[name] = value
+    for said in (config, plain, summary):
+        made |= {name: value for name, value in said.items() if value is not None}
     return made
 
 
@@ -121,6 +133,7 @@ def history(path: Path, rows: list[Row], tokens_per_step: int | None) -> tuple[d
         runs.setdefault(str(of(row, RUN) or path.stem), []).append({**row, "_step": int(step)})
     unplaced = 0
     for run, lines in runs.items():
+        tables["runs"].append(about(f"{path}: {run}", run, lines))
         lines.sort(key=lambda row: row["_step"])
         tokens: int | None = None
         scored: dict[tuple[str, str], Row] = {}
@@ -146,13 +159,35 @@ def history(path: Path, rows: list[Row], tokens_per_step: int | None) -> tuple[d
                     unplaced += 1
                 scored[benchmark, measure] = made
         tables["scores"] += [{**row, "final": True} for row in scored.values()]
-        tables["runs"].append({"run": run, "strategy": run, "seed": 0, "position": 0, "stage": "training"})
     notes = []
     if unplaced:
         notes.append(
             f"{path}: {unplaced:,} scores left out that no tokens tell apart; give --tokens-per-step to place them"
         )
     return tables, notes
+
+
+def about(where: str, run: str, lines: list[Row]) -> Row:
+    """A run's row of `runs`: what its lines say of it, each thing once; its name is its strategy where none does."""
+    made: Row = {"run": run, "strategy": run, "seed": 0, "position": 0, "stage": "training"}
+    for key in ABOUT:
+        said = list(dict.fromkeys(told(where, key, row[key]) for row in lines if row.get(key) is not None))
+        if len(said) > 1:
+            raise Refused(f"{where}: {key} is {said[0]!r} and {said[1]!r}; a run has one")
+        if said:
+            made[key] = said[0]
+    return made
+
+
+def told(where: str, key: str, value: Any) -> int | bool | str:
+    if key == "baseline":
+        return str(value).lower() in {"true", "1"}
+    if key not in ("seed", "position", "budget_tokens"):
+        return str(value)
+    whole = number(value)
+    if whole is None or not whole.is_integer():
+        raise Refused(f"{where}: {key} is {value!r}, not a whole number")
+    return int(whole)
 
 
 def scores_in(lines: list[Row], where: str) -> Iterator[tuple[str, str, str, int, float]]:
@@ -193,18 +228,7 @@ def run_table(path: Path, rows: list[Row]) -> tuple[dict[str, list[Row]], list[s
     if twice is not None:
         raise Refused(f"{path}: run {twice!r} stands twice; give the column 'run' a name for each")
     for name, row in zip(names, rows):
-        about = {key: row.get(key) for key in ABOUT if row.get(key) is not None}
-        for key in ("seed", "position", "budget_tokens"):
-            value = about.get(key)
-            if value is not None:
-                whole = number(value)
-                if whole is None or not whole.is_integer():
-                    raise Refused(f"{path}: {name}: {key} is {value!r}, not a whole number")
-                about[key] = int(whole)
-        if "baseline" in about:
-            about["baseline"] = str(about["baseline"]).lower() in {"true", "1"}
-        defaults = {"strategy": name, "seed": 0, "position": 0, "stage": "training"}
-        tables["runs"].append({"run": name, **defaults, **about})
+        tables["runs"].append(about(f"{path}: {name}", name, [row]))
     kept = [{k: v for k, v in row.items() if not isinstance(v, dict | list)} for row in rows]
     for benchmark, measure, kind, i, score in scores_in(kept, str(path)):
         tokens = number(of(rows[i], TRAINED["tokens"]))

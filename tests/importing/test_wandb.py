@@ -109,6 +109,34 @@ def test_a_table_of_runs_and_histories_join_by_name(tmp_path):
     assert (score["score"], score["tokens"], score["final"]) == (40.0, 5000, True)
 
 
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+def test_a_history_says_which_strategy_and_seed_its_runs_are(tmp_path, suffix):
+    rows = [
+        {"_step": step, "run": f"r{i}", "strategy": "ab"[i // 2], "seed": 1.0 + i % 2, "eval/gsm8k/acc": 0.1 * i}
+        for i in range(4) for step in (1, 2)
+    ]  # fmt: skip
+    made = gather([table(tmp_path / f"history.{suffix}", rows)], tokens_per_step=1)
+    found = [(r["run"], r["strategy"], r["seed"]) for r in made.tables["runs"].to_pylist()]
+    assert found == [("r0", "a", 1), ("r1", "a", 2), ("r2", "b", 1), ("r3", "b", 2)]
+    rows[1]["seed"] = 5
+    with pytest.raises(Refused, match="r0: seed is 1 and 5; a run has one"):
+        gather([table(tmp_path / f"history.{suffix}", rows)], tokens_per_step=1)
+
+
+@pytest.mark.parametrize("column", ["Name", "name"])
+def test_columns_of_config_and_summary_mean_what_they_do_without_these_words(tmp_path, column):
+    rows = [
+        {column: f"r{i}", "config.strategy": "ab"[i // 2], "config.seed": i % 2, "summary.eval/gsm8k/acc": 0.1 * i,
+         "summary.tokens": 500, "tokens": "", "strategy": ""}
+        for i in range(4)
+    ]  # fmt: skip
+    made = gather([table(tmp_path / "export.csv", rows)])
+    found = [(r["run"], r["strategy"], r["seed"]) for r in made.tables["runs"].to_pylist()]
+    assert found == [("r0", "a", 0), ("r1", "a", 1), ("r2", "b", 0), ("r3", "b", 1)]
+    scores = [(s["benchmark"], s["tokens"], s["score"]) for s in made.tables["scores"].to_pylist()]
+    assert scores == [("gsm8k", 500, pytest.approx(10.0 * i)) for i in range(4)]
+
+
 def test_a_project_s_csv_of_runs_is_read(tmp_path):
     rows = [{"Name": f"r{i}", "State": "finished", "seed": i, "strategy": "s", "val_accuracy": "",
              "test/arc/acc": 0.1 * i}
