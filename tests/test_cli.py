@@ -99,7 +99,9 @@ def test_an_analysis_leaves_the_rows_beside_a_report_as_they_are(place):
     asked = curricle("analyse", "tiny.yaml", "--set", "baseline=code first", "--question", "gain", "--json", cwd=place)
     assert asked.returncode == 0 and json.loads(asked.stdout)["results"] == "tiny.yaml", asked.stderr
     assert rows == {file: file.read_bytes() for file in (place / "runs/tiny/results").iterdir()}
-    assert curricle("analyse", "tiny.yaml", "--question", "split", "--at", "10M", cwd=place).returncode == 0
+    split = curricle("analyse", "tiny.yaml", "--question", "split", "--at", "10M", cwd=place)
+    assert split.returncode == 2 and "Not answered from these rows\nsplit: " in split.stdout, split.stdout
+    assert "error" not in split.stderr  # it is these rows that do not answer, not the option that is refused
 
 
 def test_a_damaged_file_of_the_store_is_named_with_the_way_out(place, tmp_path):

@@ -84,12 +84,14 @@ def analyse(
                 "figures": drawn,
             }
         )
-        return
-    from curricle.report.answers import answers_view
+    else:
+        from curricle.report.answers import answers_view
 
-    console.print(answers_view(answers))
-    if figures is not None:
-        console.print(f"\n{len(drawn)} figures in {figures}", markup=False, soft_wrap=True)
+        console.print(answers_view(answers))
+        if figures is not None:
+            console.print(f"\n{len(drawn)} figures in {figures}", markup=False, soft_wrap=True)
+    if question and all(answer.refused for answer in answers):  # of all there are, some are always refused
+        raise typer.Exit(2)
 
 
 def found(

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from curricle import analysis
-from curricle.analysis import QUESTIONS, Asked, Finding, Question, ask
+from curricle.analysis import QUESTIONS, Answer, Asked, Finding, Question, ask
 from curricle.analysis.asked.questions import each, each_strategy, whole
 from curricle.analysis.finding import THESE_WEIGHTS, Interval
 from curricle.cli import app
@@ -183,9 +183,18 @@ def test_a_folder_without_rows_and_a_file_for_figures_are_refused(study, tmp_pat
     assert "nothing has been scored yet" in str(refused.exception)
 
 
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_questions_asked_by_name_and_all_refused_leave_with_2(study, options):
+    asked = ["analyse", str(study.folder), *options]
+    alone = CliRunner().invoke(app, [*asked, "--question", "why-code"])
+    assert alone.exit_code == 2 and "why-code" in alone.stdout, alone.output
+    assert CliRunner().invoke(app, [*asked, "--question", "why-code", "--question", "score"]).exit_code == 0
+    assert CliRunner().invoke(app, asked).exit_code == 0
+
+
 def test_analyse_asks_with_the_studys_own_limit_of_epochs(monkeypatch):
     limit, asked = SimpleNamespace(answer_target="text", max_epochs=9.0), []
     monkeypatch.setattr("curricle.commands.analysis.found", lambda *_, **__: (SimpleNamespace(name=""), limit, 1.0))
-    monkeypatch.setattr("curricle.analysis.ask", lambda a, _: asked.append(a) or [])
+    monkeypatch.setattr("curricle.analysis.ask", lambda a, _: asked.append(a) or [Answer("split", "", [])])
     done = CliRunner().invoke(app, ["analyse", "mine.yaml", "--question", "split", "--json"])
     assert done.exit_code == 0 and asked[0].max_epochs == 9.0 and asked[0].target == "text"
