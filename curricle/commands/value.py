@@ -129,7 +129,14 @@ def _read(option: str, text: str, count: int) -> tuple[str, list[Document]]:
         items = benchmarks.load(name, parse_benchmark(text, None, 0, 1)[1]).items
         return name, chosen((Document(item.id, item.reference, name, item.prompt) for item in items), count)
     spec = Files(files=tuple(path.split(",")))
-    return name, chosen(file_documents(spec, name, lambda path: Path(path).expanduser()), count)
+    try:
+        return name, chosen(file_documents(spec, name, lambda path: Path(path).expanduser()), count)
+    except Refused as refusal:  # it names a field of a study, where there is none
+        field, _, said = str(refusal).partition(": ")
+        if not field.startswith(f"sources.{name}."):
+            raise
+        known = "; problems are read as gsm8k=FILE and math=FILE" if option == "--target" else ""
+        raise Refused(f"{option} {text}: {said}{known}") from None
 
 
 def _write(out: Path, rows: list[dict[str, Any]]) -> None:

@@ -149,4 +149,8 @@ def value_view(findings: Sequence[Finding]) -> RenderableType:
         factors = [finding.parts.get(name) for name in ("mean_r", "mean_c", "alignment")]
         shown = ["–" if x is None else f"{x:.3g}" for x in factors]
         add_row(table, finding.subject, f"{finding.n:,}", words.estimate(finding), words.interval(finding), *shown)
-    return Group(table, Text(f"\n100 % is {findings[0].parts['of']}"))
+    means = (
+        "Means over documents. r: its relevance (the cosine with the target's gradient, or a density ratio); c: how "
+        "much in it the model has yet to learn; E[rc]/E[r]E[c]: above 1 where those with much in them are the relevant."
+    )
+    return Group(table, Text(f"\n100 % is {findings[0].parts['of']}"), Text(means, style="dim"))

@@ -189,6 +189,15 @@ def test_the_verb_takes_a_benchmark_s_solutions_as_its_target_and_shows_a_table(
         shown.exit_code == 0 and "near" in shown.stdout and "100 % is a step on the target's own text" in shown.stdout
     )
     assert (place / "rows.parquet").exists()
+    assert "E[rc]/E[r]E[c]: above 1" in " ".join(shown.stdout.split())
+
+
+def test_the_verb_blames_the_option_and_not_a_study_where_a_file_has_no_text(place):
+    for option in ("--target", "--source"):
+        shown = asked(place, f"--target=it={place}/target.jsonl", f"{option}=gsm8kk={place}/test.jsonl")
+        said = str(shown.exception)
+        assert said.startswith(f"{option} gsm8kk={place}/test.jsonl: no field 'text' in the first rows of "), said
+        assert ("gsm8k=FILE" in said) == (option == "--target")
 
 
 @pytest.mark.parametrize(
