@@ -102,9 +102,12 @@ def interval(f: Finding, kind: str | None = None) -> str:
 
 
 def resolution(f: Finding) -> str:
-    """What the interval and the corrected test allow to be said."""
+    """What the interval and the corrected test allow to be said of a change; of a level, that 0 lies outside its
+    interval says nothing."""
     if f.estimate is None:
         return "undefined"
+    if not f.is_change:
+        return ""
     if f.resolved is None:
         return "no interval"
     if not f.resolved:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 from rich.console import Console, Group
 
@@ -87,3 +88,10 @@ def test_a_lower_limit_is_never_shown_without_its_upper():
         for width in range(20, 140):
             text = shown(finding, width=width).split("… and columns")[0]
             assert ("multiplier_low" in text) == ("multiplier_high" in text), (question, width)
+
+
+def test_a_level_beside_differences_is_not_called_resolved():
+    level = Finding("curve", "a", "accuracy", "gsm", 40.0, "points", (Interval(35.0, 45.0, "these weights"),), seeds=2)
+    change = replace(level, question="curve-contrast", subject="a over b", p_value=0.01)
+    lines = shown(level, change).splitlines()
+    assert [line.endswith("resolved") for line in lines if line.startswith("a ")] == [False, True]
