@@ -340,12 +340,19 @@ def shown_interval(findings: Iterable[Finding]) -> str:
 
 
 def the_answer(study: Study, findings: Sequence[Finding], target: str) -> Row:
-    """The answer in a sentence for each measure, and the differences that it is made of."""
+    """The answer in a sentence for each measure, and the differences that it is made of: in accuracy, or, where no
+    strategy solves anything and accuracies are no answer, in bits per byte."""
     on_target = [f for f in findings if f.benchmark == target and f.unit not in RATIOS]
     measures = [m for m in MEASURES if any(f.measure == m for f in on_target)]
+    solved = [f.estimate for f in on_target if f.question == "score" and f.measure == ACCURACY]
+    unsolved = bool(solved) and not any(solved) and BITS_PER_BYTE in measures
+    if unsolved:
+        measures.reverse()
     asked, pairs = study.question, study.compare
     said = [answer(findings, asked, target, m, pairs).removeprefix(asked).strip() for m in measures]
     sentences = list(dict.fromkeys(said))  # while nothing is answered, each measure says the same
+    if unsolved:
+        sentences.insert(1, f"No strategy solves any problem of {target}: the numbers above are in {BITS_PER_BYTE}.")
     first = measures[0] if measures else None
     claims = [f for f in on_target if f.question == "gain" and f.measure == first]
     return {"sentences": sentences or [answer(findings, "", target, compare=pairs).strip()], "claims": claims}

@@ -160,6 +160,19 @@ def test_steps_skipped_in_many_runs_are_one_sentence_and_a_table_to_unfold(small
     assert all(f"<code>{row['run']}</code>" in section for row in found)
 
 
+def test_where_nothing_is_solved_the_answer_is_in_bits_per_byte_and_says_so(small):
+    scores = [f for f in small.findings if f.question == "score" and f.measure == "accuracy"]
+    target, said = small.study.answer_target, "No strategy solves any problem of"
+    usual = page.the_answer(small.study, small.findings, target)
+    assert {f.measure for f in usual["claims"]} == {"accuracy"} and said not in " ".join(usual["sentences"])
+    nothing = [replace(f, estimate=0.0) if f in scores else f for f in small.findings]
+    answered = page.the_answer(small.study, nothing, target)
+    assert {f.measure for f in answered["claims"]} == {"bits per byte"} and len(answered["claims"]) == 3
+    assert "(bits per byte;" in answered["sentences"][0] and answered["sentences"][1].startswith(f"{said} {target}")
+    without_losses = [f for f in nothing if f.measure == "accuracy" or f.benchmark != target]
+    assert {f.measure for f in page.the_answer(small.study, without_losses, target)["claims"]} == {"accuracy"}
+
+
 def test_examples_show_solved_and_unsolved_of_the_same_seed(small):
     rows = queries.examples(small.results, "problems", "code first", "from scratch")
     assert [row["correct"] for row in rows] == [True] * 3 + [False] * 3
