@@ -185,20 +185,20 @@ def main() -> None:
     device = "cuda:0" if torch.cuda.is_available() else "cpu"
     with tempfile.TemporaryDirectory() as folder:
         best = peak(Store(Path(folder)), device)
-    most = best.flops_per_second["bf16"]
+    most, copied = best.flops_per_second["bf16"], best.copy_bytes_per_second
+    asked = f"--models {' '.join(given.models)} --steps {given.steps} --warm {given.warm}"
+    at_once = ", ".join(f"{MICRO[p]:,} tokens at once at {p}" for p in given.models)
     lines = [
         "# A training step on a GPU, side by side",
         "",
-        f"`benchmarks/train_gpu.py --models {' '.join(given.models)} --steps {given.steps} --warm {given.warm}`; "
-        f"{best.name}, torch {torch.__version__}. The bf16 peak measured here is {most / 1e12:,.0f} TFLOP/s, a memory copy "
-        f"{best.copy_bytes_per_second / 1e12:.2f} TB/s. Rows of {CONTEXT} tokens, "
-        + ", ".join(f"{MICRO[p]:,} tokens at once at {p}" for p in given.models)
-        + f"; medians of {given.steps - given.warm - 1} steps with the middle 80 %. `whole` is the process's time, with "
-        "making the model and compiling.",
+        f"`benchmarks/train_gpu.py {asked}`; {best.name}, torch {torch.__version__}. The bf16 peak measured here is "
+        f"{most / 1e12:,.0f} TFLOP/s, a memory copy {copied / 1e12:.2f} TB/s. Rows of {CONTEXT} tokens, {at_once}; medians "
+        f"of {given.steps - given.warm - 1} steps with the middle 80 %. `whole` is the process's time, with making the "
+        "model and compiling.",
         "",
         "| model | loop | tokens a step | ms a step | tokens/s | of the peak | GB | whole, s |",
         "|" + "---|" * 8,
-    ]  # fmt: skip
+    ]
     print("\n".join(lines), flush=True)
     for preset in given.models:
         for name in given.loops:

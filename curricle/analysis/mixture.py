@@ -26,16 +26,19 @@ from curricle.analysis.swarms.mixture_findings import LEVEL, Answer, Fitted, fit
 from curricle.analysis.swarms.recalibration import Moved, Recalibration, recalibrate
 from curricle.analysis.swarms.simplex import refuse_too_little, repeated
 from curricle.analysis.swarms.swarm import Row, Swarm, join_column, read_amounts, read_ratios, read_swarm
-from curricle.results import ACCURACIES
 from curricle.study import Refused, nearest
 
 RESAMPLES = 64
-# Names whose last word says that more is better, also with a harness's filter behind it: `gsm8k/exact_match,none`.
-HIGHER = re.compile(
-    rf"(?:^|[^a-z0-9])(?:{'|'.join(ACCURACIES)}|f1|mcc|auc|bleu|(?:pass|maj)(?:@|_at_)(?:k|\d+))(?:,[\w-]+)?$", re.I
-)
 Amounts = Sequence[Row] | Mapping[str, float]
 Tables = tuple[Sequence[Row], Sequence[Row]]
+
+
+def more_is_better(name: str) -> bool:
+    """Whether a metric's last word says so, also with a harness's filter behind it: `gsm8k/exact_match,none`."""
+    from curricle.results import ACCURACIES  # whose room imports pyarrow
+
+    words = rf"{'|'.join(ACCURACIES)}|f1|mcc|auc|bleu|(?:pass|maj)(?:@|_at_)(?:k|\d+)"
+    return re.search(rf"(?:^|[^a-z0-9])(?:{words})(?:,[\w-]+)?$", name, re.I) is not None
 
 
 # ---- predictions ---------------------------------------------------------------------------------------------------
@@ -180,7 +183,7 @@ def weights_of(swarm: Swarm, targets: Mapping[str, float] | Sequence[str] | None
 def refuse_higher(what: str, metrics: Iterable[str], way: str) -> None:
     """A mixture lowers its targets: one of which more is better would be made worse, and recommended for it."""
     for name in metrics:
-        if HIGHER.search(name):
+        if more_is_better(name):
             raise Refused(
                 f"{what}: {name}: higher is better, and a mixture lowers its targets; {way} give an error rate"
             )
