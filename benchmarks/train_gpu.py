@@ -193,8 +193,8 @@ def main() -> None:
         "",
         f"`benchmarks/train_gpu.py {asked}`; {best.name}, torch {torch.__version__}. The bf16 peak measured here is "
         f"{most / 1e12:,.0f} TFLOP/s, a memory copy {copied / 1e12:.2f} TB/s. Rows of {CONTEXT} tokens, {at_once}; "
-        f"medians of {given.steps - given.warm - 1} steps with the middle 80 %. `whole` is the process's time, with making the "
-        "model and compiling.",
+        f"medians of {given.steps - given.warm - 1} steps with the middle 80 %. `whole` is the process's time, with "
+        "making the model and compiling.",
         "",
         "| model | loop | tokens a step | ms a step | tokens/s | of the peak | GB | whole, s |",
         "|" + "---|" * 8,
