@@ -20,7 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from curricle.evaluation.generation import batches, measuring
 from curricle.tokens.shards import Encoded
 from curricle.tokens.tokenizer import spelled
-from curricle.training.loss import bends_logits
+from curricle.training.loss import to_logits
 
 LOGITS = 2**24  # entries of the widest matrix of logits: 64 MB in float32
 BATCH_TOKENS = 2**12  # measured fastest for 1M parameters on one core
@@ -95,16 +95,16 @@ def _nats(model: PreTrainedModel, windows: list[Window], padding: int) -> tuple[
     owner_N = torch.tensor([number for number, _, _ in windows])[rows_N]
     wanted_N = tokens_BT[rows_N, places_N]
 
-    if bends_logits(model):
+    make = to_logits(model)
+    if make is None:
         logits_NV = model(input_ids=tokens_BT[:, :-1], use_cache=False).logits[rows_N, places_N - 1]
         return owner_N, functional.cross_entropy(logits_NV.float(), wanted_N, reduction="none")
     # Logits only where there is a target, a part at a time: for a large vocabulary they outweigh the model.
     hidden_BTH = model.base_model(input_ids=tokens_BT[:, :-1], use_cache=False).last_hidden_state
     hidden_NH = hidden_BTH[rows_N, places_N - 1]
-    head = model.get_output_embeddings()
-    part = max(1, LOGITS // head.weight.shape[0])
+    part = max(1, LOGITS // model.get_output_embeddings().weight.shape[0])
     nats = [
-        functional.cross_entropy(head(some_NH).float(), wanted, reduction="none")
+        functional.cross_entropy(make(some_NH).float(), wanted, reduction="none")
         for some_NH, wanted in zip(hidden_NH.split(part), wanted_N.split(part), strict=True)
     ]
     return owner_N, torch.cat(nats)

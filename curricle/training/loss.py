@@ -9,6 +9,8 @@ Letters: B rows, T tokens in a row, N targets, H hidden size, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -54,6 +56,30 @@ def _seen_to_bend(model: PreTrainedModel) -> bool:
     return not float((logits_BTV - plain_BTV).float().abs().max()) <= 1e-5 * scale
 
 
+def _capped(config: Any, logits: torch.Tensor) -> torch.Tensor:
+    cap = config.final_logit_softcapping
+    return logits if cap is None else torch.tanh(logits / cap) * cap
+
+
+# What families of transformers do to their logits, by the model type of their text's config. Another family that bends
+# them is taken as a whole: a setting's name does not say what is done with it.
+BENT: dict[str, Callable[[Any, torch.Tensor], torch.Tensor]] = {
+    **dict.fromkeys(("gemma2", "gemma3_text"), _capped),
+    **dict.fromkeys(("cohere", "cohere2"), lambda config, logits: logits * config.logit_scale),
+    "granite": lambda config, logits: logits / config.logits_scaling,
+}
+
+
+def to_logits(model: PreTrainedModel) -> Callable[[torch.Tensor], torch.Tensor] | None:
+    """What makes logits of hidden states, for some of them at a time; None where only the model itself can."""
+    head = model.get_output_embeddings()
+    if not bends_logits(model):
+        return head
+    config = model.config.get_text_config()
+    bend = BENT.get(config.model_type)
+    return None if bend is None else lambda hidden: bend(config, head(hidden))
+
+
 class Learner(nn.Module):
     """A causal language model with its loss, as one module: the unit that is sharded over ranks."""
 
@@ -66,25 +92,27 @@ class Learner(nn.Module):
     def forward(self, tokens_BT: torch.Tensor, positions_BT: torch.Tensor, labels_BT: torch.Tensor) -> torch.Tensor:
         """Nats summed over the labels that are not −100, in float32."""
         inputs = {"input_ids": tokens_BT, "position_ids": positions_BT, "attention_mask": None, "use_cache": False}
-        head = self.model.get_output_embeddings()
+        head, logits = self.model.get_output_embeddings(), to_logits(self.model)
         width = head.weight.shape[0]
-        if self.bends or tokens_BT.numel() * width <= self.whole:
+        if logits is None or tokens_BT.numel() * width <= self.whole:
             logits_BTV = self.model(**inputs).logits
             return F.cross_entropy(logits_BTV.flatten(0, 1).float(), labels_BT.flatten(), reduction="sum")
         hidden_BTH = self.model.base_model(**inputs).last_hidden_state
         asked_BT = labels_BT != -100
         hidden_NH, labels_N = hidden_BTH[asked_BT], labels_BT[asked_BT]
         part = max(1, self.whole // width)
-        if getattr(head, "bias", None) is not None:
+        if self.bends or getattr(head, "bias", None) is not None:
             parts = zip(hidden_NH.split(part), labels_N.split(part), strict=True)
             return torch.stack(
-                [checkpoint(_nats, head, some, asked, use_reentrant=False) for some, asked in parts]
+                [checkpoint(_nats, logits, some, asked, use_reentrant=False) for some, asked in parts]
             ).sum()
         return SummedNats.apply(hidden_NH, head.weight, labels_N, part)
 
 
-def _nats(head: nn.Module, hidden_NH: torch.Tensor, labels_N: torch.Tensor) -> torch.Tensor:
-    return F.cross_entropy(head(hidden_NH).float(), labels_N, reduction="sum")
+def _nats(
+    logits: Callable[[torch.Tensor], torch.Tensor], hidden_NH: torch.Tensor, labels_N: torch.Tensor
+) -> torch.Tensor:
+    return F.cross_entropy(logits(hidden_NH).float(), labels_N, reduction="sum")
 
 
 class SummedNats(torch.autograd.Function):

@@ -32,7 +32,7 @@ def test_logits_in_parts_and_logits_that_a_model_bends_change_nothing(llama, tok
     whole = score(llama, tokenizer, ITEMS, context=128)
     monkeypatch.setattr(likelihood, "LOGITS", 257 * 5)
     assert [s.nats for s in score(llama, tokenizer, ITEMS, context=128)] == pytest.approx([s.nats for s in whole])
-    monkeypatch.setattr(likelihood, "bends_logits", lambda model: True)
+    monkeypatch.setattr(likelihood, "to_logits", lambda model: None)
     assert [s.nats for s in score(llama, tokenizer, ITEMS, context=128)] == pytest.approx([s.nats for s in whole])
 
 

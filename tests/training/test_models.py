@@ -15,7 +15,7 @@ from curricle.study import Refused
 from curricle.studyfile import load_study
 from curricle.training import origin
 from curricle.training.distribution import Ranks, _copy
-from curricle.training.loss import bends_logits
+from curricle.training.loss import Learner, bends_logits, to_logits
 from curricle.training.model import begin, export, load
 
 
@@ -236,6 +236,34 @@ def test_a_model_that_bends_its_logits_is_known_by_what_it_does(llama):
     assert bends_logits(Bent(transformers.LlamaConfig(**SHAPE)))
     nested = transformers.Gemma2ForCausalLM(transformers.Gemma2Config(**{**SHAPE, "head_dim": 8}))
     assert bends_logits(nested)
+
+
+@pytest.mark.parametrize(
+    ("family", "bent"),
+    [("Gemma2", {"final_logit_softcapping": 0.05}), ("Gemma3Text", {"final_logit_softcapping": 0.05}),
+     ("Cohere", {"logit_scale": 0.3}), ("Cohere2", {"logit_scale": 0.3}), ("Granite", {"logits_scaling": 3.0})],
+)  # fmt: skip
+def test_logits_that_a_family_bends_are_never_held_whole_and_give_the_same_loss_and_gradients(family, bent):
+    shape = {**SHAPE, "head_dim": 8} if family.startswith("Gemma") else SHAPE
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{family}Config")(**shape, **bent)
+    model = getattr(transformers, f"{family.removesuffix('Text')}ForCausalLM")(config)
+    assert bends_logits(model) and to_logits(model) is not None
+    tokens_BT = torch.randint(1, config.vocab_size, (2, 9))
+    labels_BT = tokens_BT.roll(-1, 1).masked_fill(torch.rand(2, 9) < 0.3, -100)
+    found, widest = [], []
+    for whole in (2**25, 4 * config.vocab_size):
+        model.zero_grad()
+        with pytest.MonkeyPatch.context() as patched:
+            head = model.get_output_embeddings()
+            make = head.forward
+            patched.setattr(head, "forward", lambda x, make=make: (widest.append(x.shape[:-1].numel()), make(x))[1])
+            loss = Learner(model, whole)(tokens_BT, torch.arange(9).expand(2, 9), labels_BT)
+            loss.backward()
+        found.append((float(loss), torch.cat([p.grad.flatten() for p in model.parameters()])))
+    (loss, gradient), (other, its) = found
+    assert other == pytest.approx(loss, rel=1e-6) and torch.allclose(gradient, its, atol=1e-5)
+    assert widest[0] == 18 and max(widest[1:]) <= 4
 
 
 def test_weights_are_hashed_once(tmp_path, monkeypatch):
