@@ -142,7 +142,7 @@ def test_a_question_that_joins_is_asked_printed_and_drawn(joined, study, tmp_pat
     assert "How much is luck  (luck)" in shown.output and "95% interval for these weights: -1.0 to +1.0" in shown.output
     assert "from scratch" in shown.output  # its table
     files = sorted(f.name for f in (tmp_path / "f").iterdir())
-    assert [f for f in files if "accuracy" in f] == ["luck-algebra-accuracy-luck.png", "luck-algebra-accuracy-luck.svg"]
+    assert [f for f in files if "accuracy" in f] == ["luck-algebra-accuracy.png", "luck-algebra-accuracy.svg"]
     assert (tmp_path / "f" / files[1]).read_text().startswith("<svg")
     made = json.loads(runner.invoke(app, ["analyse", str(study.folder), "--question", "luck", "--json"]).stdout)
     assert [q["question"] for q in made["questions"]] == ["luck"]
