@@ -125,11 +125,7 @@ class Worker:
             arguments = (theirs, self._stop, prepared, threads, execution, rank, meeting, self._gpus, dict(os.environ))
             process = context.Process(target=_serve, args=arguments, daemon=True)
             with _main_hidden():
-                try:
-                    process.start()
-                except (EOFError, OSError):  # the server was killed meanwhile; a new one is made
-                    _context()
-                    process.start()
+                _started(process)
             theirs.close()
             self.connections.append(ours)
             self.processes.append(process)
@@ -208,6 +204,19 @@ class Worker:
         self.connections, self.processes = [], []
         if self._meeting is not None:
             self._meeting.cleanup()
+
+
+def _started(process: Any) -> None:
+    """Start it. Where the server that it is forked from was killed meanwhile a new one is made, which takes a moment: a
+    killed process that is not gone yet still counts as running, and refuses."""
+    for wait_seconds in (0.05, 0.2, 1.0, 5.0):
+        try:
+            process.start()
+            return
+        except (EOFError, OSError):
+            time.sleep(wait_seconds)
+            _context()
+    process.start()
 
 
 def _breaks(message: Message) -> bool:

@@ -27,6 +27,16 @@ def test_a_worker_sees_a_part_of_the_gpus_that_we_were_given():
     assert _visible((0, 1), "GPU-aa, MIG-bb") == "GPU-aa,MIG-bb"
 
 
+def test_a_server_that_was_killed_and_is_not_gone_yet_is_asked_again(monkeypatch):
+    monkeypatch.setattr(workers, "_context", lambda: None)
+    monkeypatch.setattr(workers.time, "sleep", lambda seconds: None)
+    dying = Mock(start=Mock(side_effect=[ConnectionRefusedError(), ConnectionRefusedError(), EOFError(), None]))
+    workers._started(dying)
+    assert dying.start.call_count == 4
+    with pytest.raises(ConnectionRefusedError):
+        workers._started(Mock(start=Mock(side_effect=ConnectionRefusedError())))
+
+
 def test_ranks_that_would_share_a_gpu_are_refused(monkeypatch):
     monkeypatch.setattr(workers, "gpu_count", lambda: 4)
     refuse_few_gpus(2, Execution(ranks=2))
