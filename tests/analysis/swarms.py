@@ -52,3 +52,13 @@ def tables(p: np.ndarray, loss: np.ndarray, first: int = 0) -> tuple[list[dict],
     ratios = [{"run": f"r{first + i}", **{f"s{j}": float(x) for j, x in enumerate(row)}} for i, row in enumerate(p)]
     metrics = [{"run": f"r{first + i}", **{f"m{t}": float(x) for t, x in enumerate(row)}} for i, row in enumerate(loss)]
     return ratios, metrics
+
+
+def swarm(
+    truth: str = "its own law", runs: int = 40, sources: int = 5, targets: int = 3, noise: float = 0.02, seed: int = 0
+):
+    """Mixtures, their noisy losses and the truth."""
+    random = np.random.default_rng(seed)
+    f = TRUTHS[truth](sources, targets, random)
+    p = proportions(runs, sources, random)
+    return p, f(p) + random.normal(0, noise, (runs, targets)), f
