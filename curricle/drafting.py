@@ -159,6 +159,13 @@ def draft_swarm(
     return "\n".join(lines) + "\n"
 
 
+def draft_next(study: Study, of: str, bought: str, out: Path) -> str:
+    """The YAML of a study with changes, what they are at its head."""
+    tree = _moved(study.model_dump(mode="json", exclude_unset=True), study, out)
+    text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=110, default_flow_style=None)
+    return f"# {of} with what curricle design buys for {bought}; runs that are there are not trained again.\n{text}"
+
+
 def _origin(used: list[str], model: str, sources: list[str], like: Study | None, out: Path) -> list[str]:
     """Model, tokenizer and sources: another study's, its benchmarks beside them, or what was named."""
     if like is None:

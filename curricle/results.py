@@ -109,6 +109,24 @@ SCORES = pa.schema(
         ("item_variance", pa.float64()),  # of the mean, over items, for these weights; null where nobody says
     ]
 )
+# Of no run: what a document is worth to a target, as `curricle value --out` writes it.
+VALUES = pa.schema(
+    [
+        ("model", pa.string()),  # at whose weights
+        ("target", pa.string()),
+        ("source", pa.string()),
+        ("document", pa.string()),
+        ("method", pa.string()),  # gradient | adam (the same under Adam's scale) | forward | stand-in
+        ("tokens", pa.int64()),  # of the document, as far as it was read
+        ("bytes", pa.int64()),  # UTF-8 bytes of the same text
+        ("nats", pa.float64()),  # its loss a token under the model
+        ("r", pa.float64()),  # relevance: the cosine with the target's gradient; or a density ratio
+        ("c", pa.float64()),  # content: the size of its gradient; or bits per byte
+        ("f", pa.float64()),  # the size of the target's gradient; or bits per byte above a better model's
+        ("dot", pa.float64()),  # the gradients' product, r·c·f; null for stand-ins
+        ("target_square", pa.float64()),  # what the same step on the target itself would give; null for stand-ins
+    ]
+)
 # Columns of `steps` that a file may lack:
 NOTED = {
     **dict.fromkeys(("mfu", "data_seconds", "save_seconds", "evaluation_seconds", "flops_per_token"), "DOUBLE"),

@@ -6,7 +6,7 @@ import shutil
 import tempfile
 import weakref
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from curricle.results import Results
     from curricle.study import Study
 
+NEEDED = ("source", "document", "method", "tokens")  # columns of a file of documents' values
 Of = Annotated[str, typer.Argument(metavar="STUDY|FOLDER", help="A study, or a folder of result rows.")]
 
 
@@ -39,10 +40,14 @@ def analyse(
     measure: Annotated[str | None, typer.Option(help="accuracy, or 'bits per byte'.")] = None,
     at: Annotated[
         list[str] | None,
-        typer.Option(metavar="TOKENS", help="Of prediction and split: budgets, such as 10B; repeatable."),
+        typer.Option(metavar="TOKENS", help="Of prediction, split and value: budgets, such as 10B; repeatable."),
     ] = None,
     parameters: Annotated[
         str | None, typer.Option(metavar="N", help="Of bound: the model's parameters, such as 1M; a study's are known.")
+    ] = None,
+    values: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="Of value: what curricle value --out wrote; repeatable."),
     ] = None,
     figures: Figures = None,
     as_json: Json = False,
@@ -57,14 +62,17 @@ def analyse(
     refuse_unwritable("--figures", figures)
     refuse_unknown_questions(question or ())
     budgets = tuple(float(tokens(text, "--at")) for text in at or ())
-    if budgets and question and not {"prediction", "split"} & {*question}:
-        raise Refused(f"--at goes with --question prediction or split, not with {', '.join(question)}")
+    if budgets and question and not {"prediction", "split", "value"} & {*question}:
+        raise Refused(f"--at goes with --question prediction, split or value, not with {', '.join(question)}")
+    if values and question and "value" not in question:
+        raise Refused(f"--values goes with --question value, not with {', '.join(question)}")
+    worth = tuple(row for path in values or () for row in documents_of(path))
     console = make_console(quiet=as_json)
     stated = None if parameters is None else float(tokens(parameters, "--parameters"))
     results, study, own = found(of, store, set or [], console, benchmark=benchmark, measure=measure)
     target = study.answer_target if study and not benchmark else None
     epochs = study.max_epochs if study else analysis.Asked.max_epochs
-    asked = analysis.Asked(results, benchmark, measure, target, stated or own, budgets, epochs)
+    asked = analysis.Asked(results, benchmark, measure, target, stated or own, budgets, epochs, worth)
     answers = analysis.ask(asked, question)
     findings = [finding for answer in answers for finding in answer.findings]
     drawn: list[str] = []
@@ -130,3 +138,19 @@ def rows_in(folder: Path) -> Results:
         if (place / "runs.parquet").is_file():
             return Results(place)
     raise Refused(f"{folder}: no runs.parquet in it, nor in {folder / 'results'}; curricle results import writes them")
+
+
+def documents_of(path: Path) -> list[dict[str, Any]]:
+    """What documents are worth, from a file of `curricle value --out`."""
+    from curricle.importing.reading import table_of
+    from curricle.results import VALUES
+    from curricle.study import Refused, nearest
+
+    table = table_of(path, VALUES, needed=NEEDED)
+    for name in NEEDED:
+        if name not in table.column_names:
+            raise Refused(f"--values {path}: no column {name!r}; {nearest(name, table.column_names)}")
+    if not table.num_rows:
+        raise Refused(f"--values {path}: no rows in it")
+    rows: list[dict[str, Any]] = table.to_pylist()
+    return rows

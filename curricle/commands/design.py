@@ -67,6 +67,7 @@ def study(
         float | None, typer.Option(min=0, help="A level known to no better than this share of it is open, such as 0.1.")
     ] = None,
     figures: Annotated[Path | None, typer.Option(metavar="DIR", help="Draw the front there, as SVG and PNG.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the study with what the budget buys here.")] = None,
     as_json: Json = False,
     store: StoreOption = STORE,
     set: Set = None,
@@ -74,11 +75,18 @@ def study(
     """Say which question is open at what cost, what the budget buys, and what strategies trade for the target."""
     from curricle.analysis.proposals.next_runs import next_runs, the_budget
     from curricle.commands.analysis import found
+    from curricle.drafting import draft_next
+    from curricle.report import words
     from curricle.report.proposals import next_runs_view
+    from curricle.study import Refused
+    from curricle.studyfile import load_study
 
     tokens = _count("--budget-tokens", budget_tokens)
     the_budget(tokens, budget_flops, budget_hours)  # refused before a corpus is read
     refuse_unwritable("--figures", figures)
+    if out is not None and Path(of).is_dir():
+        raise Refused(f"--out: {of} is a folder of rows, and what is written is a study; name the study")
+    _refuse_there(out)
     console = make_console(quiet=as_json)
     results, study, _ = found(of, store, set or [], console, target=target)
     own = study.answer_target if study else None
@@ -92,10 +100,18 @@ def study(
 
         figures.mkdir(parents=True, exist_ok=True)
         save_all([design.front], results, figures)
+    if out is not None and design.sets:
+        changed = load_study(of, [*(set or []), *design.sets])
+        _write(out, draft_next(changed, of, words.budget(design.unit, design.budget), out))
     if as_json:
         print_json(design.to_json())
-    else:
-        console.print(next_runs_view(design), crop=False)
+        return
+    console.print(next_runs_view(design), crop=False)
+    if out is not None:
+        console.print()
+        _say_written(console, out) if design.sets else console.print(
+            f"The budget buys no change of {of}; {out} was not written.", markup=False
+        )
 
 
 @app.command(
@@ -220,15 +236,20 @@ def _typed(option: str, values: list[str] | None) -> list[str]:
     return [word for value in values or [] for word in (option, value)]
 
 
+def _refuse_there(out: Path | None) -> None:
+    from curricle.study import Refused
+
+    if out is not None and out.exists():
+        raise Refused(f"{out}: is there already; name another file")
+    refuse_unwritable_file("--out", out)
+
+
 def _write(out: Path | None, text: str) -> None:
     from curricle.store import whole_file
-    from curricle.study import Refused
 
     if out is None:
         return
-    if out.exists():
-        raise Refused(f"{out}: is there already; name another file")
-    refuse_unwritable_file("--out", out)
+    _refuse_there(out)
     with whole_file(out, "w") as file:
         file.write(text)
 
@@ -237,7 +258,11 @@ def _say_where(console: Any, out: Path | None) -> None:
     if out is None:
         console.print("With --out FILE the study is written.", style="dim")
     else:
-        console.print(f"Wrote {out}. Look at it, then: curricle plan {out}", markup=False)
+        _say_written(console, out)
+
+
+def _say_written(console: Any, out: Path) -> None:
+    console.print(f"Wrote {out}. Look at it, then: curricle plan {out}", markup=False)
 
 
 def _sizes(text: str | None, names: list[str]) -> dict[str, float]:

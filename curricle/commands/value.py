@@ -70,7 +70,7 @@ def value(
     better_place = models.model_of(Store(store), better) if better else None
     console = make_console(quiet=as_json)
     watch = Reading(console)
-    _, aim = _read("--target", target, documents)
+    target_name, aim = _read("--target", target, documents)
     named: dict[str, list[Document]] = {}
     for text in source:
         name, found = _read("--source", text, documents)
@@ -95,7 +95,7 @@ def value(
         other = load(better_place, device=device) if better_place else None
         rows = valuation.by_stand_ins(loaded, tokenizer, towards, pieces, better=other, watch=watch)
     if out is not None:
-        _write(out, rows)
+        _write(out, [{"model": model, "target": target_name, **row} for row in rows])
     findings = summed(rows)
     drawn: list[str] = []
     if figures is not None:
@@ -140,8 +140,7 @@ def _read(option: str, text: str, count: int) -> tuple[str, list[Document]]:
 
 
 def _write(out: Path, rows: list[dict[str, Any]]) -> None:
-    from curricle.evaluation.valuation import VALUES
-    from curricle.results import write_rows
+    from curricle.results import VALUES, write_rows
     from curricle.store import whole_file
 
     if out.suffix == ".parquet":

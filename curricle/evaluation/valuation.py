@@ -24,7 +24,6 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -34,21 +33,6 @@ from curricle.evaluation.likelihood import score, score_encoded
 from curricle.study import Refused
 from curricle.tokens.shards import Encoded, encode
 
-VALUES = pa.schema(
-    [
-        ("source", pa.string()),
-        ("document", pa.string()),
-        ("method", pa.string()),  # gradient | forward | stand-in
-        ("tokens", pa.int64()),  # of the document, as far as it was read
-        ("bytes", pa.int64()),  # UTF-8 bytes of the same text
-        ("nats", pa.float64()),  # its loss a token under the model
-        ("r", pa.float64()),  # relevance: the cosine with the target's gradient; or a density ratio
-        ("c", pa.float64()),  # content: the size of its gradient; or bits per byte
-        ("f", pa.float64()),  # the size of the target's gradient; or bits per byte above a better model's
-        ("dot", pa.float64()),  # the gradients' product, r·c·f; null for stand-ins
-        ("target_square", pa.float64()),  # what the same step on the target itself would give; null for stand-ins
-    ]
-)
 STEP = 1e-3  # of the weights' size: the length of the step of forward passes
 EPSILON = 1e-8  # AdamW's
 BUCKETS = 10_000  # for hashed n-grams, as in DSIR (arXiv 2302.03169)
@@ -179,7 +163,7 @@ def by_gradients(
                 dot, size = product(towards, own), math.sqrt(product(own, _scaled(own, scale)))
                 cosine = dot / (size * math.sqrt(square)) if size and square else 0.0
                 factors = {"r": cosine, "c": size, "f": math.sqrt(square), "dot": dot, "target_square": square}
-                rows.append(_row(source, piece, "gradient", loss) | factors)
+                rows.append(_row(source, piece, "adam" if adam else "gradient", loss) | factors)
     return rows
 
 

@@ -13,7 +13,7 @@ import argparse
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from curricle.analysis.finding import (
     Finding,
     Interval,
 )
+from curricle.analysis.mediation import mediation
 from curricle.analysis.rows.cells import read_factorial
 from curricle.analysis.surface import on, raw
 from curricle.analysis.synergy import synergy
@@ -243,11 +244,62 @@ def items(studies: int, n: int, item_sd: float, seed_sd: float, seeds: int = 3, 
     return held
 
 
+class Mediated(NamedTuple):
+    """What runs score by the skills that they have, and how those came about."""
+
+    name: str
+    gamma: float = 1.5  # of the skills, on f's scale
+    direct: float = 0.0  # what the dose of code gives beside the skill in it
+    blur: float = 0.0  # sd of a skill's measurement; the skills themselves vary by .05
+
+
+MEDIATED = (
+    Mediated("skills carry all"),
+    Mediated("skills carry all, γ = 0", gamma=0.0),
+    Mediated("the dose of code gives .3 beside them", direct=0.3),
+    Mediated("the dose of code gives 1 beside them", direct=1.0),
+    Mediated("skills measured with an error of .02", blur=0.02),
+    Mediated("skills measured with an error of .05", blur=0.05),
+)
+SKILLS = Scenario("", t_law(1.0, 1.5, 0.5), ACCURACY, 0.1, 4)
+
+
+def mediated(of: Mediated, random: np.random.Generator) -> list[dict[str, Any]]:
+    """A factorial of four seeds whose outcomes rest on skills, with the held-out text that skills are measured on."""
+    made = []
+    for row in SKILLS.rows(random):
+        dose = [float(share(np.array(row[f"dose:{name}"]))) for name in ("code", "math")]
+        s = [half * 0.5 + random.normal(0, 0.05) for half in dose]
+        t = -1 + 1.2 * s[0] + 2.0 * s[1] + of.gamma * s[0] * s[1] + of.direct * dose[0]
+        made.append({**row, "score": 100 / (1 + math.exp(-t - random.normal(0, 0.02)))})
+        for name, skill in zip(("code", "math"), s):
+            loss = 2.0 * (1 - skill - random.normal(0, of.blur))
+            made.append({**row, "benchmark": name, "measure": BITS_PER_BYTE, "score": loss})
+    return made
+
+
+def of_mediation(studies: int) -> None:
+    print(
+        "| skills | γ | bias | coverage | told from 0 | doses told beside them (p < .05) |\n|---|---|---|---|---|---|"
+    )
+    for number, of in enumerate(MEDIATED):
+        random = np.random.default_rng([5, number])
+        found = [mediation(mediated(of, random), benchmark="b") for _ in range(studies)]
+        limits = [interval for f in found if (interval := f.interval())]
+        bias = float(np.mean([f.estimate for f in found if f.estimate is not None])) - of.gamma
+        print(
+            f"| {of.name} | {of.gamma:g} | {bias:+.2f} | {rate([i.contains(of.gamma) for i in limits])} "
+            f"| {rate([not i.contains(0.0) for i in limits])} "
+            f"| {rate([float(f.parts['direct_p'] or 0) < 0.05 for f in found])} |", flush=True,
+        )  # fmt: skip
+    print()
+
+
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--studies", type=int, default=200)
     arguments.add_argument("--kappas", type=int, help="studies of a κ scenario; as many by default")
-    arguments.add_argument("--table", choices=["gamma", "kappa", "items"], help="one of the three tables")
+    arguments.add_argument("--table", choices=["gamma", "kappa", "items", "skills"], help="one of the four tables")
     arguments.add_argument("--only", default="", help="scenarios whose name holds this")
     told = arguments.parse_args()
     if told.table in (None, "gamma"):
@@ -256,6 +308,8 @@ def main() -> None:
         of_kappa(told.kappas or told.studies, told.only)
     if told.table in (None, "items"):
         of_items(told.studies)
+    if told.table in (None, "skills"):
+        of_mediation(told.studies)
 
 
 def of_gamma(studies: int, only: str) -> None:

@@ -199,6 +199,20 @@ def test_a_baseline_on_the_floor_gives_an_undefined_relative_gain(rows: Rows, wr
     assert "relative gain undefined" in answer(analyse(results), "Q?", "algebra")
 
 
+def test_two_strategies_that_solve_nothing_are_told_apart_no_better_than_their_problems_allow(
+    rows: Rows, write: Write
+) -> None:
+    made = rows()
+    for e in made["evaluations"]:
+        if e["benchmark"] == "algebra":
+            e["correct"] = False
+    found = only(gain(write(made), "algebra", "accuracy"), subject="code first over from scratch", unit="points")
+    (interval,) = found.intervals
+    most = 100 * 1.959964**2 / (found.n + 1.959964**2)  # Tango's limits where no pair of verdicts differs
+    assert interval.kind == THESE_WEIGHTS and (interval.low, interval.high) == pytest.approx((-most, most))
+    assert found.estimate == 0 and not found.resolved and "Tango" in found.note
+
+
 def test_what_is_missing_is_left_out(rows: Rows, write: Write) -> None:
     made = rows(arms={"from scratch": (None, 0.0)})
     made["evaluations"] = [e for e in made["evaluations"] if e["kind"] == "held-out"]

@@ -23,8 +23,9 @@ class Asked:
     measure: str | None = None
     target: str | None = None  # the study's: what an answer is about where no benchmark was named
     parameters: float | None = None  # of the model, where they are known: what its weights can carry
-    at: tuple[float, ...] = ()  # budgets in tokens at which a loss is predicted; twice the largest where none
+    at: tuple[float, ...] = ()  # budgets in tokens: of a prediction (twice the largest where none), a split, gains
     max_epochs: float = 4.0  # of a source in a split; the study's own, where it is known
+    values: tuple[Row, ...] = ()  # what documents are worth, a row each, as `curricle value --out` writes them
 
     @cached_property
     def every(self) -> list[Row]:

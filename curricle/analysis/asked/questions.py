@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from curricle.analysis.asked import bound_questions, designs, efficiency_questions, exhaustion
+from curricle.analysis.asked import bound_questions, designs, efficiency_questions, exhaustion, valued
 from curricle.analysis.asked.asking import Asked
 from curricle.analysis.chain import chain, shapley
 from curricle.analysis.curve import common_stages, curve
@@ -144,6 +144,7 @@ QUESTIONS |= {
     ),
     "transfer": Question("Whether two sources help each other", designs.transfer_of_crossed),
     "why-code": Question("What code gives, property by property", designs.why_of_counterfactuals),
+    "value": Question("Whether values order sources as training did", with_tokens(valued.values_beside_gains)),
     "mixture": Question("The mixture to train next", designs.swarm),
     "saturation": Question("Where more tokens stop paying", with_tokens(exhaustion.saturations)),
     "repetition": Question("What reading text again is worth", exhaustion.repetitions),

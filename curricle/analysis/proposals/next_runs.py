@@ -55,6 +55,8 @@ class Proposal:
     """Why the question is open, and what the runs would tell."""
     how: str
     """What to type."""
+    sets: tuple[str, ...] = ()
+    """The same as changes of the study, as `--set` takes them; none where a study of its own is drafted."""
     hours: float | None = None
     """On the machine that trained the runs so far; None where their time is not told."""
     regret_saved: float | None = None
@@ -63,6 +65,10 @@ class Proposal:
     """Whether it is among those that the budget buys, taken in order."""
     alone: bool = True
     """Whether the budget would buy it if it were the only one."""
+
+    @property
+    def of_gain(self) -> bool:
+        return "gain" in self.question.split(", ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +98,15 @@ class Design:
     questions: tuple[Status, ...]
     front: Finding | None
 
+    @property
+    def sets(self) -> tuple[str, ...]:
+        """All that the budget buys, as changes of the study; where two ask for seeds, the more."""
+        made: dict[str, str] = {}
+        for each in (each for p in self.proposals if p.fits for each in p.sets):
+            field = each.partition("=")[0]
+            made[field] = max(made.get(field, ""), each, key=len)
+        return tuple(made.values())
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {
             "proposals": [asdict(p) for p in self.proposals],
@@ -109,7 +124,9 @@ class Rates:
 
     def proposal(self, question: str, runs: Runs, why: str, regret: float | None = None) -> Proposal:
         hours = None if self.seconds is None else runs.tokens * self.seconds / 3600
-        return Proposal(question, runs.what, runs.tokens, runs.tokens * self.flops, why, runs.how, hours, regret)
+        return Proposal(
+            question, runs.what, runs.tokens, runs.tokens * self.flops, why, runs.how, runs.sets, hours, regret
+        )
 
 
 def next_runs(
@@ -147,7 +164,8 @@ def next_runs(
     priced = seeds(of_target, measure, own, rates)
     statuses, found = opened(Had(asked, own, target), measure, rates, precision)
     found = [*priced, *(p for p in found if p.how not in {each.how for each in priced})]
-    found.sort(key=lambda p: (p.regret_saved is None, -(p.regret_saved or 0.0) / p.flops, p.flops))
+    # Without a price the study's own question, which strategy is better, is the first, and then what costs least.
+    found.sort(key=lambda p: (p.regret_saved is None, -(p.regret_saved or 0.0) / p.flops, not p.of_gain, p.flops))
     spent = results.spent()["training_flops"] or 0.0
     given = the_budget(tokens, flops, hours)
     return Design(target, measure, *given, budget, spent, bought(found, budget), statuses,

@@ -14,6 +14,7 @@ from itertools import combinations, permutations
 from typing import Any
 
 from curricle.analysis.asked.designs import LEAST_RANKED, LEAST_SWARM, crossed, head_starts, in_order
+from curricle.analysis.asked.valued import LEAST_SOURCES
 from curricle.analysis.factorial import Design, factorial_design
 from curricle.analysis.proposals.had import Had
 from curricle.analysis.proposals.openings_code import counterfactuals
@@ -183,6 +184,27 @@ def sources_alone(had: Had) -> Iterator[Runs]:
         yield had.own.beside(f"{', '.join(new)} alone, scored on the way", sets)
 
 
+def each_alone(had: Had) -> Iterator[Runs]:
+    """Every source that was read, alone after the baseline's first stage and a quarter as long, where no strategy is
+    that; nothing where all were: then values lack, and no runs."""
+    study = had.own.study
+    first = study.strategies[study.baseline][0]
+    read = [source for source in most_read(had) if source in study.sources]
+    if len(read) < LEAST_SOURCES or not had.pretrained_stage(first):
+        return
+    there = {study.stages[path[1]].sources for path in study.strategies.values() if len(path) == 2 and path[0] == first}
+    budget = had.own.whole(study.stages[first].budget_tokens / 4)
+    sets: dict[tuple[str, ...], Any] = {}
+    for source in read:
+        if (source,) not in there:
+            name = spelled(f"{source} alone after {first}")
+            sets |= {("stages", name): {"mixture": {source: 1}, "budget_tokens": budget},
+                     ("strategies", name): [first, name]}  # fmt: skip
+    if sets:
+        what = f"{len(sets) // 2} sources, each alone after {first}, to set beside what curricle value says there"
+        yield had.own.beside(what, sets)
+
+
 def read_again(had: Had) -> Iterator[Runs]:
     """The smallest source that ends, alone, read so often that what its repeats are worth can be seen."""
     own = had.own
@@ -347,6 +369,7 @@ OPENINGS: dict[str, Callable[[Had], Iterator[Runs]]] = {
     "transferred": scratch,
     "transfer": transfer,
     "why-code": counterfactuals,
+    "value": each_alone,
     "mixture": mixture,
     "split": mixture,
     "saturation": longer,

@@ -32,6 +32,8 @@ class Runs:
     what: str
     tokens: float
     how: str
+    sets: tuple[str, ...] = ()
+    """Changes of the study, as `--set` takes them; none where another command writes a study of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,14 +83,10 @@ class Own:
 
     def beside(self, what: str, sets: Sets) -> Runs:
         """The runs that these fields add. Raises `Refused` for what is no study."""
-        return Runs(what, cost(self.changed(sets)) - cost(self.study), self.typed(sets))
-
-    def typed(self, sets: Sets) -> str:
         # JSON is YAML, and one line of it; names of the study have no full stop of their own making.
-        told = [f"{'.'.join(path)}={json.dumps(value, ensure_ascii=False)}" for path, value in sets.items()]
-        return shlex.join(
-            ["curricle", "plan", *self.words, *self.place, *(word for each in told for word in ("--set", each))]
-        )
+        told = tuple(f"{'.'.join(path)}={json.dumps(value, ensure_ascii=False)}" for path, value in sets.items())
+        typed = ["curricle", "plan", *self.words, *self.place, *(word for each in told for word in ("--set", each))]
+        return Runs(what, cost(self.changed(sets)) - cost(self.study), shlex.join(typed), told)
 
 
 def tokens_of(mixtures: Iterable[tuple[int, Mapping[str, float]]]) -> dict[str, float]:

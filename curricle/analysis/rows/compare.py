@@ -18,18 +18,23 @@ from curricle.analysis.finding import (
     LOSSES,
     PERCENT,
     POINTS,
+    THESE_WEIGHTS,
     Finding,
     Interval,
     Part,
     join,
 )
 from curricle.analysis.rows.scores import Scores, paired
-from curricle.analysis.statistics.intervals import Estimate, Ratio, estimates, fieller, holm, wilson
+from curricle.analysis.statistics.intervals import Estimate, Ratio, estimates, fieller, holm, normal, wilson
 from curricle.values import plural
 
 UNITS = {ACCURACY: POINTS, BITS_PER_BYTE: BITS}
 NOTHING_WRONG = "P₁ = 100: nothing was wrong, so no error is there to be removed"
 SAME_RUNS = "Both are the same runs, so the difference is exactly 0."
+ALIKE = (
+    "No problem was solved by one and not by the other, so nothing varies; the interval is the score interval of a "
+    "paired difference (Tango 1998)."
+)
 TWO_SEEDS = "With 2 seeds the interval for this strategy holds the truth in about 90 to 98 % of cases, not 95 %."
 
 
@@ -73,6 +78,8 @@ def difference(question: str, subject: str, after: Scores, before: Scores, parts
             p_value, test = tested.p_value, f"paired t for {tested.kind}, {tested.df:.3g} degrees of freedom"
         elif not d_SP.any():
             notes = ["Both score the same on every item in every seed, so there is no variation and no interval."]
+            if after.measure == ACCURACY and d_SP.shape[1] > 1:
+                intervals, notes = [never_apart(d_SP.shape[1])], [ALIKE]
     if d_SP.shape[0] == 2:
         notes.append(TWO_SEEDS)
     return Finding(
@@ -142,6 +149,13 @@ def both(
     if after.measure == ACCURACY:
         kinds += [relative, *([errors_removed] if errors else [])]
     return [found for make in kinds if (found := make(question, subject, after, before, parts))]
+
+
+def never_apart(n: int, level: float = 0.95) -> Interval:
+    """Of the difference in points where no problem of n was solved by one and not by the other: the score interval of a
+    paired difference (Tango 1998), which is ±z²/(n + z²) where no pair differs."""
+    most = 100 * normal(level) ** 2 / (n + normal(level) ** 2)
+    return Interval(-most, most, THESE_WEIGHTS, level)
 
 
 def means(after: Scores, before: Scores) -> dict[str, Part]:

@@ -24,7 +24,7 @@ def shares(finding: Finding, looks: Looks = UNKNOWN) -> alt.LayerChart:
     ]
     both = any(row["share"] is not None for row in rows)
     title = "share of the gain, in logarithms (bar) and plain (tick)" if both else "share of the whole gain"
-    x = alt.X("shown:Q", title=title, axis=alt.Axis(format="%"), scale=alt.Scale(zero=True))
+    x = alt.X("shown:Q", title=title, axis=alt.Axis(format="%", tickCount=6), scale=alt.Scale(zero=True))
     layers = alt.layer(_base(rows, x).mark_bar(height=16, opacity=0.75, color=own_color(finding, looks)))
     if bounded := _known(rows, "low"):
         limits = _base(bounded, x).mark_rule(strokeWidth=2.5, color="currentColor", opacity=0.6)

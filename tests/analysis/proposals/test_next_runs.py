@@ -89,6 +89,16 @@ def test_what_is_bought_fits_the_budget_and_all_is_plain_json(study: Results):
     assert all(p.how in lines for p in design.proposals)  # whole, so that it can be copied
 
 
+@pytest.mark.slow
+def test_all_that_is_bought_is_one_change_of_the_study_with_as_many_seeds_as_any_of_it_asks_for(study: Results):
+    design = next_runs(study, tokens=1e6)
+    asked = [json.loads(text.removeprefix("seeds=")) for p in design.proposals for text in p.sets if "seeds=" in text]
+    assert len(asked) > 1 and all(p.how.startswith("curricle plan") == bool(p.sets) for p in design.proposals)
+    (seeds,) = [text for text in design.sets if text.startswith("seeds=")]
+    assert json.loads(seeds.removeprefix("seeds=")) == max(asked, key=len)
+    assert not replace(design, proposals=tuple(replace(p, fits=False) for p in design.proposals)).sets
+
+
 def test_the_budget_is_said_as_it_was_given_and_what_fits_by_itself_is_marked(study: Results):
     design = next_runs(study, tokens=2_000.0)
     half = replace(design, proposals=bought([replace(p, flops=6.0) for p in design.proposals[:2]], 10.0))

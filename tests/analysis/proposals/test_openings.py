@@ -43,6 +43,22 @@ def test_subsets_and_sources_alone_that_lack_are_proposed(tmp_path):
     assert of["why-saturated"].runs.startswith("a, b alone") and of["why-saturated"].tokens == 2 * 2 * 300
 
 
+def test_sources_read_alone_from_one_beginning_are_proposed_until_all_were(tmp_path):
+    def score(strategy: str, seed: int, position: int, part: float) -> list[Point]:
+        return [("a", "held-out", "bits per byte", 2.0 + 0.01 * seed + 0.1 * position)]
+
+    base: Stage = ("base", "pretrain", {"a": 400, "b": 400, "c": 400})
+    alone: list[Stage] = [(f"{s} alone", "pretrain", {s: 300}) for s in "abc"]
+    arms = {"base": [base], **{stage[0]: [base, stage] for stage in alone}}
+    few = next_runs(study(tmp_path / "few", dict(list(arms.items())[:2]), score), tokens=1e6)
+    (proposal,) = [p for p in few.proposals if "value" in p.question.split(", ")]
+    assert proposal.runs.startswith("2 sources, each alone after base") and proposal.tokens == 2 * 2 * 300
+    (value,) = [
+        q for q in next_runs(study(tmp_path / "all", arms, score), tokens=1e6).questions if q.question == "value"
+    ]
+    assert value.state == NOT_HERE and "curricle value" in value.why  # values are what lacks
+
+
 def test_a_gamma_that_the_filler_hides_is_asked_for_by_arms_of_less_filler(tmp_path):
     def score(strategy: str, seed: int, position: int, part: float) -> list[Point]:
         bent = 0.5 * (strategy.count("200") - 1) ** 2  # lies on no T
