@@ -182,8 +182,9 @@ def validate(
     `gains` are rows with `source, gain` (positive is better) and, of several seeds, one row each. The interval is
     Bonett and Wright's (2000) with Student's quantile, since sources are few, and speaks about other sources. The
     p-value is exact, over all orders of the sources (up to eight; beyond, over 20,000 drawn ones). The parts say what
-    choosing by value would cost: the gain of the best source less that of the one that value puts first. Fewer than 3
-    common sources are refused; fewer than 5 have no interval.
+    choosing by value would cost: the gain of the best source less that of the one that value puts first, with limits
+    over seeds where both have the same number, in their order (best is the one that came out best, so its lead is
+    optimistic). Fewer than 3 common sources are refused; fewer than 5 have no interval.
     """
     if not isinstance(values, Mapping):
         values = {f.subject: f.estimate for f in values if f.question == "value" and f.estimate is not None}
@@ -205,6 +206,12 @@ def validate(
     parts: dict[str, Part] = {
         "first_by_value": names[first], "best": names[best], "regret": float(y[best] - y[first]), "sources": len(names),
     }  # fmt: skip
+    limits = (
+        over_seeds(np.array(measured[names[best]])[:, None] - np.array(measured[names[first]])[:, None]).interval(level)
+        if first != best and len(measured[names[best]]) == len(measured[names[first]])
+        else None
+    )
+    parts |= {"regret_low": limits.low, "regret_high": limits.high} if limits else {}
     a, b = ranked(x), ranked(y)
     rho, undefined, note = None, None, ""
     intervals: tuple[Interval, ...] = ()
@@ -254,12 +261,12 @@ def surprise(rows: Iterable[Row], *, level: float = 0.95) -> Finding:
     """Mismatch or capacity: why does text with much in it (large c) give little?
 
     Rows: `size` (two of them, parameters), `seed`, `complexity` (c of a bin of documents), `relevance` (r), `gain`
-    (what training on the bin gave the target). Under mismatch gain ∝ r·c at every size: r is what is small. Under
-    capacity gain ∝ r·c·e^(−c/c*), with c* growing in size. Each seed and size is fitted by least squares in k = 1/c*;
-    the estimate is k(small) − k(large), with a t interval over seeds. `verdict`: `capacity` where k(small) and that
-    difference are above 0; `mismatch` where k(small) is not told from 0 and its upper limit leaves the richest bin at
-    least half of its r·c; otherwise, and where the gains do not follow that decay (`lack_of_fit_p` below .05), `cannot
-    tell`.
+    (what training on the bin gave the target) and, where c was measured anew in each seed, `bin`, its name. Under
+    mismatch gain ∝ r·c at every size: r is what is small. Under capacity gain ∝ r·c·e^(−c/c*), with c* growing in size.
+    Each seed and size is fitted by least squares in k = 1/c*; the estimate is k(small) − k(large), with a t interval
+    over seeds. `verdict`: `capacity` where k(small) and that difference are above 0; `mismatch` where k(small) is not
+    told from 0 and its upper limit leaves the richest bin at least half of its r·c; otherwise, where the gains do not
+    follow that decay (`lack_of_fit_p` below .05) and where that cannot be tested, `cannot tell`.
     """
     given = typed(rows, "size", "complexity", "relevance", "gain")
     known(given, "size", "seed", "complexity", "relevance", "gain")
@@ -268,7 +275,7 @@ def surprise(rows: Iterable[Row], *, level: float = 0.95) -> Finding:
         raise Refused(f"size: {len(sizes)} of them; the test compares two model sizes")
     seeds = sorted({row["seed"] for row in given})
     k_ZS, points = np.zeros((2, len(seeds))), list[dict[str, Part]]()
-    left: list[list[dict[float, float]]] = [[], []]  # for each size and seed: what the decay leaves of a bin's gain
+    left: list[list[dict[Any, float]]] = [[], []]  # for each size and seed: what the decay leaves of a bin's gain
     for z, size in enumerate(sizes):
         for s, seed in enumerate(seeds):
             here = [row for row in given if float(row["size"]) == size and row["seed"] == seed]
@@ -276,7 +283,8 @@ def surprise(rows: Iterable[Row], *, level: float = 0.95) -> Finding:
             if len(here) < 3 or len(set(c)) < 3:
                 raise Refused(f"rows: size {size:g}, seed {seed}: {len(here)} bins; it takes 3 different complexities")
             k_ZS[z, s], scale = _decay(c, r * c, g)
-            left[z].append(dict(zip(c.tolist(), g - scale * r * c * np.exp(-k_ZS[z, s] * c))))
+            bins = [row.get("bin", row["complexity"]) for row in here]
+            left[z].append(dict(zip(bins, g - scale * r * c * np.exp(-k_ZS[z, s] * c))))
             points += [
                 {"size": size, "seed": str(seed), "complexity": float(a), "made": float(y / (b * a * scale))}
                 for a, b, y in zip(c, r, g) if b * a * scale
@@ -286,7 +294,7 @@ def surprise(rows: Iterable[Row], *, level: float = 0.95) -> Finding:
     limits = [found.interval(level) for found in (small, large, change)]
     verdict, lack_p = "cannot tell", _lack(left)
     misfit = lack_p is not None and lack_p < LACK
-    if limits[0] is not None and limits[2] is not None and not misfit:
+    if limits[0] is not None and limits[2] is not None and lack_p is not None and not misfit:
         most = math.exp(-max(0.0, limits[0].high or 0.0) * richest)
         if (limits[0].low or 0) > 0 and (limits[2].low or 0) > 0:
             verdict = "capacity"
@@ -331,7 +339,7 @@ def _decay(c: np.ndarray, x: np.ndarray, gain: np.ndarray) -> tuple[float, float
     return k, float(gain @ e / (e @ e))
 
 
-def _lack(left: Sequence[Sequence[Mapping[float, float]]]) -> float | None:
+def _lack(left: Sequence[Sequence[Mapping[Any, float]]]) -> float | None:
     """F test that what each seed's own fit leaves of its bins is noise: then it differs between seeds, and has no part
     that they share. Each fit takes two degrees of freedom from its bins. None for one seed, for bins that differ
     between seeds, and where nothing varies."""

@@ -77,7 +77,7 @@ def study(
     from curricle.commands.analysis import found
     from curricle.drafting import draft_next
     from curricle.report import words
-    from curricle.report.proposals import next_runs_view
+    from curricle.report.proposals import next_runs_view, written_view
     from curricle.study import Refused
     from curricle.studyfile import load_study
 
@@ -100,18 +100,16 @@ def study(
 
         figures.mkdir(parents=True, exist_ok=True)
         save_all([design.front], results, figures)
-    if out is not None and design.sets:
-        changed = load_study(of, [*(set or []), *design.sets])
+    wrote = out if design.together.sets else None
+    if out is not None and wrote:
+        changed = load_study(of, [*(set or []), *design.together.sets])
         _write(out, draft_next(changed, of, words.budget(design.unit, design.budget), out))
     if as_json:
-        print_json(design.to_json())
+        print_json({**design.to_json(), "out": str(wrote) if wrote else None})
         return
     console.print(next_runs_view(design), crop=False)
     if out is not None:
-        console.print()
-        _say_written(console, out) if design.sets else console.print(
-            f"The budget buys no change of {of}; {out} was not written.", markup=False
-        )
+        console.print(written_view(design, of, out), crop=False)
 
 
 @app.command(

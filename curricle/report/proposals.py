@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from rich.console import Group, RenderableType
 from rich.text import Text
@@ -90,6 +91,21 @@ def next_runs_view(design: next_runs.Design) -> RenderableType:
     front = [Text(design.front.sentence())] if design.front else [Text("No front: no other text was held out.")]
     rows: list[RenderableType] = [table, *meant(design), SPACE] if design.proposals else []
     return Group(Text(head, style="bold"), SPACE, *states(design.questions), SPACE, *rows, *told, *front)
+
+
+def written_view(design: next_runs.Design, of: str, out: Path) -> RenderableType:
+    """What `--out` wrote, and what of the bought is not in it."""
+    count = len(design.together.taken)
+    said: list[RenderableType] = [SPACE]
+    if count:
+        more = f"{words.plural(count, 'proposal')}, {words.count(design.together.tokens)} tokens more"
+        said.append(Text(f"Wrote {out}: {of} with {more}. Look at it, then: curricle plan {out}"))
+    else:
+        said.append(Text(f"Nothing that the budget buys is a change of {of}; {out} was not written."))
+    if design.apart:
+        said.append(Text("Not in it, as a study of its own or too much beside the others:"))
+        said += [typed(p.how) for p in design.apart]
+    return Group(*said)
 
 
 def meant(design: next_runs.Design) -> list[RenderableType]:

@@ -144,7 +144,9 @@ QUESTIONS |= {
     ),
     "transfer": Question("Whether two sources help each other", designs.transfer_of_crossed),
     "why-code": Question("What code gives, property by property", designs.why_of_counterfactuals),
-    "value": Question("Whether values order sources as training did", with_tokens(valued.values_beside_gains)),
+    "value": Question(
+        "Whether values order sources as training did", with_tokens(valued.values_beside_gains, "tokens")
+    ),
     "mixture": Question("The mixture to train next", designs.swarm),
     "saturation": Question("Where more tokens stop paying", with_tokens(exhaustion.saturations)),
     "repetition": Question("What reading text again is worth", exhaustion.repetitions),

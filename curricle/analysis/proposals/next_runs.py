@@ -4,7 +4,8 @@ For the choice between the strategies that were run there is a price: the expect
 and Schlaifer 1961). With means m_a known to a variance v = σ²/S from S seeds, k more seeds move each mean by a normal
 of variance σ²/S − σ²/(S + k); the choice made then is better by E[max_a M_a] − max_a m_a on average, in the unit of
 the score. That is the regret which these seeds take off, and per FLOP it says which seeds to buy. Questions that need
-another design have no such price before their first run: they stand after it, the cheapest first.
+another design have no such price before their first run: they stand after it, what compares strategies first, then the
+cheapest.
 
 Every question that `analyse` asks is answered, open, or cannot be answered from this study. An answer without an
 estimate, a difference whose interval holds 0, and a level known less well than asked are open like a refusal.
@@ -27,6 +28,7 @@ from curricle.analysis.front import front
 from curricle.analysis.proposals.had import Had
 from curricle.analysis.proposals.openings import OPENINGS
 from curricle.analysis.proposals.own_study import Own, Runs, own_study
+from curricle.analysis.proposals.together import Together, together
 from curricle.analysis.statistics.spread import two_way
 from curricle.study import Refused
 
@@ -68,6 +70,7 @@ class Proposal:
 
     @property
     def of_gain(self) -> bool:
+        """Whether it answers what every study asks: which strategy is better."""
         return "gain" in self.question.split(", ")
 
 
@@ -97,15 +100,13 @@ class Design:
     proposals: tuple[Proposal, ...]
     questions: tuple[Status, ...]
     front: Finding | None
+    together: Together
+    """What is bought as one change of the study."""
 
     @property
-    def sets(self) -> tuple[str, ...]:
-        """All that the budget buys, as changes of the study; where two ask for seeds, the more."""
-        made: dict[str, str] = {}
-        for each in (each for p in self.proposals if p.fits for each in p.sets):
-            field = each.partition("=")[0]
-            made[field] = max(made.get(field, ""), each, key=len)
-        return tuple(made.values())
+    def apart(self) -> list[Proposal]:
+        """What is bought and is not in that change: a study of its own, or too much beside the others."""
+        return [p for k, p in enumerate(self.proposals) if p.fits and k not in self.together.taken]
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {
@@ -168,8 +169,10 @@ def next_runs(
     found.sort(key=lambda p: (p.regret_saved is None, -(p.regret_saved or 0.0) / p.flops, not p.of_gain, p.flops))
     spent = results.spent()["training_flops"] or 0.0
     given = the_budget(tokens, flops, hours)
-    return Design(target, measure, *given, budget, spent, bought(found, budget), statuses,
-                  drawn_front(asked, target, measure))  # fmt: skip
+    proposals = bought(found, budget)
+    whole = together(own, [Runs(p.runs, p.tokens, p.how, p.sets if p.fits else ()) for p in proposals], budget / rate)
+    return Design(target, measure, *given, budget, spent, proposals, statuses, drawn_front(asked, target, measure),
+                  whole)  # fmt: skip
 
 
 def opened(had: Had, measure: str, rates: Rates, precision: float | None) -> tuple[tuple[Status, ...], list[Proposal]]:

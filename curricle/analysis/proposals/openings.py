@@ -185,21 +185,26 @@ def sources_alone(had: Had) -> Iterator[Runs]:
 
 
 def each_alone(had: Had) -> Iterator[Runs]:
-    """Every source that was read, alone after the baseline's first stage and a quarter as long, where no strategy is
-    that; nothing where all were: then values lack, and no runs."""
+    """Every source that was read, alone after the baseline's first stage: as long as those that were run so, else a
+    quarter of that stage. Nothing where all were: then values lack, and no runs."""
     study = had.own.study
     first = study.strategies[study.baseline][0]
     read = [source for source in most_read(had) if source in study.sources]
     if len(read) < LEAST_SOURCES or not had.pretrained_stage(first):
         return
-    there = {study.stages[path[1]].sources for path in study.strategies.values() if len(path) == 2 and path[0] == first}
+    there = {
+        study.stages[path[1]].sources[0]: path[1]
+        for path in study.strategies.values()
+        if len(path) == 2 and path[0] == first and len(study.stages[path[1]].sources) == 1
+    }
+    like = next(iter(there.values()), None)
     budget = had.own.whole(study.stages[first].budget_tokens / 4)
+    fields = had.copied(like) if like else {"budget_tokens": budget}
     sets: dict[tuple[str, ...], Any] = {}
     for source in read:
-        if (source,) not in there:
+        if source not in there:
             name = spelled(f"{source} alone after {first}")
-            sets |= {("stages", name): {"mixture": {source: 1}, "budget_tokens": budget},
-                     ("strategies", name): [first, name]}  # fmt: skip
+            sets |= {("stages", name): {**fields, "mixture": {source: 1}}, ("strategies", name): [first, name]}
     if sets:
         what = f"{len(sets) // 2} sources, each alone after {first}, to set beside what curricle value says there"
         yield had.own.beside(what, sets)

@@ -82,11 +82,28 @@ class Own:
                 )
 
     def beside(self, what: str, sets: Sets) -> Runs:
-        """The runs that these fields add. Raises `Refused` for what is no study."""
+        """The runs that these fields add; none of them takes the name of another stage or strategy of the study.
+        Raises `Refused` for what is no study."""
+        sets = self.by_new_names(sets)
         # JSON is YAML, and one line of it; names of the study have no full stop of their own making.
         told = tuple(f"{'.'.join(path)}={json.dumps(value, ensure_ascii=False)}" for path, value in sets.items())
         typed = ["curricle", "plan", *self.words, *self.place, *(word for each in told for word in ("--set", each))]
         return Runs(what, cost(self.changed(sets)) - cost(self.study), shlex.join(typed), told)
+
+    def by_new_names(self, sets: Sets) -> Sets:
+        """The same fields, a stage or strategy whose name is taken under the next that is free."""
+        named: dict[tuple[str, str], str] = {}
+        for path in sets:
+            if len(path) == 2 and path[0] in ("stages", "strategies"):
+                taken = {*getattr(self.study, path[0]), *(name for (of, _), name in named.items() if of == path[0])}
+                free = (path[1], *(f"{path[1]} {k}" for k in range(2, len(taken) + 3)))
+                named[path[0], path[1]] = next(name for name in free if name not in taken)
+        made: dict[tuple[str, ...], Any] = {}
+        for path, value in sets.items():
+            if path[0] == "strategies":
+                value = [named.get(("stages", stage), stage) for stage in value]
+            made[(path[0], named[path[0], path[1]]) if (path[0], path[-1]) in named else path] = value
+        return made
 
 
 def tokens_of(mixtures: Iterable[tuple[int, Mapping[str, float]]]) -> dict[str, float]:

@@ -41,7 +41,8 @@ def _sources(finding: Finding) -> alt.LayerChart:
 
 def _against_gains(finding: Finding) -> alt.LayerChart:
     rows = [dict(row) for row in finding.table]
-    titles = (finding.subject, "measured gain")
+    measure = finding.parts.get("measure")
+    titles = (finding.subject, f"measured gain, {measure}" if measure else "measured gain")
     across = labels.axis((row["value"] for row in rows), labels.ACROSS)
     along = labels.axis((row["gain"] for row in rows), labels.DOWN, down=True)
     x = alt.X("value:Q", title=titles[0], scale=across.scale, axis=alt.Axis(tickCount=6))

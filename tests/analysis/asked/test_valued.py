@@ -59,12 +59,72 @@ def test_gains_are_those_at_the_budget_asked_for_and_methods_are_told_apart(tmp_
     both = (*worth(), *worth(method="stand-in", dot=None, r=1.0, c=2.0, f=1.0))
     answer = asked(single_sources(tmp_path), both, at=(100.0, 400.0))
     assert [f.subject for f in answer.findings] == [
-        f"{method} after {tokens} tokens" for tokens in (100, 400) for method in ("gradient", "stand-in")
+        f"{method} after {tokens} tokens"
+        for tokens in (100, 400)
+        for method in ("gradient", "stand-in", "stand-in, r alone")
     ]
     assert answer.findings[0].table[0]["gain"] == pytest.approx(0.15)
     assert answer.findings[1].undefined == "all values are equal"
     assert answer.findings[0].p_value == pytest.approx(2 * 10 / 120)  # Holm over the two that have one
     assert "100, 400" in asked(single_sources(tmp_path), worth(), at=(250.0,)).refused
+
+
+def test_early_points_are_not_taken_for_one(tmp_path):
+    """Budgets a factor of 2 apart, both far below a hundredth of the longest."""
+
+    def score(strategy: str, seed: int, position: int, part: float) -> list[Point]:
+        return [("problems", "problems", "bits per byte", 3.0 - (GAIN[strategy] * part if position else 0.0))]
+
+    base: Stage = ("base", "pretrain", {"math": 500, "web": 500})
+    arms = {s: [base, (s, "pretrain", {s: 100_000})] for s in GAIN}
+    results = study(tmp_path, arms, score, at=(0.005, 0.01, 1.0))
+    for tokens in (500, 1000):
+        (found,) = asked(results, worth(), at=(float(tokens),)).findings
+        assert found.parts["tokens"] == tokens and found.seeds == 2
+        assert found.table[0]["gain"] == pytest.approx(0.3 * tokens / 100_000)
+
+
+def test_accuracy_and_bits_are_two_answers_of_one_family(tmp_path):
+    def score(strategy: str, seed: int, position: int, part: float) -> list[Point]:
+        gain = GAIN[strategy] if position else 0.0
+        return [("problems", "problems", "bits per byte", 3.0 - gain), ("problems", "problems", "accuracy", 20 + gain)]
+
+    base: Stage = ("base", "pretrain", {"math": 500, "web": 500})
+    results = study(tmp_path, {s: [base, (s, "pretrain", {s: 400})] for s in GAIN}, score)
+    bits, points = sorted(asked(results, worth()).findings, key=lambda f: f.subject, reverse=True)
+    assert bits.subject.endswith("bits per byte") and points.subject.endswith("accuracy")
+    assert bits.estimate == points.estimate == pytest.approx(0.9)  # a gain is positive in both
+    assert bits.p_value == pytest.approx(2 * 10 / 120) and "Holm over 2" in bits.test
+
+
+def test_a_later_stage_and_a_missing_seed_do_not_hide_a_source(tmp_path):
+    def score(strategy: str, seed: int, position: int, part: float) -> list[Point]:
+        if strategy == "math" and position == 1 and seed == 2:
+            return []
+        return [("problems", "problems", "bits per byte", 3.0 - (GAIN[strategy] if position else 0.0) + 0.01 * seed)]
+
+    base: Stage = ("base", "pretrain", {"math": 500, "web": 500})
+    tuned: Stage = ("tune", "instruct", {"chat": 100, "web": 100})
+    results = study(tmp_path, {s: [base, (s, "pretrain", {s: 400}), tuned] for s in GAIN}, score, count=3)
+    more = ({**worth()[0], "source": "books", "document": "a book"},)
+    (found,) = asked(results, (*worth(), *more)).findings
+    assert found.seeds == 2 and "not all sources have them: seeds 2" in found.note
+    assert "Not read alone: books" in found.note and {row["source"] for row in found.table} == set(GAIN)
+
+
+def test_values_of_another_model_are_said_to_be_and_unlike_files_are_refused(tmp_path):
+    results = single_sources(tmp_path)
+    (found,) = asked(results, worth(model="math/base-1")).findings
+    assert "values are of" not in found.note  # where one of the seeds began
+    (found,) = asked(results, worth(model="elsewhere/42")).findings
+    assert "The values are of elsewhere/42" in found.note
+    twice = asked(results, (*worth(), *worth()))
+    assert "stands twice by gradient" in twice.refused
+    part = tuple(row for row in worth(model="base/1") if row["source"] in ("math", "web"))
+    assert "were not judged by the same models" in asked(results, (*worth(), *part)).refused
+    # A method that fails leaves the others.
+    halves = tuple(row for row in worth(method="forward") if row["source"] in ("math", "web"))
+    assert [f.subject for f in asked(results, (*worth(), *halves)).findings] == ["gradient after 400 tokens"]
 
 
 def test_without_values_without_such_runs_and_with_two_targets_the_question_says_what_it_takes(tmp_path):

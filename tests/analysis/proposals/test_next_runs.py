@@ -8,23 +8,28 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
+from tiny_study import tiny
 
 from curricle.analysis import QUESTIONS
 from curricle.analysis.asked.questions import Answer
 from curricle.analysis.finding import THESE_PROBLEMS, Finding, Interval, number
 from curricle.analysis.proposals.next_runs import Rates, bought, next_runs, open_because, seeds, value_of_seeds
-from curricle.analysis.proposals.own_study import Runs
+from curricle.analysis.proposals.own_study import Own, Runs, cost
+from curricle.analysis.proposals.together import Together, together
 from curricle.report import words
 from curricle.report.proposals import next_runs_view
 from curricle.results import Results
 from curricle.study import Refused
+from curricle.studyfile import parse_study
 
 
 def closed_form(gap: float, sigma: float, had: int, more: int) -> float:
@@ -89,14 +94,23 @@ def test_what_is_bought_fits_the_budget_and_all_is_plain_json(study: Results):
     assert all(p.how in lines for p in design.proposals)  # whole, so that it can be copied
 
 
-@pytest.mark.slow
-def test_all_that_is_bought_is_one_change_of_the_study_with_as_many_seeds_as_any_of_it_asks_for(study: Results):
-    design = next_runs(study, tokens=1e6)
-    asked = [json.loads(text.removeprefix("seeds=")) for p in design.proposals for text in p.sets if "seeds=" in text]
-    assert len(asked) > 1 and all(p.how.startswith("curricle plan") == bool(p.sets) for p in design.proposals)
-    (seeds,) = [text for text in design.sets if text.startswith("seeds=")]
-    assert json.loads(seeds.removeprefix("seeds=")) == max(asked, key=len)
-    assert not replace(design, proposals=tuple(replace(p, fits=False) for p in design.proposals)).sets
+def test_what_is_bought_together_stays_in_the_budget_and_adds_seeds_up():
+    own = Own(parse_study(yaml.safe_dump(tiny()), Path("tiny.yaml")), ("tiny.yaml",), True, {})
+    had, seeds = cost(own.study), own.study.seeds
+    another = own.beside("another", {("stages", "more"): {"mixture": {"algebra": 1}, "budget_tokens": 1024},
+                                     ("strategies", "more"): ["more"]})  # fmt: skip
+    twice, thrice = (own.beside("seeds", {("seeds",): [*seeds, *more]}) for more in ([7], [8, 9]))
+    otherwise = own.beside("another", {("stages", "less"): {"mixture": {"algebra": 1}, "budget_tokens": 512},
+                                       ("strategies", "less"): ["less"]})  # fmt: skip
+    clash = Runs("clash", 1.0, "", ('strategies.more=["less"]', *otherwise.sets))
+    apart = Runs("a draft", 1.0, "curricle design swarm")
+    asked = [another, twice, apart, thrice, clash]
+    whole = together(own, asked, 1e9)
+    assert whole.taken == (0, 1, 3) and f"seeds={[*seeds, 7, 8, 9]}" in whole.sets
+    assert whole.tokens == (had + 1024 * len(seeds)) * (len(seeds) + 3) / len(seeds) - had  # more than by themselves
+    assert whole.tokens > sum(runs.tokens for runs in (another, twice, thrice))
+    assert together(own, asked, another.tokens + twice.tokens).taken == (0,)  # with it, seeds would cost more
+    assert together(own, [apart], 1e9) == Together()
 
 
 def test_the_budget_is_said_as_it_was_given_and_what_fits_by_itself_is_marked(study: Results):

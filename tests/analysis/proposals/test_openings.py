@@ -47,12 +47,12 @@ def test_sources_read_alone_from_one_beginning_are_proposed_until_all_were(tmp_p
     def score(strategy: str, seed: int, position: int, part: float) -> list[Point]:
         return [("a", "held-out", "bits per byte", 2.0 + 0.01 * seed + 0.1 * position)]
 
-    base: Stage = ("base", "pretrain", {"a": 400, "b": 400, "c": 400})
-    alone: list[Stage] = [(f"{s} alone", "pretrain", {s: 300}) for s in "abc"]
+    base: Stage = ("base", "pretrain", {"a": 400, "b": 400, "c": 400})  # a quarter of it is another budget
+    alone: list[Stage] = [(f"{s} alone", "pretrain", {s: 200}) for s in "abc"]
     arms = {"base": [base], **{stage[0]: [base, stage] for stage in alone}}
     few = next_runs(study(tmp_path / "few", dict(list(arms.items())[:2]), score), tokens=1e6)
     (proposal,) = [p for p in few.proposals if "value" in p.question.split(", ")]
-    assert proposal.runs.startswith("2 sources, each alone after base") and proposal.tokens == 2 * 2 * 300
+    assert proposal.runs.startswith("2 sources, each alone after base") and proposal.tokens == 2 * 2 * 200
     (value,) = [
         q for q in next_runs(study(tmp_path / "all", arms, score), tokens=1e6).questions if q.question == "value"
     ]
@@ -89,3 +89,16 @@ def test_shares_of_a_mixture_give_doses_of_whole_tokens_or_a_reason(tmp_path):
     few = study(tmp_path / "few", {"mixed": [("mix", "pretrain", {"web": 2, "code": 1})]}, score)
     (transfer,) = [q for q in next_runs(few, tokens=1e6).questions if q.question == "transfer"]
     assert transfer.state == NOT_HERE and "cannot be proposed: doses" in transfer.why
+
+
+def test_a_proposal_takes_no_other_stage_s_name(tmp_path):
+    """A study may have a stage `a alone` that begins elsewhere; the proposed one stands beside it."""
+
+    def score(strategy: str, seed: int, position: int, part: float) -> list[Point]:
+        return [("a", "held-out", "bits per byte", 2.0 + 0.01 * seed + 0.1 * position)]
+
+    base: Stage = ("base", "pretrain", {"a": 400, "b": 400})
+    made = study(tmp_path, {"base": [base], "a alone": [base, ("a alone", "pretrain", {"a": 300})]}, score)
+    proposal = next(p for p in next_runs(made, tokens=1e6).proposals if "floors" in p.question.split(", "))
+    assert "stages.a alone 2=" in " ".join(proposal.sets) and 'strategies.a alone 2=["a alone 2"]' in proposal.sets
+    assert not any(text.startswith(("stages.a alone=", "strategies.a alone=")) for text in proposal.sets)
