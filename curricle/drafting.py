@@ -160,7 +160,8 @@ def draft_swarm(
 
 
 def draft_next(study: Study, of: str, bought: str, out: Path) -> str:
-    """The YAML of a study with changes, what they are at its head."""
+    """The YAML of `study`, the one that the user calls `of` with what was `bought` in it; a line at its head says so.
+    Its paths mean from the folder of `out` what they meant."""
     tree = _moved(study.model_dump(mode="json", exclude_unset=True), study, out)
     text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=110, default_flow_style=None)
     return f"# {of} with what curricle design buys for {bought}; runs that are there are not trained again.\n{text}"

@@ -127,6 +127,7 @@ VALUES = pa.schema(
         ("target_square", pa.float64()),  # what the same step on the target itself would give; null for stand-ins
     ]
 )
+VALUES_NEED = ("source", "document", "method", "tokens")  # and dot, or r, c and f
 # Columns of `steps` that a file may lack:
 NOTED = {
     **dict.fromkeys(("mfu", "data_seconds", "save_seconds", "evaluation_seconds", "flops_per_token"), "DOUBLE"),

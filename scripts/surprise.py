@@ -2,7 +2,8 @@
 
     curricle run single-source          # for a model by which pieces of text are judged
     python scripts/surprise.py split --model base/FINGERPRINT --out bins
-    curricle run bins/small.yaml --store bins/store && curricle run bins/large.yaml --store bins/store
+    curricle run bins/surprise-small.yaml --store bins/store
+    curricle run bins/surprise-large.yaml --store bins/store
     python scripts/surprise.py judge bins
 
 `split` cuts the LaTeX of $CURRICLE_DATA into pieces of about a row, takes a sample, and sorts it into bins of equal
@@ -22,9 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.console import Console
 
-from curricle.analysis import Finding, outcomes, surprise
-from curricle.analysis.asked.valued import gained
+from curricle.analysis import outcomes, surprise
+from curricle.analysis.asked.valued import read_alone
 from curricle.corpus.documents import Document
 from curricle.corpus.files import file_documents
 from curricle.evaluation import benchmarks, valuation
@@ -41,6 +43,7 @@ SIZES = {"small": "0.4m", "large": "3m"}
 SEEDS = (0, 1, 2, 3, 4)
 TARGET = "math solutions"
 AIM = 512  # solutions by which relevance is measured
+JUDGED = 10  # every so many-th piece of a bin has its r and c measured at each size and seed
 STUDY = """\
 # What a bin of arXiv-like text gives, read alone; made by scripts/surprise.py
 question: Does LaTeX of each complexity lower the loss on MATH's solutions, by as much as its gradient says?
@@ -67,6 +70,8 @@ seeds: [{seeds}]
 
 
 def data(name: str) -> Path:
+    if "CURRICLE_DATA" not in os.environ:
+        raise SystemExit("CURRICLE_DATA is not set; set it to the folder that holds corpora/ and benchmarks/")
     return Path(os.environ["CURRICLE_DATA"]) / name
 
 
@@ -81,22 +86,21 @@ def pieces_of(text: str) -> Iterator[str]:
 
 
 def split(model: str, store: Path, out: Path) -> None:
+    out.mkdir(parents=True)  # before anything is measured
     found = [
-        Document(f"{document.id}#{k}", piece, "arxiv", group=document.group)
+        Document(f"{document.id}#{k}", piece, "arxiv", group=document.id)
         for document in file_documents(Files(files=(str(data("corpora/arxiv-*.jsonl.zst")),)), "arxiv", Path)
         for k, piece in enumerate(pieces_of(document.text))
     ]
     sample = random.Random(0).sample(found, PIECES)
     loaded, tokenizer = load(models.model_of(Store(store), model))
     given = {"arxiv": valuation.pieces(sample, tokenizer, CONTEXT)}
-    watch = Reading(None)
-    rows = valuation.by_gradients(loaded, tokenizer, aim(tokenizer), given, watch=watch)
+    rows = valuation.by_gradients(loaded, tokenizer, aim(tokenizer), given, watch=Reading(Console(stderr=True)))
     order = np.argsort([row["c"] for row in rows])
-    out.mkdir(parents=True)
     for number, part in enumerate(np.array_split(order, BINS), start=1):
         with whole_file(out / f"bin-{number}.jsonl", "w") as file:
-            for k in sorted(part.tolist()):
-                file.write(json.dumps({"text": sample[k].text, "repo": f"{sample[k].group} {k % 50}"}) + "\n")
+            for k in sorted(part.tolist()):  # pieces of one document are never split over training and held-out text
+                file.write(json.dumps({"text": sample[k].text, "repo": sample[k].group}) + "\n")
     names = [f"bin {number}" for number in range(1, BINS + 1)]
     for size, preset in SIZES.items():
         text = STUDY.format(
@@ -108,31 +112,30 @@ def split(model: str, store: Path, out: Path) -> None:
             ),
             strategies="\n".join(f"  {n}: [base, {n} alone]" for n in names),
         )  # fmt: skip
-        (out / f"{size}.yaml").write_text(text)
+        (out / f"surprise-{size}.yaml").write_text(text)
 
 
 def aim(tokenizer: Any) -> list[valuation.Piece]:
-    """Solutions of MATH's training problems, which no study is scored on."""
-    spec = parse_benchmark(f"math={data('benchmarks/math/train.jsonl.gz')}", None, 0, 1)[1]
+    """A sample of solutions by which relevance is measured."""
+    spec = parse_benchmark(f"math={data('benchmarks/math/test.jsonl.gz')}", None, 0, 1)[1]
     items = benchmarks.load("math", spec).items
     documents = [Document(item.id, item.reference, "math", item.prompt) for item in items]
     return valuation.pieces(valuation.chosen(documents, AIM), tokenizer, CONTEXT)
 
 
-def judge(out: Path) -> list[Finding]:
-    """The rows for `surprise`: r and c of every bin where the bins begin, and what training on it gave."""
+def judge(out: Path) -> list[dict[str, Any]]:
+    """The rows for `surprise`: r and c of every bin where the bins begin, and what training on it gave at its end."""
     rows = []
     for size in SIZES:
-        results = Results(Path("runs") / size / "results")
+        results = Results(Path("runs") / f"surprise-{size}" / "results")
         of_target = [row for row in outcomes(results) if row["benchmark"] == TARGET]
         begin = {row["seed"]: row["run"] for row in of_target if row["strategy"] == "base"}
-        parameters = next(row["flops"] / row["tokens"] / 6 for row in of_target)
-        ends = {(row["source"], row["seed"]): row["gain"] for row in gained(of_target)}
+        ends = {(alone.source, alone.seed): alone.gains[max(alone.gains)] for alone in read_alone(of_target)}
         for seed, run in begin.items():
             loaded, tokenizer = load(models.model_of(Store(out / "store"), run))
             given = {
                 f"bin {number}": valuation.pieces(
-                    list(file_documents(Files(files=(str(out / f"bin-{number}.jsonl"),)), "bin", Path))[::10],
+                    list(file_documents(Files(files=(str(out / f"bin-{number}.jsonl"),)), "bin", Path))[::JUDGED],
                     tokenizer, CONTEXT,
                 )
                 for number in range(1, BINS + 1)
@@ -144,8 +147,8 @@ def judge(out: Path) -> list[Finding]:
                 c = float(np.average([row["c"] for row in here], weights=weight))
                 rc = float(np.average([row["r"] * row["c"] for row in here], weights=weight))
                 rows.append(
-                    {"size": parameters, "seed": seed, "complexity": c, "relevance": rc / c, "gain": ends[name, seed],
-                     "bin": name}
+                    {"size": float(loaded.num_parameters()), "seed": seed, "complexity": c, "relevance": rc / c,
+                     "gain": ends[name, seed], "bin": name}
                 )  # fmt: skip
     return rows
 

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from curricle.results import Results
     from curricle.study import Study
 
-NEEDED = ("source", "document", "method", "tokens")  # columns of a file of documents' values
 Of = Annotated[str, typer.Argument(metavar="STUDY|FOLDER", help="A study, or a folder of result rows.")]
 
 
@@ -141,13 +140,14 @@ def rows_in(folder: Path) -> Results:
 
 
 def documents_of(path: Path) -> list[dict[str, Any]]:
-    """What documents are worth, from a file of `curricle value --out`."""
+    """What documents are worth, from a file of `curricle value --out`. Raises `Refused` for one that lacks a column,
+    and for an empty one."""
     from curricle.importing.reading import table_of
-    from curricle.results import VALUES
+    from curricle.results import VALUES, VALUES_NEED
     from curricle.study import Refused, nearest
 
-    table = table_of(path, VALUES, needed=NEEDED)
-    for name in NEEDED:
+    table = table_of(path, VALUES, needed=VALUES_NEED)
+    for name in VALUES_NEED:
         if name not in table.column_names:
             raise Refused(f"--values {path}: no column {name!r}; {nearest(name, table.column_names)}")
     if not table.num_rows:

@@ -290,7 +290,7 @@ def of_mediation(studies: int) -> None:
         print(
             f"| {of.name} | {of.gamma:g} | {bias:+.2f} | {rate([i.contains(of.gamma) for i in limits])} "
             f"| {rate([not i.contains(0.0) for i in limits])} "
-            f"| {rate([float(f.parts['direct_p'] or 0) < 0.05 for f in found])} |", flush=True,
+            f"| {rate([isinstance(p := f.parts['direct_p'], float) and p < 0.05 for f in found])} |", flush=True,
         )  # fmt: skip
     print()
 

@@ -152,8 +152,9 @@ def both(
 
 
 def never_apart(n: int, level: float = 0.95) -> Interval:
-    """Of the difference in points where no problem of n was solved by one and not by the other: the score interval of a
-    paired difference (Tango 1998), which is ±z²/(n + z²) where no pair differs."""
+    """Of the difference in points where none of n problems was solved by one and not by the other: the score interval
+    of a paired difference (Tango 1998), ±100·z²/(n + z²) where no pair differs. Several seeds count as one, which can
+    only make it wider."""
     most = 100 * normal(level) ** 2 / (n + normal(level) ** 2)
     return Interval(-most, most, THESE_WEIGHTS, level)
 
