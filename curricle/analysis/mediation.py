@@ -73,7 +73,7 @@ def mediation(
     none = (doses <= doses.min(0)).all(1)
     if not none.any():
         raise Refused("no run has the lowest dose of both sources, from which skills are counted")
-    skill = []
+    skill, origin = [], []
     for source, loss in zip(design.sources, losses):
         start, least = float(loss[none].mean()), (floors or {}).get(source, 0.0)
         if start <= least:
@@ -81,6 +81,7 @@ def mediation(
                 f"floors: {source}: {least:g} is not below the loss that skills are counted from, {start:.4g}"
             )
         skill.append((start - loss) / (start - least))
+        origin.append(float(loss[none].var(ddof=1)) / none.sum() / (start - least) ** 2 if none.sum() > 1 else 0.0)
     x = terms(skill)
     assigned = terms([dose_of(list(column), None, None)(column) for column in doses.T])[:, 1:]
     spare = len(score) - x.shape[1]
@@ -93,7 +94,13 @@ def mediation(
     parts: dict[str, Part] = {"first": design.sources[0], "second": design.sources[1], "scale": f.name}
     made = {}
     for k, name in enumerate(TERMS[1:4], start=1):
-        made[name] = Estimate(float(beta[k]), float(covariance[k, k]) or None, spare, THESE_PROBLEMS)
+        made[name] = counted_from(
+            Estimate(float(beta[k]), float(covariance[k, k]) or None, spare, THESE_PROBLEMS),
+            {"alpha": (beta[1] ** 2 * origin[0], beta[3] ** 2 * origin[1]),
+             "beta": (beta[3] ** 2 * origin[0], beta[2] ** 2 * origin[1]),
+             "gamma": (beta[3] ** 2 * origin[0], beta[3] ** 2 * origin[1])}[name],
+            int(none.sum()) - 1,
+        )  # fmt: skip
         interval = made[name].interval(level)
         low, high = (interval.low, interval.high) if interval else (None, None)
         parts |= {name: float(beta[k]), f"{name}_low": low, f"{name}_high": high}
@@ -104,7 +111,7 @@ def mediation(
     direct_note = "The doses tell more than these skills do, so the skills do not carry the whole effect."
     return replace(
         about, estimate=made["gamma"].value, undefined=None, intervals=(interval,) if interval else (),
-        p_value=made["gamma"].p_value, test=f"t over runs, {spare} degrees of freedom", parts=parts,
+        p_value=made["gamma"].p_value, test=f"t over runs, {made['gamma'].df:.3g} degrees of freedom", parts=parts,
         note=join([AFTER, direct_note if isinstance(told, float) and told < 0.05 else ""]),
         table=tuple(
             {"strategy": str(row.get("strategy", "")), "seed": row["seed"], "first": float(a), "second": float(b),
@@ -112,6 +119,16 @@ def mediation(
             for row, a, b, value in zip(keys.values(), *skill, score)
         ),
     )  # fmt: skip
+
+
+def counted_from(estimate: Estimate, more: Sequence[float], df: int) -> Estimate:
+    """The estimate with the variance of where skills are counted from. That loss is a mean over few runs; m too low by
+    a share, it stretches its skill by 1/(1 − m) and shifts it, which moves α by αm₁ + γm₂ and γ by γ(m₁ + m₂)."""
+    if estimate.variance is None or df < 1 or not sum(more):
+        return estimate
+    total = estimate.variance + sum(more)
+    below = estimate.variance**2 / estimate.df + sum(v**2 for v in more) / df
+    return replace(estimate, variance=total, df=total**2 / below)
 
 
 def direct(x: np.ndarray, assigned: np.ndarray, y: np.ndarray, left: float) -> float | None:
