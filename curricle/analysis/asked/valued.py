@@ -47,7 +47,8 @@ class Alone:
 def values_beside_gains(asked: Asked) -> list[Finding]:
     """Each method's values against the gains, at the budgets of the stage that were asked for, or at the largest that
     all sources have; and, where rows say relevance by itself, the mean of r against them, since an optimizer that
-    normalises drops a gradient's size (docs/theory.md, 5). P-values are Holm-adjusted over all of them."""
+    normalises drops a gradient's size (docs/theory.md, 5). P-values are Holm-adjusted over all of them, methods that
+    order the sources alike counted once."""
     if not asked.values:
         raise Refused(NO_VALUES)
     why: list[Refused] = []
@@ -71,7 +72,13 @@ def values_beside_gains(asked: Asked) -> list[Finding]:
                         found.append(replace(made, subject=subject, benchmark=benchmark, parts=parts))
     if why and not found:
         raise why[0]
-    return holm_adjusted(found, lambda f: f.question, lambda f: (f.subject, f.benchmark))
+    return holm_adjusted(found, lambda f: f.question, one_order)
+
+
+def one_order(f: Finding) -> object:
+    """What makes two p-values the same test: methods that order the sources alike say the same of the same gains."""
+    order = tuple(row["source"] for row in sorted(f.table, key=lambda row: float(row["value"] or 0)))
+    return f.benchmark, f.parts["measure"], f.parts["tokens"], order
 
 
 @contextmanager

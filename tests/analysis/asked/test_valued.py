@@ -69,6 +69,12 @@ def test_gains_are_those_at_the_budget_asked_for_and_methods_are_told_apart(tmp_
     assert "100, 400" in asked(single_sources(tmp_path), worth(), at=(250.0,)).refused
 
 
+def test_methods_that_order_sources_alike_are_one_test(tmp_path):
+    alike = (*worth(), *worth(method="forward"))
+    found = asked(single_sources(tmp_path), alike).findings
+    assert [f.p_value for f in found] == [pytest.approx(10 / 120)] * 2
+
+
 def test_early_points_are_not_taken_for_one(tmp_path):
     """Budgets a factor of 2 apart, both far below a hundredth of the longest."""
 
