@@ -90,10 +90,11 @@ def study(
     console = make_console(quiet=as_json)
     results, study, _ = found(of, store, set or [], console, target=target)
     own = study.answer_target if study else None
+    place = [] if store == STORE else ["--store", str(store)]
     design = next_runs(
         results, target=target or own, tokens=tokens, flops=budget_flops, hours=budget_hours, precision=precision,
         study=study, words=[of, *_typed("--set", set)],
-        place=[] if store == STORE else ["--store", str(store)],
+        place=place,
     )  # fmt: skip
     if figures is not None and design.front is not None:
         from curricle.report.charts import save_all
@@ -109,7 +110,7 @@ def study(
         return
     console.print(next_runs_view(design), crop=False)
     if out is not None:
-        console.print(written_view(design, of, out), crop=False)
+        console.print(written_view(design, of, out, place), crop=False)
 
 
 @app.command(

@@ -109,6 +109,12 @@ def value(
         from curricle.report.listing import value_view
 
         console.print(value_view(findings))
+        if out is not None:
+            then = f"curricle analyse STUDY --question value --values {out}"
+            wrote = (
+                f"\nWrote {out}, a row for each document. What training on each source gave stands beside it by: {then}"
+            )
+            console.print(wrote, markup=False, soft_wrap=True)
         if figures is not None:
             console.print(f"\n{len(drawn)} figures in {figures}", markup=False, soft_wrap=True)
 

@@ -98,7 +98,7 @@ def told(f: Finding) -> list[RenderableType]:
     """A finding in a sentence with what must be said of it, its intervals, its numbers and its table."""
     size = f"n = {f.n:,}, {words.plural(f.seeds, 'seed')}" if f.n else words.plural(f.seeds, "seed")
     p = f", p = {words.p_value(f.p_value)} [{f.test}]".replace("= <", "<") if f.p_value is not None else ""
-    said = f"undefined: {f.undefined}" if f.estimate is None else f"{words.estimate(f)}{p}; {size}"
+    said = f"undefined: {f.undefined}" if f.estimate is None else f"{words.estimate(f).strip()}{p}; {size}"
     about, what = f"{f.subject}, {f.measure} on {f.benchmark}", "limits" if f.estimate is None else "interval"
     lines = [Text(f"{about}: {said.removesuffix('.')}.{' ' if f.note else ''}").append(f.note, style="dim")]
     lines += [Text(f"  {i.level:.0%} {what} for {i.kind}: {between(i, f.unit, f.is_change)}") for i in f.intervals]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -93,13 +94,16 @@ def next_runs_view(design: next_runs.Design) -> RenderableType:
     return Group(Text(head, style="bold"), SPACE, *states(design.questions), SPACE, *rows, *told, *front)
 
 
-def written_view(design: next_runs.Design, of: str, out: Path) -> RenderableType:
+def written_view(design: next_runs.Design, of: str, out: Path, place: Sequence[str] = ()) -> RenderableType:
     """What `--out` wrote, and what of the bought is not in it."""
     count = len(design.together.taken)
     said: list[RenderableType] = [SPACE]
     if count:
-        more = f"{words.plural(count, 'proposal')}, {words.count(design.together.tokens)} tokens more"
-        said.append(Text(f"Wrote {out}: {of} with {more}. Look at it, then: curricle plan {out}"))
+        tokens, apart = design.together.tokens, sum(design.proposals[k].tokens for k in design.together.taken)
+        joint = ", since new strategies are trained with the new seeds, too" if tokens > 1.001 * apart else ""
+        more = f"{words.plural(count, 'proposal')}, {words.count(tokens)} tokens more{joint}"
+        said.append(Text(f"Wrote {out}: {of} with {more}. Look at it, then:"))
+        said.append(typed(shlex.join(["curricle", "plan", str(out), *place])))
     else:
         said.append(Text(f"Nothing that the budget buys is a change of {of}; {out} was not written."))
     if design.apart:

@@ -178,8 +178,9 @@ def test_the_verb_judges_sources_and_keeps_a_row_for_each_document(place, method
     with open(out) as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 6 and {row["method"] for row in rows} == {method}
-    again = value([{k: v if k in ("source", "document", "method") else float(v) if v else None for k, v in row.items()}
-                   for row in rows])  # fmt: skip
+    words = ("model", "target", "source", "document", "method")
+    again = value([{k: v if k in words else float(v) if v else None for k, v in row.items()} for row in rows])
+    assert {row["target"] for row in rows} == {"it"} and len({row["model"] for row in rows}) == 1
     assert [f.estimate for f in again] == pytest.approx([f["estimate"] for f in found])
 
 

@@ -173,7 +173,8 @@ def general_beside(asked: Asked, target: str) -> list[str]:
 
 
 def learned_last(asked: Asked) -> str | None:
-    """The source of which most was read in the strategies' last pre-training stages; None where nobody says."""
+    """The source of which most was read in the strategies' last pre-training stages; None where nobody says, and where
+    several were read as much."""
     read: dict[str, float] = {}
     phases = asked.results.sql("SELECT * FROM mixtures ORDER BY until_tokens")
     for stage in asked.results.sql(
@@ -184,7 +185,8 @@ def learned_last(asked: Asked) -> str | None:
         end = stage["budget_tokens"] or max((row["until_tokens"] for row in of_run), default=0)
         for source, tokens in doses_until(of_run, end).items():
             read[source] = read.get(source, 0.0) + tokens
-    return max(read, key=lambda source: read[source], default=None)
+    most = [source for source in read if read[source] >= (1 - SAME_DOSE) * max(read.values())]
+    return most[0] if len(most) == 1 else None
 
 
 def orders(asked: Asked) -> list[Finding]:

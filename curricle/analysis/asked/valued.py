@@ -24,9 +24,10 @@ Row = Mapping[str, Any]
 LEAST_SOURCES = 3  # that have a rank
 NEAR = 0.1  # how far from a budget that is asked for the points may lie, which are whole batches
 NO_VALUES = (
-    "it takes what documents are worth before training: curricle value MODEL --out values.parquet, of the run that the "
-    "strategies begin with, and --values values.parquet here"
+    "it takes what documents are worth before training: curricle value {model} --target NAME=PATH --source NAME=PATH … "
+    "--out values.parquet, then curricle analyse … --question value --values values.parquet"
 )
+SIGN = "A gain above 0 is better; regret is the best source's gain less that of the first by value."
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,29 +51,44 @@ def values_beside_gains(asked: Asked) -> list[Finding]:
     normalises drops a gradient's size (docs/theory.md, 5). P-values are Holm-adjusted over all of them, methods that
     order the sources alike counted once."""
     if not asked.values:
-        raise Refused(NO_VALUES)
+        raise Refused(NO_VALUES.format(model=beginning_of(asked)))
     why: list[Refused] = []
     worth: dict[str, dict[str, float]] = {}
     for method, rows in by_method(asked.values).items():
         with kept(why):
             worth |= ranks_of(method, rows)
     models = {str(row["model"]) for row in asked.values if row.get("model")}
+    target = next((row["target"] for row in asked.values if row.get("target")), None)
     several = len({group[0]["measure"] for group in asked.groups}) > 1
     found: list[Finding] = []
     for group in asked.groups:
         benchmark, measure = group[0]["benchmark"], group[0]["measure"]
         with kept(why):
             alone = from_one_beginning(group, models)
-            for tokens in budgets(alone, asked.at):
-                for name, values in worth.items():
-                    with kept(why):
+            points = common_points(alone)
+            for wanted in asked.at or points[-1:]:
+                with kept(why):
+                    tokens = nearby(points, wanted)
+                    for name, values in worth.items():
                         made = set_beside(values, alone, tokens, name, models)
                         subject = f"{name} after {short(tokens)} tokens" + (f", {measure}" if several else "")
-                        parts = {"measure": measure, "tokens": tokens, **made.parts}
+                        parts = {"method": name, "measure": measure, "tokens": tokens, "target": target, **made.parts}
                         found.append(replace(made, subject=subject, benchmark=benchmark, parts=parts))
     if why and not found:
         raise why[0]
+    if why:
+        left = "; ".join(dict.fromkeys(map(str, why)))
+        found[0] = replace(found[0], note=join([found[0].note, f"Left out: {left}."]))
     return holm_adjusted(found, lambda f: f.question, one_order)
+
+
+def beginning_of(asked: Asked) -> str:
+    """The runs that sources were read alone from, where there are such; MODEL where not."""
+    for group in asked.groups:
+        with kept([]):
+            models = sorted({a.model for a in from_one_beginning(group, set()) if a.model})
+            return f"{models[0]}{f' (and {len(models) - 1} more)' * (len(models) > 1)}" if models else "MODEL"
+    return "MODEL"
 
 
 def one_order(f: Finding) -> object:
@@ -106,7 +122,7 @@ def by_method(rows: Sequence[Row]) -> dict[str, list[Row]]:
         if key in seen:
             raise Refused(
                 f"values: {row['source']}, {row['document']} stands twice by {row['method']} of {row.get('model')}; "
-                "give each file once"
+                "give each document of a model once"
             )
         seen.add(key)
         made.setdefault(str(row["method"]), []).append(row)
@@ -191,8 +207,8 @@ def only_source(last: Row, before: Row) -> str | None:
     return read[0] if len(read) == 1 else None
 
 
-def budgets(alone: Sequence[Alone], at: Sequence[float]) -> list[float]:
-    """The budgets that are asked for, or the largest, of those at which every source was scored in some seed."""
+def common_points(alone: Sequence[Alone]) -> list[float]:
+    """Tokens of the stage at which every source was scored in some seed, ascending."""
     points = sorted({tokens for a in alone for tokens in a.gains})
     distinct = [t for k, t in enumerate(points) if k == 0 or not close(t, points[k - 1])]
     sources = {a.source for a in alone}
@@ -200,14 +216,15 @@ def budgets(alone: Sequence[Alone], at: Sequence[float]) -> list[float]:
     if not common:
         ends = ", ".join(f"{a.source} {short(max(a.gains))}" for a in {a.source: a for a in alone}.values())
         raise Refused(f"no budget at which all sources read alone were scored; their ends: {ends}")
-    made = []
-    for wanted in at:
-        nearby = min(common, key=lambda tokens: abs(tokens - wanted))
-        if abs(nearby - wanted) > NEAR * wanted:
-            there = ", ".join(map(short, common))
-            raise Refused(f"--at {short(wanted)}: not scored there; known: {there}")
-        made.append(nearby)
-    return made or [common[-1]]
+    return common
+
+
+def nearby(points: Sequence[float], wanted: float) -> float:
+    """The point that a budget means: runs end on whole batches, so within a tenth of it."""
+    nearest = min(points, key=lambda tokens: abs(tokens - wanted))
+    if abs(nearest - wanted) > NEAR * wanted:
+        raise Refused(f"--at {short(wanted)}: not scored there; known: {', '.join(map(short, points))}")
+    return nearest
 
 
 def gain_at(alone: Alone, tokens: float) -> float | None:
@@ -225,12 +242,21 @@ def set_beside(
     seeds = [{a.seed for a in both if a.source == source} for source in dict.fromkeys(a.source for a in both)]
     common = set.intersection(*seeds) if seeds else set()
     kept = [a for a in both if a.seed in common] or both
+    if not both:
+        there = ", ".join(dict.fromkeys(a.source for a in alone))
+        raise Refused(f"values: they are of {', '.join(values)}; the sources read alone are {there}")
     gains = [{"source": a.source, "seed": a.seed, "gain": gain_at(a, tokens)} for a in kept]
     found = validate(values, gains, method=method)
     trained = dict.fromkeys(a.source for a in alone)
     lacking = [name for name in values if name not in trained], [name for name in trained if name not in values]
     dropped = sorted(set().union(*seeds) - common, key=str) if common else []
-    elsewhere = models and not begun_by(alone, models)
+    begun = {a.model for a in kept if a.model}
+    judged = {run for run in begun if any(run.startswith(model) for model in models)}
+    where = ""
+    if models and not judged:
+        where = f"The values are of {', '.join(sorted(models))}; the sources were read from {', '.join(sorted(begun))}."
+    elif models and judged < begun:
+        where = f"Values of {len(judged)} of {len(begun)} beginnings."
     return replace(
         found, runs=tuple(dict.fromkeys(a.run for a in kept)),
         note=join([
@@ -238,7 +264,6 @@ def set_beside(
             f"Not read alone: {', '.join(lacking[0])}." if lacking[0] else "",
             f"Without values: {', '.join(lacking[1])}." if lacking[1] else "",
             f"Left out, since not all sources have them: seeds {', '.join(map(str, dropped))}." if dropped else "",
-            f"The values are of {', '.join(sorted(models))}; the sources were read from "
-            f"{', '.join(sorted({str(a.model or 'the model as it came') for a in alone}))}." if elsewhere else "",
+            where, SIGN,
         ]),
     )  # fmt: skip

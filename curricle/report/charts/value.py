@@ -8,6 +8,7 @@ import math
 import altair as alt
 
 from curricle.analysis import Finding
+from curricle.analysis.finding import short
 from curricle.report.charts import labels
 from curricle.report.figures import COLORS, DASHES, SHAPES, _finished, key
 
@@ -41,8 +42,11 @@ def _sources(finding: Finding) -> alt.LayerChart:
 
 def _against_gains(finding: Finding) -> alt.LayerChart:
     rows = [dict(row) for row in finding.table]
-    measure = finding.parts.get("measure")
-    titles = (finding.subject, f"measured gain, {measure}" if measure else "measured gain")
+    said = finding.parts
+    titles = (finding.subject, "measured gain")
+    if said.get("measure"):  # asked of a study's rows
+        after = short(float(said["tokens"] or 0))
+        titles = (f"value by {said['method']}", f"gain after {after} tokens, {said['measure']}")
     across = labels.axis((row["value"] for row in rows), labels.ACROSS)
     along = labels.axis((row["gain"] for row in rows), labels.DOWN, down=True)
     x = alt.X("value:Q", title=titles[0], scale=across.scale, axis=alt.Axis(tickCount=6))
@@ -51,7 +55,8 @@ def _against_gains(finding: Finding) -> alt.LayerChart:
         tooltip=["source:N", alt.Tooltip("value:Q", format=".3~g"), alt.Tooltip("gain:Q", format=".3~g"), "seeds:Q"]
     )
     names, left = labels.named(rows, across, along, of=("value", "gain"), titles=titles, name="source")
-    return _finished(alt.layer(dots, *names, title=left))
+    zero = alt.Chart(alt.Data(values=[{"at": 0}])).mark_rule(opacity=0.5, strokeDash=[3, 3], color="currentColor")
+    return _finished(alt.layer(zero.encode(y="at:Q"), dots, *names, title=left))
 
 
 def _decay(finding: Finding) -> alt.LayerChart:

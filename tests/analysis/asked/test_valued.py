@@ -121,7 +121,7 @@ def test_a_later_stage_and_a_missing_seed_do_not_hide_a_source(tmp_path):
 def test_values_of_another_model_are_said_to_be_and_unlike_files_are_refused(tmp_path):
     results = single_sources(tmp_path)
     (found,) = asked(results, worth(model="math/base-1")).findings
-    assert "values are of" not in found.note  # where one of the seeds began
+    assert "Values of 1 of 15 beginnings" in found.note  # here each strategy has a base of its own
     (found,) = asked(results, worth(model="elsewhere/42")).findings
     assert "The values are of elsewhere/42" in found.note
     twice = asked(results, (*worth(), *worth()))
@@ -130,12 +130,17 @@ def test_values_of_another_model_are_said_to_be_and_unlike_files_are_refused(tmp
     assert "were not judged by the same models" in asked(results, (*worth(), *part)).refused
     # A method that fails leaves the others.
     halves = tuple(row for row in worth(method="forward") if row["source"] in ("math", "web"))
-    assert [f.subject for f in asked(results, (*worth(), *halves)).findings] == ["gradient after 400 tokens"]
+    (found,) = asked(results, (*worth(), *halves)).findings
+    assert found.subject == "gradient after 400 tokens" and "Left out: " in found.note
+    some = asked(results, worth(), at=(400.0, 250.0)).findings
+    assert [f.parts["tokens"] for f in some] == [400] and "--at 250: not scored there" in some[0].note
+    foreign = tuple({**row, "source": f"my {row['source']}"} for row in worth())
+    assert "the sources read alone are math, arxiv" in asked(results, foreign).refused
 
 
 def test_without_values_without_such_runs_and_with_two_targets_the_question_says_what_it_takes(tmp_path):
     results = single_sources(tmp_path / "all")
-    assert "curricle value MODEL --out values.parquet" in asked(results, ()).refused
+    assert "curricle value arxiv/base-0 (and 14 more)" in asked(results, ()).refused
     assert "several targets, math, gsm8k" in asked(results, (*worth(), *worth(target="gsm8k"))).refused
     for few in (single_sources(tmp_path / "two", kept=("math", "web")), single_sources(tmp_path / "b", begun=False)):
         assert "one source alone" in asked(few, worth()).refused
