@@ -42,8 +42,8 @@ BINS, PIECES, LETTERS, CONTEXT = 6, 9_000, 700, 256
 SIZES = {"small": "0.4m", "large": "3m"}
 SEEDS = (0, 1, 2)
 TARGET = "math solutions"
-AIM = 512  # solutions by which relevance is measured
-JUDGED = 10  # every so many-th piece of a bin has its r and c measured at each size and seed
+AIM = 256  # solutions by which relevance is measured
+JUDGED = 30  # every so many-th piece of a bin has its r and c measured at each size and seed
 STUDY = """\
 # What a bin of arXiv-like text gives, read alone; made by scripts/surprise.py
 question: Does LaTeX of each complexity lower the loss on MATH's solutions, by as much as its gradient says?
@@ -129,7 +129,7 @@ def judge(out: Path) -> list[dict[str, Any]]:
     for size in SIZES:
         results = Results(Path("runs") / f"surprise-{size}" / "results")
         of_target = [row for row in outcomes(results) if row["benchmark"] == TARGET]
-        begin = {row["seed"]: row["run"] for row in of_target if row["strategy"] == "base"}
+        begin = {row["seed"]: row["run"] for row in of_target if row["strategy"] == "base" and row["seed"] in SEEDS}
         ends = {(alone.source, alone.seed): alone.gains[max(alone.gains)] for alone in read_alone(of_target)}
         for seed, run in begin.items():
             loaded, tokenizer = load(models.model_of(Store(out / "store"), run))
