@@ -9,7 +9,8 @@ Every function takes results (or numbers) and returns findings; none trains, dra
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 # Bound here at once: some functions carry their file's name, and a file imported later would take that name's place.
 # It costs little, since what is slow (scipy, DuckDB) is imported inside the functions that need it.
@@ -121,15 +122,17 @@ __all__ = [
 ]
 
 
-def analyse(results: Results, *, target: str | None = None, max_epochs: float = 4.0) -> list[Finding]:
+def analyse(
+    results: Results, *, target: str | None = None, max_epochs: float = 4.0, values: Sequence[Mapping[str, Any]] = ()
+) -> list[Finding]:
     """All that the rows can say: every question of `questions.QUESTIONS`, in their order.
 
     What is missing is left out: one strategy gives no gain, one evaluation point no curve, no factorial no transfer.
     With a `target` (a benchmark or a source) its findings come first within each question. `max_epochs` is how often a
-    source may be read, as the study has it. Raises `Refused` for a
-    target that has no rows, and where runs were scored on different items.
+    source may be read, as the study has it; `values` are those of documents, as `curricle value --out` writes them.
+    Raises `Refused` for a target that has no rows, and where runs were scored on different items.
     """
-    asked = Asked(results, target=target, max_epochs=max_epochs)
+    asked = Asked(results, target=target, max_epochs=max_epochs, values=tuple(values))
     refuse_unknown(asked)
     made: list[Finding] = []
     for name, question in QUESTIONS.items():

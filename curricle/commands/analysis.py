@@ -16,6 +16,7 @@ from curricle.commands.common import (
     Json,
     Set,
     StoreOption,
+    Values,
     make_console,
     planned,
     print_json,
@@ -44,10 +45,7 @@ def analyse(
     parameters: Annotated[
         str | None, typer.Option(metavar="N", help="Of bound: the model's parameters, such as 1M; a study's are known.")
     ] = None,
-    values: Annotated[
-        list[Path] | None,
-        typer.Option(metavar="FILE", help="Of value: what curricle value --out wrote; repeatable."),
-    ] = None,
+    values: Values = None,
     figures: Figures = None,
     as_json: Json = False,
     store: StoreOption = STORE,
@@ -65,7 +63,7 @@ def analyse(
         raise Refused(f"--at goes with --question prediction, split or value, not with {', '.join(question)}")
     if values and question and "value" not in question:
         raise Refused(f"--values goes with --question value, not with {', '.join(question)}")
-    worth = tuple(row for path in values or () for row in documents_of(path))
+    worth = worth_of(values)
     console = make_console(quiet=as_json)
     stated = None if parameters is None else float(tokens(parameters, "--parameters"))
     results, study, own = found(of, store, set or [], console, benchmark=benchmark, measure=measure)
@@ -137,6 +135,11 @@ def rows_in(folder: Path) -> Results:
         if (place / "runs.parquet").is_file():
             return Results(place)
     raise Refused(f"{folder}: no runs.parquet in it, nor in {folder / 'results'}; curricle results import writes them")
+
+
+def worth_of(files: list[Path] | None) -> tuple[dict[str, Any], ...]:
+    """The rows of all files."""
+    return tuple(row for path in files or () for row in documents_of(path))
 
 
 def documents_of(path: Path) -> list[dict[str, Any]]:

@@ -45,6 +45,10 @@ Figures = Annotated[
     Path | None,
     typer.Option("--figures", metavar="DIR", help="Write each figure as SVG and PNG.", callback=_no_file),
 ]
+Values = Annotated[
+    list[Path] | None,
+    typer.Option("--values", metavar="FILE", help="What documents are worth, from curricle value --out; repeatable."),
+]
 STORE = Path("runs/store")
 
 # How a study is carried out: options of `run`, and of `plan` for the job that it prints.

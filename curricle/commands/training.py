@@ -27,6 +27,7 @@ from curricle.commands.common import (
     StoreOption,
     StudyArgument,
     Track,
+    Values,
     command_of,
     make_console,
     planned,
@@ -312,10 +313,12 @@ def run_as_rank(
 def report(
     study: StudyArgument = "code-first",
     out: Out = None,
+    values: Values = None,
     store: StoreOption = STORE,
     set: Set = None,
 ) -> None:
     """Write the report of what is done so far; nothing is trained."""
+    from curricle.commands.analysis import worth_of
     from curricle.running import gathering, runner
     from curricle.running.standing import diverged
     from curricle.studyfile import load_study
@@ -324,11 +327,12 @@ def report(
     loaded = load_study(study, set or [])
     folder = out or Path("runs") / loaded.name
     refuse_unwritable("--out", folder)
+    worth = worth_of(values)
     compiled, prepared = planned(loaded, store, console)
     runner.refuse_declared(compiled)
     results = gathering.gather(compiled, prepared, folder / "results")
     command = command_of(study, out, store, set)
-    write_report(console, compiled, prepared, results, folder, command, diverged(compiled, prepared))
+    write_report(console, compiled, prepared, results, folder, command, diverged(compiled, prepared), worth)
 
 
 def write_report(
@@ -339,9 +343,10 @@ def write_report(
     folder: Path,
     command: str,
     failures: Mapping[str, str],
+    values: Sequence[Mapping[str, Any]] = (),
 ) -> None:
     """Findings, page and the summary on the screen; which runs are missing, and why. `failures` are this session's, and
-    what has diverged."""
+    what has diverged; `values` what documents are worth."""
     from curricle import analysis
     from curricle.progress import doing, time_line
     from curricle.report import page, queries
@@ -352,7 +357,8 @@ def write_report(
 
     missing = gathering.missing(plan, prepared, failures)
     with doing(console, "analysing"):
-        findings = analysis.analyse(results, target=plan.study.answer_target, max_epochs=plan.study.max_epochs)
+        own = plan.study
+        findings = analysis.analyse(results, target=own.answer_target, max_epochs=own.max_epochs, values=values)
         write_json(folder / "findings.json", {"study": plan.study.name, "findings": [f.to_json() for f in findings]})
     with doing(console, "drawing the page"):
         page.write(

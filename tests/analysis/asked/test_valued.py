@@ -11,7 +11,7 @@ import pytest
 from verbs import curricle
 from written import Point, Stage, study
 
-from curricle.analysis import Asked, ask
+from curricle.analysis import Asked, analyse, ask
 from curricle.report.charts import CHARTS, drawn
 from curricle.results import VALUES, Results, write_rows
 
@@ -146,6 +146,13 @@ def test_without_values_without_such_runs_and_with_two_targets_the_question_says
         assert "one source alone" in asked(few, worth()).refused
 
 
+def test_all_questions_together_answer_it_too_so_that_a_report_can_show_it(tmp_path):
+    results = single_sources(tmp_path)
+    asked_all = {f.question: f for f in analyse(results, values=worth())}
+    assert asked_all["value-validation"].estimate == pytest.approx(0.9)
+    assert "value-validation" not in {f.question for f in analyse(results)}
+
+
 def test_the_command_reads_values_from_files(tmp_path):
     single_sources(tmp_path / "rows")
     write_rows(tmp_path / "one.parquet", worth()[:8], VALUES)
@@ -162,5 +169,7 @@ def test_the_command_reads_values_from_files(tmp_path):
     (tmp_path / "bad.csv").write_text("source,document,tokens\nmath,a,10\n")
     ran = curricle(*ask_value, f"--values={tmp_path / 'bad.csv'}")
     assert ran.returncode == 2 and "'method'" in ran.stderr
+    refused = curricle("report", "code-first", f"--values={tmp_path / 'bad.csv'}", cwd=tmp_path)
+    assert refused.returncode == 2 and "'method'" in refused.stderr and "reading" not in refused.stdout
     ran = curricle("analyse", tmp_path / "rows", "--question", "gain", *files)
     assert ran.returncode == 2 and "--values goes with --question value" in ran.stderr
