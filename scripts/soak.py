@@ -159,7 +159,8 @@ def struck(process: subprocess.Popen, chance: random.Random) -> tuple[str, set[i
         chance.choice(workers).kill()
         return "SIGKILL to a worker", {0}
     process.send_signal(number)
-    allowed = {-signal.SIGKILL} if number == signal.SIGKILL else {130, 0, -signal.SIGTERM}
+    # The children are looked at before it is hit, so that even a killed one may have come to its end meanwhile.
+    allowed = {-signal.SIGKILL, 0} if number == signal.SIGKILL else {130, 0, -signal.SIGTERM}
     return f"{number.name} to the driver", allowed
 
 
