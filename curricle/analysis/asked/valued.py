@@ -182,15 +182,17 @@ def read_alone(group: Sequence[Row]) -> Iterator[Alone]:
     for (_, seed), stages in paths.items():
         for position, points in stages.items():
             begin = points[0]["tokens"] - points[0]["stage_tokens"]
-            before = next((row for of in stages.values() for row in of if close(row["tokens"], begin)), None)
             read = [row for row in points if row["stage_tokens"] > 0]
-            if before is None or not read:
+            earlier = [row for at, of in stages.items() if at < position for row in of]
+            earlier += [row for row in points if row["stage_tokens"] == 0]  # the model as it came
+            before = min(earlier, key=lambda row: abs(row["tokens"] - begin), default=None)
+            if before is None or not close(before["tokens"], begin) or not read:
                 continue
             last = max(read, key=lambda row: row["stage_tokens"])
             source = only_source(last, before)
             if source is not None:
                 sign = 1 if last["measure"] == ACCURACY else -1
-                names = tuple(stages[earlier][0]["stage"] for earlier in sorted(stages) if earlier < position)
+                names = tuple(stages[at][0]["stage"] for at in sorted(stages) if at < position)
                 gains = {row["stage_tokens"]: sign * (row["score"] - before["score"]) for row in read}
                 yield Alone(source, seed, last["run"], names, before["run"] if names else None, gains)
 
@@ -210,7 +212,7 @@ def only_source(last: Row, before: Row) -> str | None:
 def common_points(alone: Sequence[Alone]) -> list[float]:
     """Tokens of the stage at which every source was scored in some seed, ascending."""
     points = sorted({tokens for a in alone for tokens in a.gains})
-    distinct = [t for k, t in enumerate(points) if k == 0 or not close(t, points[k - 1])]
+    distinct = [t for t, after in zip(points, [*points[1:], None]) if after is None or not close(t, after)]
     sources = {a.source for a in alone}
     common = [t for t in distinct if {a.source for a in alone if gain_at(a, t) is not None} == sources]
     if not common:
@@ -228,7 +230,8 @@ def nearby(points: Sequence[float], wanted: float) -> float:
 
 
 def gain_at(alone: Alone, tokens: float) -> float | None:
-    return next((gain for there, gain in alone.gains.items() if close(there, tokens)), None)
+    there = min(alone.gains, key=lambda point: abs(point - tokens))
+    return alone.gains[there] if close(there, tokens) else None
 
 
 # ---- both ---------------------------------------------------------------------------------------------------------

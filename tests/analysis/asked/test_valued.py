@@ -90,6 +90,19 @@ def test_early_points_are_not_taken_for_one(tmp_path):
         assert found.table[0]["gain"] == pytest.approx(0.3 * tokens / 100_000)
 
 
+def test_a_gain_is_counted_from_where_the_stage_begins_and_from_no_point_beside_it(tmp_path):
+    """The base was scored just before its end, and the stage just after its beginning."""
+
+    def score(strategy: str, seed: int, position: int, part: float) -> list[Point]:
+        loss = 3.0 - GAIN[strategy] if position and part == 1 else 9.0 if part < 1 else 3.0
+        return [("problems", "problems", "bits per byte", loss)]
+
+    base: Stage = ("base", "pretrain", {"math": 50_000, "web": 50_000})
+    arms = {s: [base, (s, "pretrain", {s: 400})] for s in GAIN}
+    (found,) = asked(study(tmp_path, arms, score, at=(0.995, 0.999, 1.0)), worth()).findings
+    assert {row["source"]: round(row["gain"], 9) for row in found.table} == GAIN
+
+
 def test_accuracy_and_bits_are_two_answers_of_one_family(tmp_path):
     def score(strategy: str, seed: int, position: int, part: float) -> list[Point]:
         gain = GAIN[strategy] if position else 0.0
